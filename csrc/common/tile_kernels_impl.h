@@ -1,0 +1,290 @@
+// The text of the inner loops; each cpu_tiles_*.cpp includes it once, with
+//   FACEATTR_ISA           the instruction set's name, here a namespace
+//   FACEATTR_TARGET        the attribute that lets the compiler use it
+//   FACEATTR_VECTOR_BYTES  width of its registers
+//   FACEATTR_REGISTERS     how many there are
+// Nothing of the standard library is called: its templates would be compiled for this instruction set and
+// could replace, in the linked library, those that every machine must be able to run.
+
+namespace faceattr::FACEATTR_ISA {
+
+#define FACEATTR_INLINE FACEATTR_TARGET inline __attribute__((always_inline))
+
+template <typename E, int N>
+struct VectorOf {
+  typedef E type __attribute__((vector_size(N * sizeof(E))));
+};
+template <typename E, int N>
+using Vec = typename VectorOf<E, N>::type;
+
+template <typename A>
+constexpr int kLanes = FACEATTR_VECTOR_BYTES / sizeof(A);
+template <typename A>
+using Register = Vec<A, kLanes<A>>;
+
+// Integers as wide as T: what is moved and not computed with.
+template <int Bytes>
+struct BitsOf;
+template <>
+struct BitsOf<2> {
+  using type = uint16_t;
+};
+template <>
+struct BitsOf<4> {
+  using type = uint32_t;
+};
+template <>
+struct BitsOf<8> {
+  using type = uint64_t;
+};
+template <typename T>
+using Bits = typename BitsOf<sizeof(T)>::type;
+
+template <typename V, typename P>
+FACEATTR_INLINE V load_vector(const P* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof(V));
+  return v;
+}
+
+// A register of A from as many elements of T (load), or from one of them (broadcast).
+template <typename T>
+struct Convert {
+  static FACEATTR_INLINE Register<T> load(const T* from) { return load_vector<Register<T>>(from); }
+  static FACEATTR_INLINE Register<T> broadcast(const T* from) { return *from - Register<T>{}; }
+};
+
+// How each level widens a register's worth of 16-bit elements to 32 bits.
+#if FACEATTR_VECTOR_BYTES == 64
+FACEATTR_INLINE Vec<uint32_t, 16> widen_words(Vec<uint16_t, 16> words) {
+  return (Vec<uint32_t, 16>)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)words);
+}
+FACEATTR_INLINE Register<float> widen_halves(Vec<uint16_t, 16> halves) {
+  return (Register<float>)_mm512_maskz_cvtph_ps(0xffff, (__m256i)halves);
+}
+#elif FACEATTR_VECTOR_BYTES == 32
+FACEATTR_INLINE Vec<uint32_t, 8> widen_words(Vec<uint16_t, 8> words) {
+  return (Vec<uint32_t, 8>)_mm256_cvtepu16_epi32((__m128i)words);
+}
+FACEATTR_INLINE Register<float> widen_halves(Vec<uint16_t, 8> halves) {
+  return (Register<float>)_mm256_cvtph_ps((__m128i)halves);
+}
+#else
+FACEATTR_INLINE Vec<uint32_t, 4> widen_words(Vec<uint16_t, 4> words) {
+  return __builtin_convertvector(words, Vec<uint32_t, 4>);
+}
+FACEATTR_INLINE Register<float> widen_halves(Vec<uint16_t, 4> halves) {
+  Register<float> v;
+  for (int i = 0; i < 4; ++i) v[i] = static_cast<float>(Half(halves[i], Half::from_bits()));
+  return v;
+}
+#endif
+
+// bfloat16 is the upper half of a float32.
+template <>
+struct Convert<BFloat16> {
+  using Words = Vec<uint32_t, kLanes<float>>;
+  static FACEATTR_INLINE Register<float> load(const BFloat16* from) {
+    return (Register<float>)(widen_words(load_vector<Vec<uint16_t, kLanes<float>>>(from)) << 16);
+  }
+  static FACEATTR_INLINE Register<float> broadcast(const BFloat16* from) {
+    const auto pairs = Vec<uint16_t, 2 * kLanes<float>>{} + from->x;
+    return (Register<float>)((Words)pairs & 0xffff0000u);
+  }
+};
+
+template <>
+struct Convert<Half> {
+  static FACEATTR_INLINE Register<float> load(const Half* from) {
+    return widen_halves(load_vector<Vec<uint16_t, kLanes<float>>>(from));
+  }
+  static FACEATTR_INLINE Register<float> broadcast(const Half* from) {
+    return widen_halves(Vec<uint16_t, kLanes<float>>{} + from->x);
+  }
+};
+
+// The micro-kernel. All V x R sums live in registers while the loop runs over what is summed. Every step loads
+// V vectors of the panel (neighbouring output channels) and, for each position, one input element that is
+// spread over a register: V * R multiply-adds for V + R loads. The inputs are read where they lie, so nothing
+// is unfolded, and any strides will do.
+template <typename T, int V, int R>
+FACEATTR_TARGET void tile(const Segment<T>* segments, int64_t segment_count, int64_t steps,
+                          int64_t panel_step, int64_t x_step, const T* const* x, const accumulate_t<T>* init,
+                          accumulate_t<T>* out) {
+  using A = accumulate_t<T>;
+  constexpr int lanes = kLanes<A>;
+  Register<A> sum[R][V];
+#pragma GCC unroll 16
+  for (int v = 0; v < V; ++v) {
+    const auto start = load_vector<Register<A>>(init + v * lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) sum[r][v] = start;
+  }
+  for (int64_t s = 0; s < segment_count; ++s) {
+    const T* panel = segments[s].panel;
+    const T* at[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) at[r] = x[r] + segments[s].x;
+    for (int64_t i = 0, offset = 0; i < steps; ++i, offset += x_step, panel += panel_step) {
+      Register<A> w[V];
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) w[v] = Convert<T>::load(panel + v * lanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const Register<A> value = Convert<T>::broadcast(at[r] + offset);
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) sum[r][v] += value * w[v];
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) __builtin_memcpy(out + (r * V + v) * lanes, &sum[r][v], sizeof(Register<A>));
+}
+
+// Lane i of pick<...>(a, b) is lane index(i) of the pair a, b.
+template <typename B, int N, typename Index>
+FACEATTR_INLINE Vec<B, N> pick(Vec<B, N> a, Vec<B, N> b, Index index) {
+  Vec<Bits<B>, N> mask;
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) mask[i] = index(i);
+  return __builtin_shuffle(a, b, mask);
+}
+
+template <int Stride>
+struct Lower {  // of each 2 * Stride lanes: the first Stride of a, then those of b
+  int lanes;
+  FACEATTR_INLINE int operator()(int i) const { return i & Stride ? i - Stride + lanes : i; }
+};
+template <int Stride>
+struct Upper {  // the last Stride of a, then those of b
+  int lanes;
+  FACEATTR_INLINE int operator()(int i) const { return i & Stride ? i + lanes : i + Stride; }
+};
+
+// One round swaps the off-diagonal blocks of Stride x Stride; all rounds together transpose.
+template <typename B, int N, int Stride>
+FACEATTR_INLINE void transpose_round(Vec<B, N>* rows) {
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+    if (i & Stride) continue;
+    const auto a = rows[i], b = rows[i + Stride];
+    rows[i] = pick<B, N>(a, b, Lower<Stride>{N});
+    rows[i + Stride] = pick<B, N>(a, b, Upper<Stride>{N});
+  }
+}
+
+template <typename T>
+FACEATTR_TARGET void transpose(const T* const* from, T* const* to) {
+  constexpr int n = kLanes<accumulate_t<T>>;
+  using B = Bits<T>;
+  Vec<B, n> rows[n];
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) rows[i] = load_vector<Vec<B, n>>(from[i]);
+  transpose_round<B, n, 1>(rows);
+  if constexpr (n > 2) transpose_round<B, n, 2>(rows);
+  if constexpr (n > 4) transpose_round<B, n, 4>(rows);
+  if constexpr (n > 8) transpose_round<B, n, 8>(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) __builtin_memcpy(to[i], &rows[i], sizeof(rows[i]));
+}
+
+// Adds neighbouring blocks of Stride lanes: a's sums stay in front of b's.
+template <typename A, int Stride>
+FACEATTR_INLINE Register<A> fold(Register<A> a, Register<A> b) {
+  constexpr int n = kLanes<A>;
+  return pick<A, n>(a, b, Lower<Stride>{n}) + pick<A, n>(a, b, Upper<Stride>{n});
+}
+
+template <typename A>
+FACEATTR_INLINE void store_sums(const Register<A>* sums, A* out) {
+  constexpr int n = kLanes<A>;
+  if constexpr (n == 2) {
+    for (int j = 0; j < 4; ++j) out[j] = sums[j][0] + sums[j][1];
+  } else {
+    auto all = fold<A, 2>(fold<A, 1>(sums[0], sums[1]), fold<A, 1>(sums[2], sums[3]));
+    if constexpr (n > 4) all = fold<A, 4>(all, all);
+    if constexpr (n > 8) all = fold<A, 8>(all, all);
+    __builtin_memcpy(out, &all, 4 * sizeof(A));
+  }
+}
+
+// Where a cell has few positions, its filters are not worth packing: they are multiplied as they lie, along
+// what is summed.
+template <typename T, int R>
+FACEATTR_TARGET void dot(const T* const* rows, int64_t length, const accumulate_t<T>* x, int64_t x_stride,
+                         accumulate_t<T>* out) {
+  using A = accumulate_t<T>;
+  using B = Vec<Bits<A>, kLanes<A>>;
+  constexpr int lanes = kLanes<A>, J = TileKernels<T>::kDotRows;
+  Register<A> sum[R][J] = {};
+  const int64_t whole = length / lanes * lanes;
+  for (int64_t k = 0; k < whole; k += lanes) {
+    Register<A> w[J];
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) w[j] = Convert<T>::load(rows[j] + k);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const auto value = load_vector<Register<A>>(x + r * x_stride + k);
+#pragma GCC unroll 16
+      for (int j = 0; j < J; ++j) sum[r][j] += value * w[j];
+    }
+  }
+  if (whole < length) {  // the row's last vector overlaps the one before: what was summed is masked out
+    B last;
+    for (int i = 0; i < lanes; ++i) last[i] = i < lanes - (length - whole) ? 0 : ~Bits<A>(0);
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) {
+      const auto w = (Register<A>)((B)Convert<T>::load(rows[j] + length - lanes) & last);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r][j] += load_vector<Register<A>>(x + r * x_stride + whole) * w;
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) store_sums<A>(sum[r], out + r * J);
+}
+
+template <typename T, int... R>
+constexpr void fill_tiles(TileKernels<T>& k, std::integer_sequence<int, R...>) {
+  // As many sums as leave registers for a vector of the panel each and one input element.
+  constexpr int most[] = {12, FACEATTR_REGISTERS == 32 ? 12 : 6, 8, 6};
+  k.max_vectors = FACEATTR_REGISTERS == 32 ? 4 : 2;
+  for (int v = 0; v < 4; ++v) k.max_positions[v] = v < k.max_vectors ? most[v] : 0;
+  ((k.tile[0][R] = R < most[0] ? &tile<T, 1, R + 1> : nullptr), ...);
+  ((k.tile[1][R] = R < most[1] ? &tile<T, 2, (R < most[1] ? R : 0) + 1> : nullptr), ...);
+#if FACEATTR_REGISTERS == 32
+  ((k.tile[2][R] = R < most[2] ? &tile<T, 3, (R < most[2] ? R : 0) + 1> : nullptr), ...);
+  ((k.tile[3][R] = R < most[3] ? &tile<T, 4, (R < most[3] ? R : 0) + 1> : nullptr), ...);
+#endif
+}
+
+template <typename T>
+constexpr TileKernels<T> make_kernels() {
+  TileKernels<T> k{};
+  k.lanes = kLanes<accumulate_t<T>>;
+  fill_tiles(k, std::make_integer_sequence<int, TileKernels<T>::kMaxPositions>());
+  k.transpose = &transpose<T>;
+  k.dot[0] = &dot<T, 1>;
+  k.dot[1] = &dot<T, 2>;
+  k.max_dot_positions = 2;
+#if FACEATTR_REGISTERS == 32
+  k.dot[2] = &dot<T, 3>;
+  k.dot[3] = &dot<T, 4>;
+  k.max_dot_positions = 4;
+#endif
+  return k;
+}
+
+template <typename T>
+const TileKernels<T>& kernels() {
+  static constexpr TileKernels<T> table = make_kernels<T>();
+  return table;
+}
+
+template const TileKernels<float>& kernels<float>();
+template const TileKernels<double>& kernels<double>();
+template const TileKernels<Half>& kernels<Half>();
+template const TileKernels<BFloat16>& kernels<BFloat16>();
+
+}  // namespace faceattr::FACEATTR_ISA
