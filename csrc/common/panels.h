@@ -51,38 +51,19 @@ class Panels {
   Buffer<T> data_;
 };
 
-// Where a matrix of `channels` rows lies, and to which row of the panels each of its columns goes.
+// panels.row(group, first_row + rows[column])[m] = source[m * stride + column] for the channels of the group;
+// nothing is read from `end` on.
 template <typename T>
-struct PackSource {
-  const T* data;
-  const T* end;  // nothing is read from here on
-  int64_t channel_stride, columns;
-};
-
-// panels.row(group, row_of(column))[m] = source[m][column].
-template <typename T, typename RowOf>
-void pack_matrix(const TileKernels<T>& kernels, const Panels<T>& panels, int64_t group,
-                 const PackSource<T>& source, const RowOf& row_of) {
+void pack_matrix(const TileKernels<T>& kernels, const Panels<T>& panels, int64_t group, const T* source,
+                 const T* end, int64_t stride, int64_t first_row, const std::vector<int64_t>& rows) {
   const auto& groups = panels.groups();
-  const int64_t lanes = groups.lanes, first = groups.first(group), channels = groups.channels_in(group);
-  T unused[16];
+  const int64_t lanes = groups.lanes, channels = groups.channels_in(group);
   for (int64_t m = 0; m < channels; m += lanes) {
     const int64_t here = std::min(lanes, channels - m);
-    const T* from[16];
-    T* to[16];
-    for (int64_t column = 0; column < source.columns; column += lanes) {
-      const int64_t wide = std::min(lanes, source.columns - column);
-      for (int64_t i = 0; i < lanes; ++i) {
-        from[i] = source.data + (first + m + std::min(i, here - 1)) * source.channel_stride + column;
-        to[i] = i < wide ? panels.row(group, row_of(column + i)) + m : unused;
-      }
-      if (wide * 2 > lanes && from[lanes - 1] + lanes <= source.end && (here == lanes || panels.padded())) {
-        kernels.transpose(from, to);
-      } else {
-        for (int64_t i = 0; i < wide; ++i)
-          for (int64_t j = 0; j < here; ++j) to[i][j] = from[j][i];
-      }
-    }
+    // Copies of the last channel fill a padded row up.
+    const int64_t filled = here < lanes && panels.padded() ? lanes : here;
+    kernels.pack(source + (groups.first(group) + m) * stride, end, stride, here, filled, rows.data(), rows.size(),
+                 panels.row(group, first_row) + m, panels.width(group));
   }
 }
 

@@ -25,8 +25,10 @@ struct TileKernels {
   //               s.panel[i * panel_step + m] * x[r][s.x + i * x_step],   m < V * lanes
   using Tile = void (*)(const Segment<T>* segments, int64_t segment_count, int64_t steps, int64_t panel_step,
                         int64_t x_step, const T* const* x, const A* init, A* out);
-  // to[j][i] = from[i][j] for i, j < lanes.
-  using Transpose = void (*)(const T* const* from, T* const* to);
+  // to[rows[j] * to_stride + i] = from[min(i, channels - 1) * from_stride + j] for i < filled <= lanes, j <
+  // columns; nothing is read from `end` on.
+  using Pack = void (*)(const T* from, const T* end, int64_t from_stride, int64_t channels, int64_t filled,
+                        const int64_t* rows, int64_t columns, T* to, int64_t to_stride);
   // out[r][j] = sum over k < length of rows[j][k] * x[r * x_stride + k], j < kDotRows; length >= lanes. The
   // last elements of x[r], which do not fill a vector, stand at the end of a vector of their own, after zeros.
   using Dot = void (*)(const T* const* rows, int64_t length, const A* x, int64_t x_stride, A* out);
@@ -37,7 +39,7 @@ struct TileKernels {
   Tile tile[kMaxVectors][kMaxPositions];
   int max_dot_positions;
   Dot dot[kMaxDotPositions];
-  Transpose transpose;
+  Pack pack;
 };
 
 // Those of cpu_isa().

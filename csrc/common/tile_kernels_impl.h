@@ -176,18 +176,31 @@ FACEATTR_INLINE void transpose_round(Vec<B, N>* rows) {
 }
 
 template <typename T>
-FACEATTR_TARGET void transpose(const T* const* from, T* const* to) {
+FACEATTR_TARGET void pack(const T* from, const T* end, int64_t from_stride, int64_t channels, int64_t filled,
+                          const int64_t* rows, int64_t columns, T* to, int64_t to_stride) {
   constexpr int n = kLanes<accumulate_t<T>>;
   using B = Bits<T>;
-  Vec<B, n> rows[n];
+  const T* const last = from + (channels - 1) * from_stride;
+  int64_t column = 0;
+  while (filled == n && column < columns) {
+    const int64_t wide = columns - column < n ? columns - column : n;
+    if (2 * wide < n || last + column + n > end) break;  // not worth it, or not all there
+    Vec<B, n> block[n];
 #pragma GCC unroll 16
-  for (int i = 0; i < n; ++i) rows[i] = load_vector<Vec<B, n>>(from[i]);
-  transpose_round<B, n, 1>(rows);
-  if constexpr (n > 2) transpose_round<B, n, 2>(rows);
-  if constexpr (n > 4) transpose_round<B, n, 4>(rows);
-  if constexpr (n > 8) transpose_round<B, n, 8>(rows);
+    for (int i = 0; i < n; ++i)
+      block[i] = load_vector<Vec<B, n>>((i < channels ? from + i * from_stride : last) + column);
+    transpose_round<B, n, 1>(block);
+    if constexpr (n > 2) transpose_round<B, n, 2>(block);
+    if constexpr (n > 4) transpose_round<B, n, 4>(block);
+    if constexpr (n > 8) transpose_round<B, n, 8>(block);
 #pragma GCC unroll 16
-  for (int i = 0; i < n; ++i) __builtin_memcpy(to[i], &rows[i], sizeof(rows[i]));
+    for (int i = 0; i < n; ++i)
+      if (i < wide) __builtin_memcpy(to + rows[column + i] * to_stride, &block[i], sizeof(block[i]));
+    column += wide;
+  }
+  for (; column < columns; ++column)
+    for (int i = 0; i < filled; ++i)
+      to[rows[column] * to_stride + i] = (i < channels ? from + i * from_stride : last)[column];
 }
 
 // Adds neighbouring blocks of Stride lanes: a's sums stay in front of b's.
@@ -264,7 +277,7 @@ constexpr TileKernels<T> make_kernels() {
   TileKernels<T> k{};
   k.lanes = kLanes<accumulate_t<T>>;
   fill_tiles(k, std::make_integer_sequence<int, TileKernels<T>::kMaxPositions>());
-  k.transpose = &transpose<T>;
+  k.pack = &pack<T>;
   k.dot[0] = &dot<T, 1>;
   k.dot[1] = &dot<T, 2>;
   k.max_dot_positions = 2;

@@ -72,7 +72,7 @@ template <typename T>
 void run_tile(const TileKernels<T>& kernels, const TileJob<T>& job, int64_t begin, int64_t end) {
   using A = accumulate_t<T>;
   alignas(64) A sums[TileKernels<T>::kMaxPositions * TileKernels<T>::kMaxVectors * 16];
-  const T* x[TileKernels<T>::kMaxPositions];
+  const T* x[TileKernels<T>::kMaxPositions] = {};
   T* out[TileKernels<T>::kMaxPositions];
   const int64_t positions = end - begin, width = job.vectors * kernels.lanes;
   Cursor<T> cursor(job, begin);
@@ -95,11 +95,10 @@ void run_tile(const TileKernels<T>& kernels, const TileJob<T>& job, int64_t begi
 constexpr int64_t kGrain = 20000;
 
 // Runs `jobs` jobs of about `products` products a sum. size(j) is a job's {positions, vectors}; make(j, job,
-// segments) fills in the rest. Tiles are dealt out evenly; the order of a sum never depends on the tile or
-// thread that it falls to.
-template <typename T, typename Size, typename Make>
-void run_jobs(int64_t jobs, int64_t products, const Size& size, const Make& make) {
-  const auto& kernels = tile_kernels<T>();
+// segments, scratch) fills in the rest, with a Scratch for each thread. Tiles are dealt out evenly; the order
+// of a sum never depends on the tile or thread that it falls to.
+template <typename Scratch, typename T, typename Size, typename Make>
+void run_jobs(const TileKernels<T>& kernels, int64_t jobs, int64_t products, const Size& size, const Make& make) {
   std::vector<int64_t> first_tile(jobs + 1, 0);
   int64_t work = 0;
   for (int64_t j = 0; j < jobs; ++j) {
@@ -113,12 +112,13 @@ void run_jobs(int64_t jobs, int64_t products, const Size& size, const Make& make
   torch::stable::parallel_for(0, tiles, grain, [&](int64_t begin, int64_t end) {
     TileJob<T> job;
     std::vector<Segment<T>> segments;
+    Scratch scratch;
     int64_t j = std::upper_bound(first_tile.begin(), first_tile.end(), begin) - first_tile.begin() - 1;
     for (int64_t t = begin; t < end; ++j) {
       const int64_t last = std::min(end, first_tile[j + 1]), count = first_tile[j + 1] - first_tile[j];
       if (t == last) continue;
       segments.clear();
-      make(j, job, segments);
+      make(j, job, segments, scratch);
       job.segments = &segments;
       const int64_t n = job.positions();
       for (; t < last; ++t)
