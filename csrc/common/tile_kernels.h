@@ -25,6 +25,10 @@ struct TileKernels {
   //               s.panel[i * panel_step + m] * x[r][s.x + i * x_step],   m < V * lanes
   using Tile = void (*)(const Segment<T>* segments, int64_t segment_count, int64_t steps, int64_t panel_step,
                         int64_t x_step, const T* const* x, const A* init, A* out);
+  // out[j][k] = sum over r < positions of g[j][r] * x[r * x_stride + k], j < kDotRows, k < length; whole vectors of x
+  // are read, of out only the elements are written.
+  using Outer = void (*)(const A* const* g, const A* x, int64_t x_stride, int64_t positions, int64_t length,
+                         T* const* out);
   // to[rows[j] * to_stride + i] = from[min(i, channels - 1) * from_stride + j] for i < filled <= lanes, j <
   // columns; nothing is read from `end` on.
   using Pack = void (*)(const T* from, const T* end, int64_t from_stride, int64_t channels, int64_t filled,
@@ -39,6 +43,7 @@ struct TileKernels {
   Tile tile[kMaxVectors][kMaxPositions];
   int max_dot_positions;
   Dot dot[kMaxDotPositions];
+  Outer outer;
   Pack pack;
 };
 

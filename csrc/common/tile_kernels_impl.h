@@ -47,14 +47,15 @@ FACEATTR_INLINE V load_vector(const P* from) {
   return v;
 }
 
-// A register of A from as many elements of T (load), or from one of them (broadcast).
+// A register of A from as many elements of T (load), or from one of them (broadcast), and back, rounded (store).
 template <typename T>
 struct Convert {
   static FACEATTR_INLINE Register<T> load(const T* from) { return load_vector<Register<T>>(from); }
   static FACEATTR_INLINE Register<T> broadcast(const T* from) { return *from - Register<T>{}; }
+  static FACEATTR_INLINE void store(T* to, Register<T> v) { __builtin_memcpy(to, &v, sizeof(v)); }
 };
 
-// How each level widens a register's worth of 16-bit elements to 32 bits.
+// How each level converts a register's worth of 16-bit elements to 32 bits and back.
 #if FACEATTR_VECTOR_BYTES == 64
 FACEATTR_INLINE Vec<uint32_t, 16> widen_words(Vec<uint16_t, 16> words) {
   return (Vec<uint32_t, 16>)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)words);
@@ -62,12 +63,18 @@ FACEATTR_INLINE Vec<uint32_t, 16> widen_words(Vec<uint16_t, 16> words) {
 FACEATTR_INLINE Register<float> widen_halves(Vec<uint16_t, 16> halves) {
   return (Register<float>)_mm512_maskz_cvtph_ps(0xffff, (__m256i)halves);
 }
+FACEATTR_INLINE Vec<uint16_t, 16> narrow_to_halves(Register<float> v) {
+  return (Vec<uint16_t, 16>)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 #elif FACEATTR_VECTOR_BYTES == 32
 FACEATTR_INLINE Vec<uint32_t, 8> widen_words(Vec<uint16_t, 8> words) {
   return (Vec<uint32_t, 8>)_mm256_cvtepu16_epi32((__m128i)words);
 }
 FACEATTR_INLINE Register<float> widen_halves(Vec<uint16_t, 8> halves) {
   return (Register<float>)_mm256_cvtph_ps((__m128i)halves);
+}
+FACEATTR_INLINE Vec<uint16_t, 8> narrow_to_halves(Register<float> v) {
+  return (Vec<uint16_t, 8>)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
 }
 #else
 FACEATTR_INLINE Vec<uint32_t, 4> widen_words(Vec<uint16_t, 4> words) {
@@ -77,6 +84,11 @@ FACEATTR_INLINE Register<float> widen_halves(Vec<uint16_t, 4> halves) {
   Register<float> v;
   for (int i = 0; i < 4; ++i) v[i] = static_cast<float>(Half(halves[i], Half::from_bits()));
   return v;
+}
+FACEATTR_INLINE Vec<uint16_t, 4> narrow_to_halves(Register<float> v) {
+  Vec<uint16_t, 4> halves;
+  for (int i = 0; i < 4; ++i) halves[i] = Half(v[i]).x;
+  return halves;
 }
 #endif
 
@@ -91,6 +103,12 @@ struct Convert<BFloat16> {
     const auto pairs = Vec<uint16_t, 2 * kLanes<float>>{} + from->x;
     return (Register<float>)((Words)pairs & 0xffff0000u);
   }
+  static FACEATTR_INLINE void store(BFloat16* to, Register<float> v) {
+    const Words bits = (Words)v, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    const Words words = v == v ? rounded : rounded - rounded + 0x7fc0;  // one NaN for all
+    const auto halves = __builtin_convertvector(words, Vec<uint16_t, kLanes<float>>);
+    __builtin_memcpy(to, &halves, sizeof(halves));
+  }
 };
 
 template <>
@@ -100,6 +118,10 @@ struct Convert<Half> {
   }
   static FACEATTR_INLINE Register<float> broadcast(const Half* from) {
     return widen_halves(Vec<uint16_t, kLanes<float>>{} + from->x);
+  }
+  static FACEATTR_INLINE void store(Half* to, Register<float> v) {
+    const auto halves = narrow_to_halves(v);
+    __builtin_memcpy(to, &halves, sizeof(halves));
   }
 };
 
@@ -175,12 +197,53 @@ FACEATTR_INLINE void transpose_round(Vec<B, N>* rows) {
   }
 }
 
+// Lane i of round j of picking what lies at i * Taps + tap in a row of registers: it comes from register j or
+// stays.
+template <int Taps>
+struct EveryNth {
+  int lanes, tap, round;
+  FACEATTR_INLINE int operator()(int i) const {
+    const int at = i * Taps + tap;
+    if (round == 1) return at < 2 * lanes ? at : 0;
+    return at / lanes == round ? lanes + at % lanes : i;
+  }
+};
+
+// Rows of Taps elements each, lanes of them in a row of Taps registers, to columns.
+template <typename B, int N, int Taps, int Tap = 0>
+FACEATTR_INLINE void split_columns(const Vec<B, N>* from, Vec<B, N>* columns) {
+  auto column = from[0];
+  if constexpr (Taps > 1) column = pick<B, N>(from[0], from[1], EveryNth<Taps>{N, Tap, 1});
+  if constexpr (Taps > 2) column = pick<B, N>(column, from[2], EveryNth<Taps>{N, Tap, 2});
+  if constexpr (Taps > 3) column = pick<B, N>(column, from[3], EveryNth<Taps>{N, Tap, 3});
+  columns[Tap] = column;
+  if constexpr (Tap + 1 < Taps) split_columns<B, N, Taps, Tap + 1>(from, columns);
+}
+
+// pack for a full vector of channels with Taps columns, which lie side by side.
+template <typename T, int Taps>
+FACEATTR_INLINE void pack_few(const T* from, const int64_t* rows, T* to, int64_t to_stride) {
+  constexpr int n = kLanes<accumulate_t<T>>;
+  Vec<Bits<T>, n> block[Taps], columns[Taps];
+#pragma GCC unroll 16
+  for (int i = 0; i < Taps; ++i) block[i] = load_vector<Vec<Bits<T>, n>>(from + i * n);
+  split_columns<Bits<T>, n, Taps>(block, columns);
+#pragma GCC unroll 16
+  for (int i = 0; i < Taps; ++i) __builtin_memcpy(to + rows[i] * to_stride, &columns[i], sizeof(columns[i]));
+}
+
 template <typename T>
 FACEATTR_TARGET void pack(const T* from, const T* end, int64_t from_stride, int64_t channels, int64_t filled,
                           const int64_t* rows, int64_t columns, T* to, int64_t to_stride) {
   constexpr int n = kLanes<accumulate_t<T>>;
   using B = Bits<T>;
   const T* const last = from + (channels - 1) * from_stride;
+  if (channels == n && from_stride == columns) {
+    if (columns == 1) return pack_few<T, 1>(from, rows, to, to_stride);
+    if (columns == 2) return pack_few<T, 2>(from, rows, to, to_stride);
+    if (columns == 3) return pack_few<T, 3>(from, rows, to, to_stride);
+    if (columns == 4) return pack_few<T, 4>(from, rows, to, to_stride);
+  }
   int64_t column = 0;
   while (filled == n && column < columns) {
     const int64_t wide = columns - column < n ? columns - column : n;
@@ -258,6 +321,55 @@ FACEATTR_TARGET void dot(const T* const* rows, int64_t length, const accumulate_
   for (int r = 0; r < R; ++r) store_sums<A>(sum[r], out + r * J);
 }
 
+// out[j][0 .. V * lanes) of outer.
+template <typename T, int V, typename A = accumulate_t<T>>
+FACEATTR_INLINE void outer_vectors(const A* const* g, const A* x, int64_t x_stride, int64_t positions,
+                                   Register<A> (&sum)[TileKernels<T>::kDotRows][V]) {
+  constexpr int lanes = kLanes<A>, J = TileKernels<T>::kDotRows;
+#pragma GCC unroll 16
+  for (int j = 0; j < J; ++j)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) sum[j][v] = Register<A>{};
+  for (int64_t r = 0; r < positions; ++r, x += x_stride) {
+    Register<A> value[V];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) value[v] = load_vector<Register<A>>(x + v * lanes);
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) {
+      const Register<A> factor = Convert<A>::broadcast(g[j] + r);
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) sum[j][v] += factor * value[v];
+    }
+  }
+}
+
+// The gradient's counterpart of dot: written along what dot sums over, so that filters are written as they lie.
+template <typename T>
+FACEATTR_TARGET void outer(const accumulate_t<T>* const* g, const accumulate_t<T>* x, int64_t x_stride,
+                           int64_t positions, int64_t length, T* const* out) {
+  using A = accumulate_t<T>;
+  constexpr int lanes = kLanes<A>, J = TileKernels<T>::kDotRows, V = FACEATTR_REGISTERS / 8;
+  int64_t k = 0;
+  for (; k + V * lanes <= length; k += V * lanes) {
+    Register<A> sum[J][V];
+    outer_vectors<T, V>(g, x + k, x_stride, positions, sum);
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) Convert<T>::store(out[j] + k + v * lanes, sum[j][v]);
+  }
+  for (; k < length; k += lanes) {
+    Register<A> sum[J][1];
+    outer_vectors<T, 1>(g, x + k, x_stride, positions, sum);
+    const int64_t here = length - k < lanes ? length - k : lanes;
+    for (int j = 0; j < J; ++j) {
+      T row[lanes];
+      Convert<T>::store(row, sum[j][0]);
+      for (int64_t i = 0; i < here; ++i) out[j][k + i] = row[i];
+    }
+  }
+}
+
 template <typename T, int... R>
 constexpr void fill_tiles(TileKernels<T>& k, std::integer_sequence<int, R...>) {
   // As many sums as leave registers for a vector of the panel each and one input element.
@@ -277,6 +389,7 @@ constexpr TileKernels<T> make_kernels() {
   TileKernels<T> k{};
   k.lanes = kLanes<accumulate_t<T>>;
   fill_tiles(k, std::make_integer_sequence<int, TileKernels<T>::kMaxPositions>());
+  k.outer = &outer<T>;
   k.pack = &pack<T>;
   k.dot[0] = &dot<T, 1>;
   k.dot[1] = &dot<T, 2>;

@@ -136,12 +136,28 @@ int64_t spare_elements(const LocallySharedGeometry& g) {
   return g.batch * (g.in_channels * g.in_height * g.in_width + g.out_channels * g.out_height * g.out_width);
 }
 
-// What the outputs of a cell read, unfolded: [positions][filter], in the layout that TileKernels::Dot wants.
-// offsets: where a filter's inputs lie from its first one.
+// Outputs of the largest cell, over the batch.
+int64_t positions_of_cell(const LocallySharedGeometry& g) {
+  return g.batch * ceil_div(g.out_height, g.grid_height) * ceil_div(g.out_width, g.grid_width);
+}
+
+// Where a filter's inputs lie from its first one.
+template <typename T>
+std::vector<int64_t> filter_offsets(const LocallySharedGeometry& g, Strided4<const T> input) {
+  std::vector<int64_t> offsets;
+  for (int64_t c = 0; c < g.in_channels; ++c)
+    for (int64_t u = 0; u < g.kernel_height; ++u)
+      for (int64_t v = 0; v < g.kernel_width; ++v)
+        offsets.push_back(c * input.c + u * g.dilation_y * input.h + v * g.dilation_x * input.w);
+  return offsets;
+}
+
+// What the outputs of a cell read, unfolded: [positions][filter], each row `pitch` long. If the rest that does not
+// fill a vector is to stand at the end of one, as TileKernels::Dot wants it, zeros go before it.
 template <typename T, typename A = accumulate_t<T>>
 void unfold_cell(const LocallySharedGeometry& g, Strided4<const T> input, const std::vector<int64_t>& offsets,
-                 int64_t p, int64_t q, int64_t lanes, int64_t pitch, A* patches) {
-  const int64_t length = offsets.size(), rest = length % lanes;
+                 int64_t p, int64_t q, int64_t lanes, bool rest_last, int64_t pitch, A* patches) {
+  const int64_t length = offsets.size(), rest = rest_last ? length % lanes : 0;
   const int64_t y_end = cell_begin(p + 1, g.grid_height, g.out_height);
   const int64_t x_begin = cell_begin(q, g.grid_width, g.out_width), x_end = cell_begin(q + 1, g.grid_width, g.out_width);
   const int64_t reach_y = (g.kernel_height - 1) * g.dilation_y, reach_x = (g.kernel_width - 1) * g.dilation_x;
@@ -161,9 +177,11 @@ void unfold_cell(const LocallySharedGeometry& g, Strided4<const T> input, const 
                 *to++ = inside ? static_cast<A>(input(n, c, iy, ix)) : A(0);
               }
         }
-        A* last = patches + length - rest;
-        std::move_backward(last, last + rest, last + lanes);
-        if (rest > 0) std::fill(last, last + lanes - rest, A(0));
+        if (rest > 0) {
+          A* last = patches + length - rest;
+          std::move_backward(last, last + rest, last + lanes);
+          std::fill(last, last + lanes - rest, A(0));
+        }
       }
 }
 
@@ -177,18 +195,14 @@ void forward_dot(const TileKernels<T>& kernels, const LocallySharedGeometry& g, 
   constexpr int64_t step = TileKernels<T>::kDotRows;
   const int64_t length = g.in_channels * g.kernel_height * g.kernel_width, lanes = kernels.lanes;
   const int64_t pitch = ceil_div(length, lanes) * lanes, quads = ceil_div(g.out_channels, step);
-  const int64_t most = g.batch * ceil_div(g.out_height, g.grid_height) * ceil_div(g.out_width, g.grid_width);
+  const int64_t most = positions_of_cell(g);
   const int64_t grain = 1 + kGrain * lanes / (step * most * length);
-  std::vector<int64_t> offsets;
-  for (int64_t c = 0; c < g.in_channels; ++c)
-    for (int64_t u = 0; u < g.kernel_height; ++u)
-      for (int64_t v = 0; v < g.kernel_width; ++v)
-        offsets.push_back(c * input.c + u * g.dilation_y * input.h + v * g.dilation_x * input.w);
+  const auto offsets = filter_offsets(g, input);
   parallel_for(0, g.grid_height * g.grid_width * quads, grain, [&](int64_t begin, int64_t end) {
     const auto patches = make_buffer<A>(most * pitch);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t cell = i / quads, first = i % quads * step, p = cell / g.grid_width, q = cell % g.grid_width;
-      if (i == begin || first == 0) unfold_cell(g, input, offsets, p, q, lanes, pitch, patches.get());
+      if (i == begin || first == 0) unfold_cell(g, input, offsets, p, q, lanes, true, pitch, patches.get());
       const int64_t y = cell_begin(p, g.grid_height, g.out_height), x = cell_begin(q, g.grid_width, g.out_width);
       const int64_t height = cell_begin(p + 1, g.grid_height, g.out_height) - y;
       const int64_t width = cell_begin(q + 1, g.grid_width, g.out_width) - x;
@@ -224,9 +238,8 @@ void forward(const LocallySharedGeometry& g, Strided4<const T> input, const T* w
   const auto& kernels = tile_kernels<T>();
   const int64_t cells = g.grid_height * g.grid_width, taps = g.kernel_height * g.kernel_width;
   const int64_t length = g.in_channels * taps;  // of a filter
-  const int64_t positions_of_cell = g.batch * ceil_div(g.out_height, g.grid_height) * ceil_div(g.out_width, g.grid_width);
   const T* weight_end = weight + cells * g.out_channels * length;
-  if (length >= kernels.lanes && positions_of_cell > 0 && positions_of_cell <= kFewPositions) return forward_dot(kernels, g, input, weight, bias, output);
+  if (length >= kernels.lanes && positions_of_cell(g) > 0 && positions_of_cell(g) <= kFewPositions) return forward_dot(kernels, g, input, weight, bias, output);
   const ChannelGroups groups(g.out_channels, kernels.lanes, kernels.max_vectors);
   std::vector<int64_t> rows(length);
   for (int64_t k = 0; k < length; ++k) rows[k] = k % taps * g.in_channels + k / taps;
@@ -344,13 +357,53 @@ struct GradRows {
   }
 };
 
+// For cells with few outputs: filters' gradients are written as they lie, once.
+template <typename T, typename A = accumulate_t<T>>
+void weight_grad_outer(const TileKernels<T>& kernels, const LocallySharedGeometry& g, Strided4<const T> grad,
+                       Strided4<const T> input, T* weight_grad, T* bias_grad) {
+  constexpr int64_t step = TileKernels<T>::kDotRows;
+  const int64_t length = g.in_channels * g.kernel_height * g.kernel_width, lanes = kernels.lanes;
+  const int64_t pitch = ceil_div(length, lanes) * lanes, quads = ceil_div(g.out_channels, step);
+  const int64_t most = positions_of_cell(g), grain = 1 + kGrain * lanes / (step * most * length + 1);
+  const auto offsets = filter_offsets(g, input);
+  parallel_for(0, g.grid_height * g.grid_width * quads, grain, [&](int64_t begin, int64_t end) {
+    const auto patches = make_buffer<A>(most * pitch + lanes), grads = make_buffer<A>(most * step);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t cell = i / quads, first = i % quads * step, p = cell / g.grid_width, q = cell % g.grid_width;
+      if (i == begin || first == 0) unfold_cell(g, input, offsets, p, q, lanes, false, pitch, patches.get());
+      const int64_t y_end = cell_begin(p + 1, g.grid_height, g.out_height);
+      const int64_t x_end = cell_begin(q + 1, g.grid_width, g.out_width);
+      const int64_t filter = cell * g.out_channels + first, rows = std::min(step, g.out_channels - first);
+      const A* factors[step];
+      T* filters[step];
+      int64_t positions = 0;
+      for (int64_t j = 0; j < rows; ++j) {
+        A* to = grads.get() + j * most;
+        A sum = 0;
+        for (int64_t n = 0; n < g.batch; ++n)
+          for (int64_t y = cell_begin(p, g.grid_height, g.out_height); y < y_end; ++y)
+            for (int64_t x = cell_begin(q, g.grid_width, g.out_width); x < x_end; ++x)
+              sum += *to++ = static_cast<A>(grad(n, first + j, y, x));
+        bias_grad[filter + j] = static_cast<T>(sum);
+        factors[j] = grads.get() + j * most;
+        filters[j] = weight_grad + (filter + j) * length;
+        positions = to - factors[j];
+      }
+      for (int64_t j = rows; j < step; ++j) factors[j] = factors[0], filters[j] = filters[0];
+      kernels.outer(factors, patches.get(), pitch, positions, length, filters);
+    }
+  });
+}
+
 // Gradients of filters and biases: sums over a cell's outputs, with the output's gradients as panels.
 template <typename T>
 void weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad, Strided4<const T> input,
                  T* weight_grad, T* bias_grad) {
   const auto& kernels = tile_kernels<T>();
+  static const int64_t kFew2 = getenv("FEW") ? atoi(getenv("FEW")) : 12;
+  if (positions_of_cell(g) <= kFew2) return weight_grad_outer(kernels, g, grad, input, weight_grad, bias_grad);
   const int64_t taps = g.kernel_height * g.kernel_width, length = g.in_channels * taps;
-  const int64_t most = g.batch * ceil_div(g.out_height, g.grid_height) * ceil_div(g.out_width, g.grid_width);
+  const int64_t most = positions_of_cell(g);
   const ChannelGroups groups(g.out_channels, kernels.lanes, kernels.max_vectors);
   const auto blocks = plan_weight_grad(g, groups.groups);
   const T one = 1;
