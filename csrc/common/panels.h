@@ -2,27 +2,10 @@
 // channel).
 #pragma once
 
-#include <cstdlib>
-#include <memory>
-#include <new>
-
+#include "buffer.h"
 #include "tiling.h"
 
 namespace faceattr {
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-template <typename T>
-using Buffer = std::unique_ptr<T[], Free>;
-
-// Not initialised; starts on a cache line.
-template <typename T>
-Buffer<T> make_buffer(int64_t elements) {
-  void* p = std::aligned_alloc(64, ceil_div(std::max<int64_t>(1, elements) * sizeof(T), 64) * 64);
-  if (!p) throw std::bad_alloc();
-  return Buffer<T>(static_cast<T*>(p));
-}
 
 // Rows of one channel group lie one after the other. Each is padded to whole vectors, unless the padding would
 // take more than `spare` elements: then vectors reach into the next row, whose values are never used.

@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "../common/buffer.h"
 #include "../common/dtypes.h"
 
 namespace faceattr {
@@ -26,7 +27,7 @@ class Pyramid {
       elements += height * width;
       if (height == 1 && width == 1) break;
     }
-    values_.resize(elements);
+    values_ = make_buffer<A>(elements);
   }
 
   template <typename T>
@@ -52,7 +53,7 @@ class Pyramid {
 
   int64_t levels() const { return levels_.size(); }
   int64_t width() const { return levels_[0].width; }
-  A top() const { return values_.back(); }
+  A top() const { return values_[levels_.back().first]; }
   bool inside(int64_t level, int64_t y, int64_t x) const {
     return y >= 0 && x >= 0 && y < levels_[level].height && x < levels_[level].width;
   }
@@ -65,7 +66,7 @@ class Pyramid {
     int64_t height, width, first;
   };
   std::vector<Level> levels_;
-  std::vector<A> values_;
+  Buffer<A> values_;
 };
 
 // Search for the nearest position denser than the one at (y, x). Blocks round it are visited from small to large,
