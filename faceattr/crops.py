@@ -1,0 +1,26 @@
+"""Windows of a photo at the size a net takes."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+
+def crop_window(pixels: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """The window, resampled with anti-aliasing: uint8 RGB [*size, 3] of pixels [H, W, 3].
+
+    window: x0, y0, x1, y1 in pixels, fractions welcome; what lies outside the photo repeats its border.
+    size: height and width of the result. Raises ValueError for a window without area or that misses the photo.
+    """
+    height, width = pixels.shape[:2]
+    x0, y0, x1, y1 = window
+    if not (x0 < x1 and y0 < y1 and x0 < width and y0 < height and x1 > 0 and y1 > 0):
+        raise ValueError(f"crop_window: window {tuple(window)} has no area in a photo of {width} x {height} pixels")
+    left, top, right, bottom = math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)
+    inside = pixels[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
+    outside = ((max(0, -top), max(0, bottom - height)), (max(0, -left), max(0, right - width)), (0, 0))
+    if any(map(any, outside)):
+        inside = np.pad(inside, outside, mode="edge")
+    image = Image.fromarray(np.ascontiguousarray(inside))
+    box = (x0 - left, y0 - top, x1 - left, y1 - top)
+    return np.asarray(image.resize(size[::-1], Image.Resampling.LANCZOS, box))
