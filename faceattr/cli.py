@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 from faceattr import __version__
@@ -72,7 +72,9 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
     parser.add_argument("--output", type=Path, metavar="DIR", help="also write annotated photos and response maps here")
     _add_weights(parser)
-    parser.add_argument("--min-score", type=float, metavar="S", help="leave out faces below this score, 0 to 1")
+    parser.add_argument(
+        "--min-score", type=float, default=0.0, metavar="S", help="leave out faces below this score, 0 to 1"
+    )
     parser.add_argument("--max-faces", type=_positive, metavar="K", help="at most the K best faces of a photo")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
     parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="faces a batch (default: 32)")
@@ -94,13 +96,16 @@ def _predict(options: argparse.Namespace) -> int:
     from PIL import Image
     from tqdm import tqdm
 
-    import faceattr
+    from faceattr.gallery import Gallery
+    from faceattr.images import find_pictures
+    from faceattr.pipeline import Prediction, find_weights, load
     from faceattr.records import RecordWriter
 
-    # Pictures too large to be believed are refused by name; a warning below that would only spoil the progress bar.
+    # Bombs are refused by name; Pillow's warning below that size would only spoil the progress bar.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    model = faceattr.load(
-        options.weights,
+    weights = find_weights(options.weights)
+    model = load(
+        weights,
         device=options.device,
         attributes=options.attributes,
         exclude=options.exclude,
@@ -108,46 +113,32 @@ def _predict(options: argparse.Namespace) -> int:
         min_score=options.min_score,
         max_faces=options.max_faces,
     )
-    sources, failed = _find(options.paths), 0
-    output = None
-    if options.output is not None:
-        from faceattr.gallery import Gallery
-
-        output = Gallery(options.output, inputs=sources)
+    found = {path: list(find_pictures(path)) for path in options.paths}
+    photos = [photo for pictures in found.values() for photo in pictures]
+    empty = [Prediction(path, error=f"{path}: no pictures in this folder") for path in found if not found[path]]
+    gallery = Gallery(options.output, inputs=photos) if options.output else None
     if not options.quiet:
-        print(f"faceattr {__version__} on {model.device}, weights {model.weights}", file=sys.stderr)
+        print(f"faceattr {__version__} on {model.device}, weights {weights}", file=sys.stderr)
 
     detect_only = options.command == "detect"
-    progress = tqdm(total=len(sources), unit="photo", disable=options.quiet, file=sys.stderr, dynamic_ncols=True)
-    stream = model.iter_predict(
-        sources, detect_only=detect_only, batch_size=options.batch_size, workers=options.workers
-    )
-    with closing(stream), progress, RecordWriter(sys.stdout, options.format, model.attributes) as writer:
-        for prediction in stream:
-            with tqdm.external_write_mode(file=sys.stdout, nolock=False):
+    columns = () if detect_only else model.attributes
+    stream = model.iter_predict(photos, detect_only=detect_only, batch_size=options.batch_size, workers=options.workers)
+    progress = tqdm(total=len(photos) + len(empty), unit="photo", disable=options.quiet, dynamic_ncols=True)
+    failed = 0
+    with closing(stream), progress, RecordWriter(sys.stdout, options.format, columns) as writer:
+        for prediction in chain(empty, stream):
+            # On a terminal both share the screen with the progress bar.
+            with tqdm.external_write_mode():
                 if prediction.error is not None:
                     failed += 1
                     print(f"faceattr: {prediction.error}", file=sys.stderr)
                 writer.write(prediction)
-            if output is not None and prediction.error is None:
-                output.write(prediction)
+            if gallery is not None and prediction.photo is not None:
+                gallery.write(prediction)
             progress.update()
-    if output is not None and not options.quiet:
+    if gallery is not None and not options.quiet:
         print(f"faceattr: pictures are in {options.output}", file=sys.stderr)
     return EXIT_SOME_FAILED if failed else 0
-
-
-def _find(paths: list[str]) -> tuple[list[Path], list[Path]]:
-    """The pictures that the paths stand for, and the folders among them that hold none."""
-    from faceattr.images import find_pictures
-
-    pictures, without = [], []
-    for path in map(Path, paths):
-        found = list(find_pictures(path))
-        pictures += found
-        if not found:
-            without.append(path)
-    return pictures, without
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -160,21 +151,13 @@ def _info(options: argparse.Namespace) -> int:
 
     print(f"faceattr {__version__}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for name in _devices():
-        print(f"device {name}")
+    for index in range(torch.cuda.device_count()):
+        print(f"device cuda:{index} ({torch.cuda.get_device_name(index)})")
     print(f"kernels {_build()}")
     path = find_weights(options.weights)
     print(f"weights {path}, {path.stat().st_size / 1e6:.1f} MB")
     print(json.dumps(load_checkpoint(path).metadata, indent=2))
     return 0
-
-
-def _devices() -> Iterator[str]:
-    import torch
-
-    yield "cpu"
-    for index in range(torch.cuda.device_count()):
-        yield f"cuda:{index} ({torch.cuda.get_device_name(index)})"
 
 
 def _build() -> str:

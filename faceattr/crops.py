@@ -1,9 +1,40 @@
 """Windows of a photo at the size a net takes."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """What ANet sees of a face whose box is known; part of a checkpoint's metadata.
+
+    centre: of the crop, from the box's centre, to the right and down, in heights of the box.
+    height: of the crop, in heights of the box; its width follows from ANet's input.
+    positions: rows and columns of patch positions round the centre that eq. 5 searches; (1, 1) is the crop alone.
+    views: offsets (rows, columns) from the best position whose features are joined for the SVMs.
+    """
+
+    centre: tuple[float, float] = (0.0, 0.0)
+    height: float = 1.4
+    positions: tuple[int, int] = (1, 1)
+    views: tuple[tuple[int, int], ...] = ((0, 0),)
+
+    def size(self, input_size: tuple[int, int], step: int) -> tuple[int, int]:
+        """Height and width in ANet's pixels of the crop with every patch position."""
+        rows, columns = self.positions
+        return input_size[0] + step * (rows - 1), input_size[1] + step * (columns - 1)
+
+    def window(self, box: np.ndarray, input_size: tuple[int, int], step: int) -> tuple[float, float, float, float]:
+        """The crop of a box x0, y0, x1, y1, in the same coordinates."""
+        x0, y0, x1, y1 = map(float, box)
+        face = y1 - y0
+        x, y = (x0 + x1) / 2 + self.centre[0] * face, (y0 + y1) / 2 + self.centre[1] * face
+        pixel = self.height * face / input_size[0]
+        height, width = self.size(input_size, step)
+        return x - width * pixel / 2, y - height * pixel / 2, x + width * pixel / 2, y + height * pixel / 2
 
 
 def crop_window(pixels: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
