@@ -4,17 +4,17 @@ import argparse
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from faceattr.data.objects import ObjectFolder
 from faceattr.models.lnet import LNetPlus
 from faceattr.train.lnet import pretrain
+from faceattr.train.loop import save_model
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("objects", type=Path, help="folder with train/CLASS/* and val/CLASS/*")
-    parser.add_argument("out", type=Path, help="folder for checkpoint, cache and the trunk (lnet_plus.safetensors)")
+    parser.add_argument("out", type=Path, help="folder for state, cache and the net (lnet_plus.safetensors)")
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--size", type=int, default=97, help="pixels of the training crops")
@@ -29,11 +29,11 @@ def main():
     validation = ObjectFolder(arguments.objects / "val", cache=arguments.out / "objects-val.npy")
     torch.manual_seed(arguments.seed)
     model = LNetPlus(classes=len(train.classes), hidden=arguments.hidden)
-    pretrain(
+    model = pretrain(
         model,
         train,
         validation,
-        checkpoint=arguments.out / "lnet_plus.pt",
+        folder=arguments.out / "state",
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         size=arguments.size,
@@ -42,7 +42,7 @@ def main():
         bfloat16=not arguments.float32,
         resume=arguments.resume,
     )
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, arguments.out / "lnet_plus.safetensors")
+    save_model(model, arguments.out / "lnet_plus.safetensors", classes=train.classes)
 
 
 if __name__ == "__main__":

@@ -163,14 +163,12 @@ class Composer:
             rows = np.flatnonzero(kinds == kind)
             if not len(rows):
                 continue
-            # Four small pictures side by side keep their sharpness at the size of a large one.
-            chosen = random.integers(len(pictures), size=(len(rows), 4))
-            tiles = to_images(pictures.images[chosen.reshape(-1)]).view(len(rows), 4, 3, *pictures.images.shape[1:3])
-            top, bottom = torch.cat([tiles[:, 0], tiles[:, 1]], -1), torch.cat([tiles[:, 2], tiles[:, 3]], -1)
-            sheet = torch.cat([top, bottom], -2)
-            side = np.array(sheet.shape[:1:-1])
-            tiled = random.random(len(rows)) < 0.3
-            whole = np.where(tiled[:, None], side, side / 2)  # columns, rows that may be seen
+            sheet = to_images(pictures.images[random.integers(len(pictures), size=len(rows))])
+            if min(sheet.shape[2:]) < size and random.random() < 0.6:
+                # Four small pictures side by side keep their sharpness at the size of a large one.
+                others = [sheet.roll(shift, 0) for shift in (1, 2, 3)]
+                sheet = torch.cat([torch.cat([sheet, others[0]], 3), torch.cat([others[1], others[2]], 3)], 2)
+            whole = np.array(sheet.shape[:1:-1])  # columns, rows
             span = whole * random.uniform(0.45, 1, (len(rows), 1))
             corner = (whole - span) * random.random((len(rows), 2))
             mirror = random.random(len(rows)) < 0.5
@@ -217,14 +215,14 @@ class Composer:
             self._paste(canvas, patch, rows, similarity(scale, angle, np.ones(len(rows)), middle, target), random)
 
         most = 3
-        number = random.choice(most + 1, size=count, p=[0.25, 0.5, 0.15, 0.1])
+        number = random.choice(most + 1, size=count, p=[0.2, 0.5, 0.2, 0.1])
         heights, visible = np.zeros((count, most)), np.zeros((count, most))
         centres = np.full((count, most, 2), -1e4)
         attributes = np.zeros((count, self.face_tags.shape[1]), dtype=bool)
         rows_of_face, columns_of_face = self.faces.images.shape[1:3]
         for layer in range(most):
             height = self._heights(count, size, random)
-            centre = random.uniform(-0.05 * size, 1.05 * size, (count, 2))
+            centre = random.uniform(0.05 * size, 0.95 * size, (count, 2))
             # Faces that would cover one another are left out.
             gap = np.abs(centres - centre[:, None]).max(-1) - (heights + height[:, None]) * 0.6
             rows = np.flatnonzero((number > layer) & (gap[:, :layer] > 0).all(1))
@@ -295,5 +293,7 @@ def degrade(images: Tensor, random: np.random.Generator) -> Tensor:
     colour = column(np.exp(random.normal(0, 0.07, (n, 3))))
     images = images.clamp(1e-3, 1) ** gamma
     images = (images - 0.5) * contrast * colour + 0.5 + offset
-    noise = torch.from_numpy(random.standard_normal((n, 3, size, size), dtype=np.float32))
-    return (images + noise * column(np.abs(random.normal(0, 0.02, n)))).clamp_(0, 1)
+    noisy = np.flatnonzero(random.random(n) < 0.3)
+    noise = torch.from_numpy(random.standard_normal((len(noisy), 3, size, size), dtype=np.float32))
+    images[noisy] += noise * 0.03
+    return images.clamp_(0, 1)

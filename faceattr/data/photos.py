@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,12 @@ def list_pictures(folder: str | Path) -> list[Path]:
     if not paths:
         raise ValueError(f"{folder}: no picture found ({', '.join(sorted(SUFFIXES))})")
     return paths
+
+
+def hold_out(paths: Sequence[Path], share: float) -> tuple[list[Path], list[Path]]:
+    """Split pictures by their names alone: the part to train on, and about `share` of them to measure on."""
+    kept = {path for path in paths if zlib.crc32(path.name.encode()) % 1000 < 1000 * share}
+    return [path for path in paths if path not in kept], sorted(kept)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from faceattr.attributes import ATTRIBUTES
 
 STRIDE = 16
 """Pixels between neighbouring positions of the C5 map."""
@@ -105,3 +108,54 @@ class LNetPlus(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.trunk(images))
+
+
+class LNet(nn.Module):
+    """LNet_o and LNet_s: the trunk with a head for image-level tags.
+
+    images [N, 3, H, W], RGB in [0, 1] -> logits [N, len(tags) + len(sizes)]. The first are attributes (`tags`), the last say
+    for each height of `sizes` (pixels) whether a face of about that height is in the picture. A 1x1 convolution gives a map
+    for each; log-sum-exp over the positions makes the picture's logit, so that one strong position is enough, and training
+    by tags alone teaches the size maps to point at the face.
+
+    Raises ValueError unless `sizes` has at least two heights in equal ratios, rising.
+    """
+
+    def __init__(
+        self,
+        tags: Sequence[str] = ATTRIBUTES,
+        sizes: Sequence[float] = (40.0, 50.4, 63.5),
+        trunk: dict | None = None,
+    ):
+        super().__init__()
+        ratios = [b / a for a, b in zip(sizes, sizes[1:], strict=False)]
+        if not ratios or min(ratios) <= 1 or max(ratios) > 1.02 * min(ratios):
+            raise ValueError(f"LNet: sizes must be two or more rising heights in equal ratios, got {list(sizes)}")
+        self.trunk = LNetTrunk(**(trunk or {}))
+        self.config = {"tags": list(tags), "sizes": list(sizes), "trunk": self.trunk.config}
+        self.head = nn.Conv2d(self.trunk.config["widths"][-1], len(tags) + len(sizes), 1)
+        # Log-sum-exp over some hundred positions adds about 5: start from "absent".
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.constant_(self.head.bias, -6.0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.trunk(images)).float().flatten(2).logsumexp(2)
+
+    def size_maps(self, images: Tensor) -> Tensor:
+        """Logits [N, len(sizes), h, w]: how much speaks for a face of each height at each position."""
+        faces = slice(len(self.config["tags"]), None)
+        return F.conv2d(self.trunk(images), self.head.weight[faces], self.head.bias[faces]).float()
+
+    def response_map(self, images: Tensor, kind: str = "face") -> Tensor:
+        """[N, h, w], in [0, 1] for "face": the probability of the likeliest size; "mean": the plain average of C5's channels,
+        as the paper has it."""
+        if kind == "face":
+            return self.size_maps(images).amax(1).sigmoid()
+        if kind == "mean":
+            return self.trunk(images).float().mean(1)
+        raise ValueError(f'response_map: kind is {kind!r}, it must be "face" or "mean"')
+
+    def fold_batch_norm(self) -> LNet:
+        """Fold the trunk's batch normalisation, in place; returns the net."""
+        self.trunk.fold_batch_norm()
+        return self

@@ -3,89 +3,26 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from faceattr.data.composites import Batch, Composer, to_images
 from faceattr.data.objects import ObjectFolder
+from faceattr.models.lnet import LNet
+from faceattr.train.loop import fit
 
 
-def step_generator(seed: int, step: int) -> np.random.Generator:
-    """Random numbers of one training step: a resumed run draws what the uninterrupted one would have drawn."""
-    return np.random.default_rng((seed, step))
-
-
-def learning_rate_factor(step: int, steps: int, warm_up: int = 100) -> float:
-    """A linear warm-up, then half a cosine down to zero."""
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
-
-
-def fit(
-    model: nn.Module,
-    loss: Callable[[nn.Module, int], Tensor],
-    *,
-    steps: int,
-    checkpoint: Path,
-    learning_rate: float = 0.05,
-    weight_decay: float = 5e-4,
-    resume: bool = False,
-    save_every: int = 200,
-    evaluate: Callable[[nn.Module], str] | None = None,
-    evaluate_every: int = 500,
-) -> nn.Module:
-    """Minimise `loss(model, step)` with SGD (momentum 0.9), cosine learning rate, gradients clipped to norm 5.
-
-    The state is written to `checkpoint` atomically every `save_every` steps; `resume` goes on from it. All randomness of a
-    step comes from its number, so nothing but model, optimiser and step needs to be stored.
-    """
+def sgd(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9; biases and normalisation are not decayed."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
-    start = 0
-    if resume and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    model.train()
-    running = None
-    progress = tqdm(range(start, steps), initial=start, total=steps, unit="step", mininterval=5)
-    for step in progress:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * learning_rate_factor(step, steps)
-        torch.manual_seed(step)
-        value = loss(model, step)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
-        progress.set_postfix(loss=f"{running:.3f}", refresh=False)
-        done = step + 1
-        if done % save_every == 0 or done == steps:
-            partial = checkpoint.with_suffix(".partial")
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}, partial)
-            os.replace(partial, checkpoint)
-        if evaluate is not None and (done % evaluate_every == 0 or done == steps):
-            model.eval()
-            tqdm.write(f"step {done}: loss {running:.4f}, {evaluate(model)}")
-            model.train()
-    return model.eval()
-
-
-def to_images(pictures: np.ndarray) -> Tensor:
-    """uint8 [N, H, W, 3] -> float [N, 3, H, W] in [0, 1], channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div_(255)
+    return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
 
 
 def random_crops(images: Tensor, size: int, random: np.random.Generator, least: float = 0.3) -> Tensor:
@@ -111,42 +48,107 @@ def pretrain(
     train: ObjectFolder,
     validation: ObjectFolder,
     *,
-    checkpoint: Path,
+    folder: Path,
     epochs: float = 8,
     batch_size: int = 64,
     size: int = 97,
     learning_rate: float = 0.05,
+    weight_decay: float = 5e-4,
     seed: int = 0,
     bfloat16: bool = True,
     resume: bool = False,
 ) -> nn.Module:
-    """Train LNet+ to name object categories: softmax cross-entropy, label smoothing 0.1."""
+    """Train LNet+ to name object categories (softmax cross-entropy, label smoothing 0.1); returns the averaged weights."""
     per_epoch = len(train) // batch_size
 
-    def loss(net: nn.Module, step: int) -> Tensor:
+    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
         epoch, position = divmod(step, per_epoch)
-        order = np.random.default_rng((seed, epoch, 1)).permutation(len(train))
+        order = np.random.default_rng((seed, epoch)).permutation(len(train))
         chosen = np.sort(order[position * batch_size : (position + 1) * batch_size])
-        images = random_crops(to_images(train.images[chosen]), size, step_generator(seed, step))
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            logits = net(images)
-        return F.cross_entropy(logits.float(), torch.from_numpy(train.labels[chosen]), label_smoothing=0.1)
+        images = random_crops(to_images(train.images[chosen]), size, np.random.default_rng((seed, epoch, position)))
+        logits = net(images).float()
+        labels = torch.from_numpy(train.labels[chosen])
+        accuracy = (logits.argmax(1) == labels).float().mean().item()
+        return F.cross_entropy(logits, labels, label_smoothing=0.1), {"accuracy": accuracy}
 
-    @torch.inference_mode()
-    def accuracy(net: nn.Module) -> str:
+    def evaluate(net: nn.Module) -> dict[str, float]:
         right = 0
         for start in range(0, len(validation), batch_size):
             images = to_images(validation.images[start : start + batch_size])
             images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
             right += (net(images).argmax(1).numpy() == validation.labels[start : start + batch_size]).sum()
-        return f"validation accuracy {right / len(validation):.3f}"
+        return {"validation accuracy": right / len(validation)}
 
+    model = model.to(memory_format=torch.channels_last)
     return fit(
-        model.to(memory_format=torch.channels_last),
+        model,
+        sgd(model, learning_rate, weight_decay),
         loss,
         steps=round(epochs * per_epoch),
-        checkpoint=checkpoint,
-        learning_rate=learning_rate,
+        folder=folder,
+        seed=seed,
+        bfloat16=bfloat16,
         resume=resume,
-        evaluate=accuracy,
+        evaluate=evaluate,
+        evaluate_every=500,
+    )
+
+
+def tag_loss(logits: Tensor, batch: Batch, attributes: int, weight: float = 0.5) -> tuple[Tensor, dict[str, float]]:
+    """Sigmoid cross-entropy over the tags that are known: size classes, plus `weight` times the attributes."""
+    each = F.binary_cross_entropy_with_logits(logits, batch.tags, reduction="none") * batch.known
+    count = batch.known.sum(0).clamp_min(1)
+    mean = each.sum(0) / count
+    sizes, names = mean[attributes:].mean(), mean[:attributes].mean()
+    return sizes + weight * names, {"sizes": sizes.item(), "attributes": names.item()}
+
+
+def finetune(
+    model: LNet,
+    composer: Composer,
+    *,
+    folder: Path,
+    steps: int = 3000,
+    batch_size: int = 32,
+    picture_sizes: Sequence[int] = (113, 129, 145, 161),
+    learning_rate: float = 0.02,
+    weight_decay: float = 5e-4,
+    seed: int = 0,
+    bfloat16: bool = True,
+    resume: bool = False,
+) -> LNet:
+    """Train a tag net by the tags of the composer's pictures; returns the running average of the weights."""
+    model = model.to(memory_format=torch.channels_last)
+    attributes = len(model.config["tags"])
+
+    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+        random = np.random.default_rng((seed, step))
+        batch = composer.batch(batch_size, int(random.choice(picture_sizes)), random)
+        return tag_loss(net(batch.images), batch, attributes)
+
+    def evaluate(net: nn.Module) -> dict[str, float]:
+        """Ranking of pictures with and without each size tag, on new composites."""
+        random = np.random.default_rng((seed, 1 << 40))
+        batches = [composer.batch(64, picture_sizes[-1], random) for _ in range(4)]
+        logits = torch.cat([net(batch.images) for batch in batches])[:, attributes:]
+        tags = torch.cat([batch.tags for batch in batches])[:, attributes:]
+        known = torch.cat([batch.known for batch in batches])[:, attributes:] > 0
+        ranks = []
+        for k in range(tags.shape[1]):
+            true = logits[(tags[:, k] > 0) & known[:, k], k]
+            false = logits[(tags[:, k] == 0) & known[:, k], k]
+            ranks.append((true[:, None] > false).float().mean().item())
+        return {"rank": float(np.mean(ranks))}
+
+    return fit(
+        model,
+        sgd(model, learning_rate, weight_decay),
+        loss,
+        steps=steps,
+        folder=folder,
+        seed=seed,
+        bfloat16=bfloat16,
+        resume=resume,
+        evaluate=evaluate,
+        evaluate_every=500,
     )
