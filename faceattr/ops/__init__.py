@@ -1,0 +1,19 @@
+"""Operators that no one else ships: locally shared convolution, the interweaved operation, density peaks.
+
+Needs torch alone; nothing of the face part is imported.
+"""
+
+from .density_peaks import Peaks, assign_peaks, density_peaks, find_peaks
+from .interweave import interweave
+from .interweaved_conv2d import interweaved_conv2d
+from .locally_shared_conv2d import locally_shared_conv2d
+
+__all__ = [
+    "Peaks",
+    "assign_peaks",
+    "density_peaks",
+    "find_peaks",
+    "interweave",
+    "interweaved_conv2d",
+    "locally_shared_conv2d",
+]

@@ -1,0 +1,52 @@
+// A tensor read in place, whatever its strides.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace faceattr {
+
+// A map [N, C, H, W]; strides in elements.
+template <typename T>
+struct Strided4 {
+  T* data;
+  int64_t n, c, h, w;
+
+  T& operator()(int64_t i, int64_t j, int64_t y, int64_t x) const {
+    return data[i * n + j * c + y * h + x * w];
+  }
+};
+
+template <typename T>
+Strided4<const T> read4(const torch::stable::Tensor& t) {
+  return {t.const_data_ptr<T>(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
+}
+
+template <typename T>
+Strided4<T> write4(const torch::stable::Tensor& t) {
+  return {t.mutable_data_ptr<T>(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
+}
+
+// Dense in the order N, H, W, C and not also dense in the order N, C, H, W: such an input gives such an
+// output.
+inline bool is_channels_last(const torch::stable::Tensor& t) {
+  if (t.is_contiguous()) return false;
+  int64_t expected = 1;
+  for (int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+inline torch::stable::Tensor empty_map(const std::vector<int64_t>& sizes, const torch::stable::Tensor& like,
+                                       bool channels_last) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+}  // namespace faceattr

@@ -1,0 +1,29 @@
+// Every operator's schema. Kernels register themselves: <operator>/cpu.cpp and <operator>/cuda.cu.
+//
+// The three convolution operators are bilinear and closed under differentiation: the gradient of each is one
+// of the others (faceattr/ops/locally_shared_conv2d.py), so gradients of any order need no further kernel.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(faceattr, m) {
+  m.def(
+      "locally_shared_conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, "
+      "int[2] dilation) -> Tensor");
+  m.def(
+      "locally_shared_conv2d_input_grad(Tensor grad, Tensor weight, SymInt[2] input_size, int[2] stride, "
+      "int[2] padding, int[2] dilation, bool channels_last) -> Tensor");
+  m.def(
+      "locally_shared_conv2d_weight_grad(Tensor grad, Tensor input, int[2] grid, int[2] kernel_size, "
+      "int[2] stride, int[2] padding, int[2] dilation) -> (Tensor, Tensor)");
+
+  m.def("interweave(Tensor maps, int[2] shift) -> Tensor");
+  m.def("interweave_adjoint(Tensor grad, SymInt[2] map_size, int[2] grid, int[2] shift) -> Tensor");
+
+  m.def(
+      "interweaved_conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] dilation, "
+      "int[2] shift, int[2] pool) -> Tensor");
+  m.def(
+      "interweaved_conv2d_backward(Tensor grad, Tensor input, Tensor weight, Tensor? bias, int[2] stride, "
+      "int[2] dilation, int[2] shift, int[2] pool) -> (Tensor, Tensor, Tensor)");
+
+  m.def("density_peaks(Tensor density, float threshold) -> (Tensor, Tensor)");
+}
