@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 
 from faceattr.attributes import ATTRIBUTES
 from faceattr.nn import LocallySharedConv2d
+from faceattr.ops import interweaved_conv2d
 
 CONFIGS: dict[str, dict] = {
     # The paper's net, with the sizes of DeepID2 that it follows.
@@ -115,11 +118,16 @@ class ANet(nn.Module):
         self.norm_fc = nn.BatchNorm1d(features) if batch_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, attributes)
-        for layer in (*self.shared, self.c3, self.c4, self.fc):
-            if hasattr(layer, "weight") and layer.weight.dim() > 1:
-                fan_in = layer.weight[(0,) * (2 if layer.weight.dim() == 6 else 0)][0].numel()
-                nn.init.normal_(layer.weight, std=(2 / fan_in) ** 0.5)
-                nn.init.zeros_(layer.bias)
+        for layer, _ in self._normalised_layers():
+            # He's initialisation; a locally shared weight has its grid before the filters.
+            filter_size = math.prod(layer.weight.shape[1:] if layer is self.fc else layer.weight.shape[-3:])
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / filter_size))
+            nn.init.zeros_(layer.bias)
+
+    def _normalised_layers(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Every layer that a ReLU follows, with its normalisation."""
+        shared = [(self.shared[i], self.shared[i + 1]) for i, m in enumerate(self.shared) if isinstance(m, nn.Conv2d)]
+        return [*shared, (self.c3, self.norm3), (self.c4, self.norm4), (self.fc, self.norm_fc)]
 
     def features(self, images: Tensor) -> Tensor:
         """Responses of the fully connected layer, [N, F], for images [N, 3, *input_size]."""
@@ -134,6 +142,95 @@ class ANet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, A] for images [N, 3, *input_size], normalised as the checkpoint's preprocessing says."""
         return self.head(self.dropout(self.features(images)))
+
+    def forward_dense(self, images: Tensor, views: Sequence[tuple[int, int]] = ((0, 0),)) -> DenseOutput:
+        """:meth:`forward` on every crop of larger images, ``step`` pixels apart, in one pass (section 3.2, Fig. 5).
+
+        At row i and column j the result is, to rounding, that of the crop whose top left pixel is (i*step, j*step); each
+        filter is evaluated once where crops overlap.
+
+        Args:
+            images: [N, 3, H + step * (Dy - 1), W + step * (Dx - 1)], H and W being ``input_size``.
+            views: V offsets (rows, columns) round the best crop at which features are taken for h_a; those outside the
+                field are moved to its border.
+
+        Raises:
+            ValueError: images of another size, or a net with batch normalisation in training mode.
+        """
+        height, width = self.config["input_size"]
+        if images.dim() != 4 or images.shape[1] != 3 or any(
+            length < least or (length - least) % self.step
+            for length, least in zip(images.shape[2:], (height, width), strict=True)
+        ):
+            raise ValueError(
+                f"ANet.forward_dense: images have shape {tuple(images.shape)}, expected "
+                f"[N, 3, {height} + {self.step} * i, {width} + {self.step} * j]"
+            )
+        if self.training and self.config["batch_norm"]:
+            raise ValueError("ANet.forward_dense: the net is in training mode; call eval() first")
+        rows3, columns3 = self._size3
+        rows4, columns4 = self._size4
+        # One block of the interweaved map holds the pooled C3 (then the C4) of one crop.
+        weight, bias = _folded(self.c3, self.norm3)
+        weight, bias = _spread(weight, self._size3), _spread(bias, self._size3)
+        h3 = F.relu(interweaved_conv2d(self.shared(images), weight, bias, shift=2, pool=2))
+        weight, bias = _folded(self.c4, self.norm4)
+        weight, bias = _spread(weight, self._size4), _spread(bias, self._size4)
+        h4 = F.relu(interweaved_conv2d(h3, weight, bias, stride=self._size3, shift=1))
+        # The fully connected layer is a convolution that steps from block to block.
+        weight, bias = _folded(self.fc, self.norm_fc)
+        channels4 = self.config["c4"][0]
+        split = weight.shape[1] - channels4 * rows4 * columns4
+        features = F.conv2d(h4, weight[:, split:].unflatten(1, (channels4, rows4, columns4)), bias, self._size4)
+        if split:
+            features = features + F.conv2d(h3, weight[:, :split].unflatten(1, (-1, rows3, columns3)), stride=self._size3)
+        features = F.relu(features)
+        logits = F.conv2d(self.dropout(features), self.head.weight[:, :, None, None], self.head.bias)
+        strongest = F.max_pool2d(h4.amax(1), self._size4).flatten(1).argmax(1)
+        best = torch.stack([strongest // features.shape[3], strongest % features.shape[3]], 1)
+        return DenseOutput(logits, features, best, _views(features, best, views))
+
+    def fold_batch_norm(self) -> ANet:
+        """The same net for inference with its batch normalisation folded into the weights, in evaluation mode."""
+        folded = ANet(**{**self.config, "batch_norm": False}).to(self.head.weight)
+        with torch.no_grad():
+            for (layer, norm), (target, _) in zip(self._normalised_layers(), folded._normalised_layers(), strict=True):
+                weight, bias = _folded(layer, norm)
+                target.weight.copy_(weight)
+                target.bias.copy_(bias)
+        folded.head.load_state_dict(self.head.state_dict())
+        return folded.eval()
+
+
+def _folded(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer followed by its normalisation in evaluation mode."""
+    if isinstance(norm, nn.Identity):
+        return layer.weight, layer.bias
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    filter_dims = 1 if isinstance(layer, nn.Linear) else 3
+    weight = layer.weight * scale.reshape(-1, *[1] * filter_dims)
+    return weight, (layer.bias - norm.running_mean) * scale + norm.bias
+
+
+def _spread(parameter: Tensor, size: tuple[int, int]) -> Tensor:
+    """[Gh, Gw, ...] of a coarser grid repeated to one cell a position of the (pooled) output."""
+    for dim, cells in enumerate(size):
+        if parameter.shape[dim] != cells:
+            parameter = parameter.repeat_interleave(cells // parameter.shape[dim], dim)
+    return parameter
+
+
+def _views(features: Tensor, best: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
+    """[N, V * F]: features [N, F, Dy, Dx] at ``best`` plus each offset, held inside the field."""
+    images = torch.arange(len(features), device=features.device)
+    rows, columns = best.unbind(1)
+    return torch.cat(
+        [
+            features[images, :, (rows + i).clamp(0, features.shape[2] - 1), (columns + j).clamp(0, features.shape[3] - 1)]
+            for i, j in offsets
+        ],
+        1,
+    )
 
 
 def _after_conv(name: str, size: tuple[int, int], kernel: int, stride: int) -> tuple[int, int]:
