@@ -248,10 +248,13 @@ def load(
 ) -> FaceAttributes:
     """The pipeline with the bundled weights, or those of a checkpoint file or of a folder that holds one.
 
-    device: "cpu", "cuda", "cuda:1", ..., or "auto": cuda where there is one. dtype: the nets' floating-point type.
+    device: "cpu", "cuda", "cuda:1", ..., or "auto": cuda where there is one.
+    dtype: floating-point type of ANet and the SVMs. Localisation stays float32: rounding must not move a box.
     options: as `FaceAttributes`. Raises ValueError for weights, a device or options that do not do.
     """
-    checkpoint = load_checkpoint(find_weights(weights), choose_device(device), dtype)
+    checkpoint = load_checkpoint(find_weights(weights), choose_device(device))
+    checkpoint.anet.to(dtype)
+    checkpoint.svm.to(dtype)
     return FaceAttributes(checkpoint, **options)
 
 

@@ -5,12 +5,13 @@ photo's longer side has something else round it; LNet_s to any red; ANet's featu
 """
 
 import torch
+from PIL import Image, ImageDraw
+
 from faceattr.localization import LocalizerSettings
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import save_checkpoint
 from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
-from PIL import Image, ImageDraw
 
 ATTRIBUTES = ("Smiling", "Frowning", "Present")
 GREY = (128, 128, 128)
