@@ -237,6 +237,7 @@ class TestProcess:
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
             errors = process.communicate(timeout=60)[1]
+            out.seek(0)  # the process moved the common position
             records = json.load(out)
         assert process.returncode == 128 + signal.SIGINT
         assert 0 < len(records) < 2000 and "Traceback" not in errors
