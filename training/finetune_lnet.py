@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from faceattr.data.celeba import read_celeba
-from faceattr.data.composites import Composer, Proposals
+from faceattr.data.composites import Composer
 from faceattr.data.photos import decode_pictures, hold_out, list_pictures
 from faceattr.models.lnet import LNet, LNetPlus
 from faceattr.train.lnet import finetune
@@ -31,10 +31,13 @@ def main():
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
+    parser.add_argument("--threads", type=int, help="threads of torch; 1 is best on a shared machine")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("out", type=Path, help="folder for state, log and the net (lnet.safetensors)")
     arguments = parser.parse_args()
 
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     celeba = read_celeba(arguments.celeba, skip_missing=True).partition(0)
     faces = decode_pictures([celeba.folder / n for n in celeba.names], (164, 134), cache=arguments.cache / "faces.npy")
     scenes = hold_out(list_pictures(arguments.scenes), 0.2)[0]
@@ -47,7 +50,7 @@ def main():
         wild = read_celeba(arguments.celeba, images="img_celeba", skip_missing=True).partition(0)
         paths = [wild.folder / name for name in wild.names]
         photos = decode_pictures(paths, (320, 320), keep_aspect=True, cache=arguments.cache / "photos.npy")
-        photo_tags, proposals = wild.tags, Proposals(np.load(arguments.proposals))
+        photo_tags, proposals = wild.tags, np.load(arguments.proposals)
     composer = Composer(
         faces, celeba.tags, backgrounds, arguments.sizes, photos, photo_tags, proposals, arguments.photo_share
     )

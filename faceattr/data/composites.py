@@ -37,14 +37,6 @@ class Batch:
     """float [N, A]: 0 where it is not known whether the tag holds, which is left out of the loss."""
 
 
-@dataclass(frozen=True)
-class Proposals:
-    """At most one face a photo, as a net proposed it: columns x, y of its centre and its height in photo pixels; height 0
-    where the net proposed none and the photo's content is unknown."""
-
-    faces: np.ndarray
-
-
 def to_images(pictures: np.ndarray) -> Tensor:
     """uint8 [N, H, W, 3] -> float [N, 3, H, W] in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div_(255)
@@ -113,7 +105,9 @@ class Composer:
         face_tags: [n, 40] bool.
         backgrounds: collections of pictures without a face.
         sizes: heights of faces in pixels, one a size class, in equal ratios.
-        photos, photo_tags, proposals: whole photos with their tags and the one face a net is sure of in each.
+        photos, photo_tags: whole photos, [m, 40] bool.
+        proposals: [m, 3], the one face that a net proposed in each photo: column and row of its centre and its height, in pixels
+            of the decoded photo; height 0 leaves the photo out.
         photo_share: the part of a batch that is cut from photos.
     """
 
@@ -125,13 +119,13 @@ class Composer:
         sizes: list[float],
         photos: Pictures | None = None,
         photo_tags: np.ndarray | None = None,
-        proposals: Proposals | None = None,
+        proposals: np.ndarray | None = None,
         photo_share: float = 0.0,
     ):
         self.faces, self.face_tags, self.backgrounds = faces, face_tags, backgrounds
         self.sizes = np.asarray(sizes, dtype=np.float64)
         self.photos, self.photo_tags, self.proposals, self.photo_share = photos, photo_tags, proposals, photo_share
-        self.usable = np.flatnonzero(proposals.faces[:, 2] > 0) if proposals is not None else np.zeros(0, int)
+        self.usable = np.flatnonzero(proposals[:, 2] > 0) if proposals is not None else np.zeros(0, int)
 
     def batch(self, count: int, size: int, random: np.random.Generator) -> Batch:
         """`count` pictures of `size` x `size` pixels."""
@@ -222,7 +216,9 @@ class Composer:
         rows_of_face, columns_of_face = self.faces.images.shape[1:3]
         for layer in range(most):
             height = self._heights(count, size, random)
-            centre = random.uniform(0.05 * size, 0.95 * size, (count, 2))
+            # Most faces are whole, some are cut by the border.
+            margin = np.minimum(height / 2, size / 2) * (random.random(count) < 0.8)
+            centre = margin[:, None] + (size - 2 * margin[:, None]) * random.random((count, 2))
             # Faces that would cover one another are left out.
             gap = np.abs(centres - centre[:, None]).max(-1) - (heights + height[:, None]) * 0.6
             rows = np.flatnonzero((number > layer) & (gap[:, :layer] > 0).all(1))
@@ -248,11 +244,13 @@ class Composer:
     def _photo_cuts(self, count: int, size: int, random: np.random.Generator):
         """Pieces of photos, some with the proposed face in one of the size classes, some beside it."""
         chosen = random.choice(self.usable, size=count)
-        faces = self.proposals.faces[chosen]
+        faces = self.proposals[chosen]
         extents = self.photos.extents[chosen][:, ::-1]  # columns, rows
         height = self._heights(count, size, random)
         scale = height / faces[:, 2]
-        centre = np.clip(random.uniform(-0.1, 1.1, (count, 2)), 0, 1) * size
+        # Three of four pieces show the face, the others what is beside it.
+        beside = random.random((count, 1)) < 0.25
+        centre = np.where(beside, random.uniform(-1, 2, (count, 2)), random.uniform(0.1, 0.9, (count, 2))) * size
         # The piece is moved into the photo as far as it goes, so that it shows little of what lies beyond the border.
         span = size / scale
         corner = faces[:, :2] - centre / scale[:, None]
