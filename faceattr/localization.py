@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -108,6 +109,24 @@ def read_peaks(maps: Tensor, sizes: Tensor, threshold: float, max_peaks: int) ->
     return torch.stack([x, y, height], 1), evidence[rows, columns]
 
 
+def _spread(
+    response: Tensor, photo_size: Sequence[int], maps: Tensor, corner: Sequence[float], scale: Tensor, padding: str
+) -> None:
+    """Raises `response`, whose cells divide a photo of `photo_size` (rows, columns) evenly, to the probability of a face that
+    size maps [K, h, w] give there; they are of a window with its left upper corner at `corner` (x, y) of the photo, of which
+    one pixel is `scale` (x, y) of the photo's."""
+    positions = []
+    for axis, length in ((1, maps.shape[2]), (0, maps.shape[1])):
+        cells = response.shape[axis]
+        pixels = (torch.arange(cells) + 0.5) * (photo_size[axis] / cells)
+        position = ((pixels - corner[1 - axis]) / scale[1 - axis] - 0.5) / STRIDE
+        positions.append((position + 0.5) * 2 / length - 1)
+    grid = torch.stack(torch.broadcast_tensors(positions[0][None, :], positions[1][:, None]), -1)
+    density = maps.logsumexp(0).sigmoid()[None, None]
+    seen = F.grid_sample(density, grid[None], mode="bilinear", padding_mode=padding, align_corners=False)[0, 0]
+    torch.maximum(response, seen, out=response)
+
+
 class Localizer:
     """Finds the faces of a photo.
 
@@ -132,7 +151,8 @@ class Localizer:
         faces, logits, maps = self._propose(photo, levels)
         first = suppress(self._boxes(faces), logits, settings.overlap)[: settings.max_windows]
         faces, first_logits = faces[first], logits[first]
-        faces, second_logits, windows = self._refine(photo, levels, faces)
+        windows = torch.zeros_like(maps)
+        faces, second_logits = self._refine(photo, levels, faces, windows)
         # Both nets must agree: the mean of their log-odds.
         scores = ((first_logits + second_logits) / 2).sigmoid()
         boxes = self._boxes(faces)
@@ -161,38 +181,40 @@ class Localizer:
         sizes = torch.tensor(self.lnet_o.config["sizes"])
         all_faces, all_logits, response = [], [], None
         for level in levels:
-            maps = self.lnet_o.size_maps(level)[0]
+            # Peaks are few and their search is branches: on the CPU, wherever the nets run.
+            maps = self.lnet_o.size_maps(level)[0].cpu()
             faces, logits = read_peaks(maps, sizes, self.settings.proposal_threshold, 2 * self.settings.max_windows)
             scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
             all_faces.append(faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()]))
             all_logits.append(logits)
-            density = maps.logsumexp(0).sigmoid()
             if response is None:
-                response = density
-            else:
-                enlarged = F.interpolate(density[None, None], size=response.shape, mode="bilinear", align_corners=False)
-                response = torch.maximum(response, enlarged[0, 0])
+                response = torch.zeros(maps.shape[1:])
+            _spread(response, photo.shape[1:], maps, (0.0, 0.0), scale, "border")
         return torch.cat(all_faces), torch.cat(all_logits), response
 
-    def _refine(self, photo: Tensor, levels: list[Tensor], faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """LNet_s's view of each face: the refined face, its logit, and its map in the photo."""
+    def _refine(
+        self, photo: Tensor, levels: list[Tensor], faces: Tensor, response: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """LNet_s's view of each face: the refined face and its logit; its map goes into `response`."""
         pixels = self.settings.window_pixels
         sizes = torch.tensor(self.lnet_s.config["sizes"])
         refined, logits = [], []
         for face in faces:
             window = self._cut(photo, levels, face)
-            maps = self.lnet_s.size_maps(window)[0]
+            maps = self.lnet_s.size_maps(window)[0].cpu()
             found, strength = read_peaks(maps, sizes, 0.0, 4)
             # The window is about this face: the farther from its middle, the less a peak counts.
             distance = (found[:, :2] - pixels / 2).norm(dim=1) / pixels
             best = (strength - 8 * (distance - 0.15).clamp_min(0)).argmax()
             scale = face[2] * self.settings.window / pixels
+            corner = face[:2] - scale * pixels / 2
+            _spread(response, photo.shape[1:], maps, corner.tolist(), scale.expand(2), "zeros")
             centre = face[:2] + (found[best, :2] - pixels / 2) * scale
             refined.append(torch.cat([centre, found[best, 2:] * scale]))
             logits.append(strength[best])
         if not refined:
-            return faces, faces.new_zeros(0), faces.new_zeros(0)
-        return torch.stack(refined), torch.stack(logits), faces.new_zeros(0)
+            return faces, faces.new_zeros(0)
+        return torch.stack(refined), torch.stack(logits)
 
     def _cut(self, photo: Tensor, levels: list[Tensor], face: Tensor) -> Tensor:
         """The window round a face, [1, 3, window_pixels, window_pixels]; beyond the photo its border is repeated."""
@@ -207,7 +229,7 @@ class Localizer:
         axis = ((torch.arange(pixels) + 0.5) / pixels - 0.5) * side
         x = (face[0] + axis) / photo.shape[2] * 2 - 1
         y = (face[1] + axis) / photo.shape[1] * 2 - 1
-        grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
+        grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1).to(level.device)
         return F.grid_sample(level, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
 
     def _boxes(self, faces: Tensor) -> Tensor:
