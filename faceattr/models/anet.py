@@ -200,6 +200,15 @@ class ANet(nn.Module):
         best = torch.stack([strongest // features.shape[3], strongest % features.shape[3]], 1)
         return DenseOutput(logits, features, best, _views(features, best, views))
 
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """Features [N, F] averaged over every crop that :meth:`forward_dense` sees in ``images`` and in their mirror images.
+
+        This is what the SVMs learn from and see. A mean over views needs no more training pictures than one view, which
+        joined views do.
+        """
+        both = torch.cat([images, images.flip(3)])
+        return self.forward_dense(both).features.mean((2, 3)).unflatten(0, (2, -1)).mean(0)
+
     def fold_batch_norm(self) -> ANet:
         """The same net for inference with its batch normalisation folded into the weights, in evaluation mode."""
         folded = ANet(**{**self.config, "batch_norm": False}).to(self.head.weight)
