@@ -229,7 +229,7 @@ class FaceAttributes:
         """What ANet and the SVMs say of each crop: the fields of its `Face`."""
         weight = self._anet.head.weight
         images = torch.from_numpy(np.stack(crops)).to(self.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
-        features = self._anet.forward_dense(images, self._crops.views).views
+        features = self._anet.pooled_features(images)
         probabilities = self._svm(features).float().cpu()
         described = []
         for row, row_features in zip(probabilities.tolist(), features.float().cpu().numpy(), strict=True):

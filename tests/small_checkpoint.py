@@ -71,7 +71,7 @@ def save_small_checkpoint(path, positions=(1, 1)) -> None:
             "preprocessing": {
                 # One scale, at which a photo is 320 pixels wide; a crop that lies inside the disc.
                 "localization": LocalizerSettings(finest_side=320, least_side=10**9).to_dict(),
-                "crop": {"centre": [0.0, 0.0], "height": 0.35, "positions": list(positions), "views": [[0, 0]]},
+                "crop": {"centre": [0.0, 0.0], "height": 0.35, "positions": list(positions)},
             },
             "thresholds": {"accuracy": [0.5, 0.5, 0.995], "balanced": [0.5, 0.5, 0.4]},
             "training": {},
