@@ -252,5 +252,5 @@ def test_info(weights, capsys):
     assert main(["info", "--weights", weights]) == 0
     out = capsys.readouterr().out
     assert f"faceattr {faceattr.__version__}" in out and "torch " in out and f"weights {weights}" in out
-    metadata = json.loads(out[out.index("{") :])
-    assert metadata["attributes"] == list(ATTRIBUTES)
+    lines = dict(line.strip().split(": ", 1) for line in out.splitlines() if line.startswith("  "))
+    assert json.loads(lines["attributes"]) == list(ATTRIBUTES) and json.loads(lines["format_version"]) == 1
