@@ -88,7 +88,7 @@ class Augmentation:
     rotation: float = 10.0
     """Largest rotation in degrees."""
     tone: float = 0.25
-    """Largest relative change of contrast, gamma and saturation, and half of it of each colour's gain and of brightness."""
+    """Largest relative change of contrast, gamma and saturation; half of it for each colour's gain and brightness."""
     coarse: float = 0.3
     """Share of pictures that lose resolution, down to a quarter."""
     noise: float = 0.03
@@ -99,15 +99,17 @@ class Augmentation:
 def crop(pictures: Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> Tensor:
     """The crop that ANet sees, of decoded aligned pictures [N, 3, H, W] uint8: [N, 3, *size] in [0, 1].
 
-    ``size`` larger than ``input_size`` (for views) widens the crop about its centre at the same scale; what lies outside
-    the picture repeats its border.
+    ``size`` larger than ``input_size`` (for views) widens the crop about its centre at the same scale; what lies
+    outside the picture repeats its border.
     """
     n = len(pictures)
     zero, one = torch.zeros(n), torch.ones(n)
     return _sample(pictures, size, input_size, one, zero, zero, zero, one)
 
 
-def augment(pictures: Tensor, input_size: tuple[int, int], settings: Augmentation, generator: torch.Generator) -> Tensor:
+def augment(
+    pictures: Tensor, input_size: tuple[int, int], settings: Augmentation, generator: torch.Generator
+) -> Tensor:
     """Random crops [N, 3, *input_size] in [0, 1] of decoded aligned pictures [N, 3, H, W] uint8."""
     n = len(pictures)
 
@@ -140,8 +142,8 @@ def augment(pictures: Tensor, input_size: tuple[int, int], settings: Augmentatio
 def _change_tone(
     images: Tensor, saturation: Tensor, gain: Tensor, contrast: Tensor, brightness: Tensor, gamma: Tensor
 ) -> Tensor:
-    """Colours away from grey by ``saturation``, times ``gain`` [N, 3], away from the picture's mean by ``contrast``, plus
-    ``brightness``, to the power ``gamma``; all but the gain are [N, 1]."""
+    """Colours away from grey by ``saturation``, times ``gain`` [N, 3], away from the picture's mean by ``contrast``,
+    plus ``brightness``, to the power ``gamma``; all but the gain are [N, 1]."""
     # All but the power is one affine map of the colours.
     grey = torch.full((3, 3), 1 / 3)
     matrix = gain[:, :, None] * (grey + saturation[:, :, None] * (torch.eye(3) - grey))

@@ -94,7 +94,9 @@ def test_flips_scales_shifts_and_rotations_stay_within_their_limits():
     shifts = (place(shift=0.06)[:, 1, 27, 23] - plain[1, 27, 23]) / (CROP[3] - CROP[1])
     assert -0.061 < shifts.min() < -0.05 and 0.05 < shifts.max() < 0.061
     turned = place(rotation=10.0)
-    angles = torch.rad2deg(torch.atan2(turned[:, 1, 27, 24] - turned[:, 1, 27, 23], turned[:, 0, 27, 24] - turned[:, 0, 27, 23]))
+    angles = torch.rad2deg(
+        torch.atan2(turned[:, 1, 27, 24] - turned[:, 1, 27, 23], turned[:, 0, 27, 24] - turned[:, 0, 27, 23])
+    )
     assert -10.5 < angles.min() < -9 and 9 < angles.max() < 10.5
 
 
