@@ -29,7 +29,7 @@ def _mixed(*numbers: int) -> int:
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
-    """Factor of the learning rate: rises linearly to 1 in ``warmup`` steps, then half a cosine down to 0 at ``steps``."""
+    """Factor of the learning rate: a linear rise to 1 in ``warmup`` steps, then half a cosine to 0 at ``steps``."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -56,9 +56,9 @@ def fit(
     """Trains ``model`` and returns the running average of its weights.
 
     ``loss(model, step)`` makes the step's batch itself, from ``step`` alone, so that a resumed run meets the same
-    batches; it returns the loss and figures to log. The state goes to ``folder/state.safetensors``, written atomically every
-    ``save_every`` steps, and the log to ``folder/log.csv``. With ``resume``, a state that is there is continued: the
-    weights are those of an uninterrupted run, bit for bit.
+    batches; it returns the loss and figures to log. The state goes to ``folder/state.safetensors``, written
+    atomically every ``save_every`` steps, and the log to ``folder/log.csv``. With ``resume``, a state that is there is
+    continued: the weights are those of an uninterrupted run, bit for bit.
 
     Raises:
         ValueError: ``resume`` with a state of another model or optimiser.
