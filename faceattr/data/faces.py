@@ -20,8 +20,8 @@ PICTURE = (178, 218)
 """Width and height of an aligned CelebA picture."""
 CROP = (6.0, 22.0, 172.0, 214.0)
 """What ANet sees of it, x0, y0, x1, y1: hat brim to necklace, centred between the eyes."""
-MEAN, STD = 0.5, 0.25
-"""Pixels in [0, 1] are normalised by these."""
+FACE = (38.3, 47.7, 139.7, 187.7)
+"""The face in it, as localisation frames faces: crown to chin."""
 OVERSAMPLING = 1.25
 """Resolution of the cache over that of the crop, so that resampling in augmentation does not blur."""
 
@@ -97,23 +97,18 @@ class Augmentation:
 
 
 def crop(pictures: Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> Tensor:
-    """The crop that ANet sees, of decoded aligned pictures [N, 3, H, W] uint8: [N, 3, *size], normalised.
+    """The crop that ANet sees, of decoded aligned pictures [N, 3, H, W] uint8: [N, 3, *size] in [0, 1].
 
     ``size`` larger than ``input_size`` (for views) widens the crop about its centre at the same scale; what lies outside
     the picture repeats its border.
     """
     n = len(pictures)
     zero, one = torch.zeros(n), torch.ones(n)
-    return normalise(_sample(pictures, size, input_size, one, zero, zero, zero, one))
-
-
-def normalise(images: Tensor) -> Tensor:
-    """Pixels in [0, 1] as the nets take them."""
-    return (images - MEAN) / STD
+    return _sample(pictures, size, input_size, one, zero, zero, zero, one)
 
 
 def augment(pictures: Tensor, input_size: tuple[int, int], settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Random crops [N, 3, *input_size], normalised, of decoded aligned pictures [N, 3, H, W] uint8."""
+    """Random crops [N, 3, *input_size] in [0, 1] of decoded aligned pictures [N, 3, H, W] uint8."""
     n = len(pictures)
 
     def uniform(limit: float, *shape: int) -> Tensor:
@@ -137,8 +132,7 @@ def augment(pictures: Tensor, input_size: tuple[int, int], settings: Augmentatio
     images = images * (1 + uniform(tone / 2, n, 3, 1, 1))
     mean = images.mean((1, 2, 3), keepdim=True)
     images = mean + (images - mean) * (1 + uniform(tone, n, 1, 1, 1)) + uniform(tone / 2, n, 1, 1, 1)
-    images = images.clamp(0, 1) ** torch.exp(uniform(math.log1p(tone), n, 1, 1, 1))
-    return normalise(images)
+    return images.clamp(0, 1) ** torch.exp(uniform(math.log1p(tone), n, 1, 1, 1))
 
 
 def _coarsen(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:

@@ -58,6 +58,7 @@ class ANet(nn.Module):
         fc_inputs: the layers it reads: ("c3", "c4") as DeepID2, or ("c4",).
         batch_norm: normalise before each ReLU; :meth:`fold_batch_norm` takes it out again for inference.
         dropout: share of features dropped in training.
+        mean, std: of each colour; images are normalised by them before C1.
 
     Raises:
         ValueError: the sizes do not fit each other; the message names the layer.
@@ -74,6 +75,8 @@ class ANet(nn.Module):
         fc_inputs: tuple[str, ...] = ("c3", "c4"),
         batch_norm: bool = False,
         dropout: float = 0.0,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
     ):
         super().__init__()
         self.config = {
@@ -86,6 +89,8 @@ class ANet(nn.Module):
             "fc_inputs": list(fc_inputs),
             "batch_norm": batch_norm,
             "dropout": dropout,
+            "mean": list(mean),
+            "std": list(std),
         }
         if tuple(fc_inputs) not in (("c3", "c4"), ("c4",)):
             raise ValueError(f"ANet: fc_inputs is {tuple(fc_inputs)}, it must be ('c3', 'c4') or ('c4',)")
@@ -102,6 +107,8 @@ class ANet(nn.Module):
             layers.append(nn.MaxPool2d(2))
             self.step *= 2
         self.shared = nn.Sequential(*layers)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
         size = _after_conv("c3", size, c3[1], 1)
         _check_cells("c3", c3[2], size, pool=2)
@@ -129,18 +136,21 @@ class ANet(nn.Module):
         shared = [(self.shared[i], self.shared[i + 1]) for i, m in enumerate(self.shared) if isinstance(m, nn.Conv2d)]
         return [*shared, (self.c3, self.norm3), (self.c4, self.norm4), (self.fc, self.norm_fc)]
 
+    def _shared_map(self, images: Tensor) -> Tensor:
+        return self.shared((images - self.mean) / self.std)
+
     def features(self, images: Tensor) -> Tensor:
-        """Responses of the fully connected layer, [N, F], for images [N, 3, *input_size]."""
+        """Responses of the fully connected layer, [N, F], for RGB images [N, 3, *input_size] in [0, 1]."""
         expected = (3, *self.config["input_size"])
         if images.dim() != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(f"ANet: images have shape {tuple(images.shape)}, expected [N, {', '.join(map(str, expected))}]")
-        h3 = F.max_pool2d(F.relu(self.norm3(self.c3(self.shared(images)))), 2)
+        h3 = F.max_pool2d(F.relu(self.norm3(self.c3(self._shared_map(images)))), 2)
         h4 = F.relu(self.norm4(self.c4(h3)))
         joined = torch.cat([h3.flatten(1), h4.flatten(1)], 1) if "c3" in self.config["fc_inputs"] else h4.flatten(1)
         return F.relu(self.norm_fc(self.fc(joined)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, A] for images [N, 3, *input_size], normalised as the checkpoint's preprocessing says."""
+        """Logits [N, A] for RGB images [N, 3, *input_size] in [0, 1]."""
         return self.head(self.dropout(self.features(images)))
 
     def forward_dense(self, images: Tensor, views: Sequence[tuple[int, int]] = ((0, 0),)) -> DenseOutput:
@@ -150,7 +160,7 @@ class ANet(nn.Module):
         filter is evaluated once where crops overlap.
 
         Args:
-            images: [N, 3, H + step * (Dy - 1), W + step * (Dx - 1)], H and W being ``input_size``.
+            images: RGB in [0, 1], [N, 3, H + step * (Dy - 1), W + step * (Dx - 1)], H and W being ``input_size``.
             views: V offsets (rows, columns) round the best crop at which features are taken for h_a; those outside the
                 field are moved to its border.
 
@@ -173,7 +183,7 @@ class ANet(nn.Module):
         # One block of the interweaved map holds the pooled C3 (then the C4) of one crop.
         weight, bias = _folded(self.c3, self.norm3)
         weight, bias = _spread(weight, self._size3), _spread(bias, self._size3)
-        h3 = F.relu(interweaved_conv2d(self.shared(images), weight, bias, shift=2, pool=2))
+        h3 = F.relu(interweaved_conv2d(self._shared_map(images), weight, bias, shift=2, pool=2))
         weight, bias = _folded(self.c4, self.norm4)
         weight, bias = _spread(weight, self._size4), _spread(bias, self._size4)
         h4 = F.relu(interweaved_conv2d(h3, weight, bias, stride=self._size3, shift=1))

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -19,7 +20,12 @@ from tqdm import tqdm
 
 def generator(*numbers: int) -> torch.Generator:
     """A generator seeded by several numbers (seed, stage, step, ...)."""
-    return torch.Generator().manual_seed(hash(numbers) % (1 << 63))
+    return torch.Generator().manual_seed(_mixed(*numbers))
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed of several."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
@@ -69,7 +75,7 @@ def fit(
     with tqdm(total=steps, initial=first, unit="step", desc=folder.name, dynamic_ncols=True) as progress:
         for step in range(first, steps):
             # Dropout draws from the global generator.
-            torch.manual_seed(hash((seed, step)) % (1 << 63))
+            torch.manual_seed(_mixed(seed, step))
             factor = cosine(step, steps, warmup)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
