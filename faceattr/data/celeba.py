@@ -67,7 +67,9 @@ def read_celeba(root: str | Path, images: str = "img_align_celeba", skip_missing
     names = [name for name in tags if name in present]
     if not skip_missing and len(names) < len(tags):
         name = next(name for name in tags if name not in present)
-        raise ValueError(f"{folder / name}: listed in {root / 'list_attr_celeba.txt'} but missing; add it or skip missing pictures")
+        raise ValueError(
+            f"{folder / name}: listed in {root / 'list_attr_celeba.txt'} but missing; add it or skip missing pictures"
+        )
     if not names:
         raise ValueError(f"{folder}: holds none of the {len(tags)} pictures that {root / 'list_attr_celeba.txt'} lists")
     return CelebA(
@@ -92,7 +94,9 @@ def _read_attributes(path: Path) -> dict[str, list[bool]]:
     """list_attr_celeba.txt: the count, the 40 names, then a picture a line with 1 or -1 for each."""
     lines = _lines(path)
     if len(lines) < 2 or not lines[0].strip().isdigit():
-        raise ValueError(f"{path}, line 1: the number of pictures expected, got {lines[0] if lines else 'an empty file'!r}")
+        raise ValueError(
+            f"{path}, line 1: the number of pictures expected, got {lines[0] if lines else 'an empty file'!r}"
+        )
     header = lines[1].split()
     if header != list(ATTRIBUTES):
         wrong = next((name for name in header if name not in ATTRIBUTES), None)
@@ -103,7 +107,9 @@ def _read_attributes(path: Path) -> dict[str, list[bool]]:
     for number, line in enumerate(lines[2:], 3):
         name, *row = line.split() or [""]
         if len(row) != len(ATTRIBUTES):
-            raise ValueError(f"{path}, line {number}: {len(row)} values, expected a picture's name and {len(ATTRIBUTES)}")
+            raise ValueError(
+                f"{path}, line {number}: {len(row)} values, expected a picture's name and {len(ATTRIBUTES)}"
+            )
         try:
             tags = [values[value] for value in row]
         except KeyError as error:

@@ -77,18 +77,22 @@ def evaluate(
         names: of the A attributes.
 
     Returns:
-        {"n": N, "mean": figures, "attributes": {name: figures}}; figures are accuracy, balanced_accuracy, auc, ece, and of
-        an attribute also base_rate and threshold. A figure that needs both classes is None where one is missing, and left
-        out of the mean.
+        {"n": N, "mean": figures, "attributes": {name: figures}}; figures are accuracy, balanced_accuracy, auc, ece, and
+        of an attribute also base_rate and threshold. A figure that needs both classes is None where one is missing,
+        and left out of the mean.
 
     Raises:
         ValueError: shapes that do not fit, no sample, or probabilities outside [0, 1].
     """
     probabilities, tags = np.asarray(probabilities), np.asarray(tags, dtype=bool)
     if probabilities.shape != tags.shape or tags.ndim != 2 or not len(tags):
-        raise ValueError(f"evaluate: probabilities {probabilities.shape} and tags {tags.shape} must be [N, A] alike, N > 0")
+        raise ValueError(
+            f"evaluate: probabilities {probabilities.shape} and tags {tags.shape} must be [N, A] alike, N > 0"
+        )
     if len(thresholds) != tags.shape[1] or len(names) != tags.shape[1]:
-        raise ValueError(f"evaluate: {len(thresholds)} thresholds and {len(names)} names for {tags.shape[1]} attributes")
+        raise ValueError(
+            f"evaluate: {len(thresholds)} thresholds and {len(names)} names for {tags.shape[1]} attributes"
+        )
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("evaluate: probabilities must lie in [0, 1]; give calibrated ones, not decisions")
     attributes = {}
@@ -118,7 +122,16 @@ def table(result: dict) -> str:
     width = max(len(name) for name in [*result["attributes"], "mean"])
     lines = [f"{'attribute':{width}}  accuracy  balanced    AUC    ECE  base rate  threshold"]
     for name, row in [*result["attributes"].items(), (f"mean of {len(result['attributes'])}", result["mean"])]:
-        cells = [row["accuracy"], row["balanced_accuracy"], row["auc"], row["ece"], row.get("base_rate"), row.get("threshold")]
+        cells = [
+            row["accuracy"],
+            row["balanced_accuracy"],
+            row["auc"],
+            row["ece"],
+            row.get("base_rate"),
+            row.get("threshold"),
+        ]
         texts = ["" if cell is None else f"{cell:.3f}" for cell in cells]
-        lines.append(f"{name:{width}}  " + "  ".join(f"{text:>{w}}" for text, w in zip(texts, (8, 8, 5, 5, 9, 9), strict=True)))
+        lines.append(
+            f"{name:{width}}  " + "  ".join(f"{text:>{w}}" for text, w in zip(texts, (8, 8, 5, 5, 9, 9), strict=True))
+        )
     return "\n".join(lines)

@@ -50,7 +50,9 @@ def test_no_threshold_beats_the_chosen_one(samples, goal):
 
 
 def test_threshold_lies_between_the_classes():
-    assert choose_threshold(np.array([0.1, 0.2, 0.6, 0.7]), np.array([False, False, True, True]), "accuracy") == pytest.approx(0.4)
+    assert choose_threshold(
+        np.array([0.1, 0.2, 0.6, 0.7]), np.array([False, False, True, True]), "accuracy"
+    ) == pytest.approx(0.4)
     assert choose_threshold(np.array([0.1, 0.2]), np.array([False, False]), "balanced") == 0.5
     with pytest.raises(ValueError, match="goal is 'f1'"):
         choose_threshold(np.array([0.1]), np.array([True]), "f1")
@@ -62,7 +64,12 @@ def test_evaluate_counts_and_averages():
     result = evaluate(probabilities, tags, [0.5, 0.35], ["Smiling", "Bald"])
     smiling, bald = result["attributes"]["Smiling"], result["attributes"]["Bald"]
     assert result["n"] == 4
-    assert (smiling["accuracy"], smiling["balanced_accuracy"], smiling["auc"], smiling["base_rate"]) == (0.5, 0.5, 0.75, 0.5)
+    assert (smiling["accuracy"], smiling["balanced_accuracy"], smiling["auc"], smiling["base_rate"]) == (
+        0.5,
+        0.5,
+        0.75,
+        0.5,
+    )
     assert (bald["accuracy"], bald["balanced_accuracy"], bald["auc"], bald["base_rate"]) == (0.75, None, None, 0)
     assert result["mean"]["accuracy"] == 0.625
     assert result["mean"]["auc"] == 0.75
