@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from faceattr.data.celeba import read_celeba
 from faceattr.data.composites import Composer
 from faceattr.data.photos import decode_pictures, hold_out, list_pictures
-from faceattr.models.lnet import LNet, LNetPlus
+from faceattr.models.lnet import LNet
 from faceattr.train.lnet import finetune
 from faceattr.train.loop import load_model, save_model
 
@@ -24,7 +25,7 @@ def main():
     )
     parser.add_argument("--objects", type=Path, required=True, help="folder of object pictures, without faces")
     parser.add_argument("--scenes", type=Path, required=True, help="folder of scenes, without faces")
-    parser.add_argument("--trunk", type=Path, help="start from the trunk of this LNet+")
+    parser.add_argument("--trunk", type=Path, help="start from the trunk of this LNet+ or LNet")
     parser.add_argument("--start", type=Path, help="start from this LNet")
     parser.add_argument(
         "--proposals", type=Path, help=".npy of propose_faces.py: cut whole photos round proposed faces"
@@ -68,7 +69,9 @@ def main():
     if arguments.start:
         model.load_state_dict(load_model(LNet, arguments.start)[0].state_dict())
     elif arguments.trunk:
-        model.trunk.load_state_dict(load_model(LNetPlus, arguments.trunk)[0].trunk.state_dict())
+        tensors = load_file(arguments.trunk)
+        trunk = {name.removeprefix("trunk."): tensor for name, tensor in tensors.items() if name.startswith("trunk.")}
+        model.trunk.load_state_dict(trunk)
     model = finetune(
         model,
         composer,
