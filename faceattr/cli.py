@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import warnings
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import chain
 from pathlib import Path
 
@@ -127,11 +127,11 @@ def _predict(options: argparse.Namespace) -> int:
     failed = 0
     with closing(stream), progress, RecordWriter(sys.stdout, options.format, columns) as writer:
         for prediction in chain(empty, stream):
-            # On a terminal both share the screen with the progress bar.
-            with tqdm.external_write_mode():
-                if prediction.error is not None:
-                    failed += 1
-                    print(f"faceattr: {prediction.error}", file=sys.stderr)
+            if prediction.error is not None:
+                failed += 1
+                tqdm.write(f"faceattr: {prediction.error}", file=sys.stderr)
+            # Where results and progress share a terminal, the bar makes room.
+            with tqdm.external_write_mode() if sys.stdout.isatty() else nullcontext():
                 writer.write(prediction)
             if gallery is not None and prediction.photo is not None:
                 gallery.write(prediction)
@@ -156,7 +156,8 @@ def _info(options: argparse.Namespace) -> int:
     print(f"kernels {_build()}")
     path = find_weights(options.weights)
     print(f"weights {path}, {path.stat().st_size / 1e6:.1f} MB")
-    print(json.dumps(load_checkpoint(path).metadata, indent=2))
+    for key, value in load_checkpoint(path).metadata.items():
+        print(f"  {key}: {json.dumps(value)}")
     return 0
 
 
@@ -166,7 +167,7 @@ def _build() -> str:
     except ImportError:
         return "not built; run pip install --no-build-isolation . in the source folder"
     cuda = build.cuda_architectures or "none"
-    return f"compiled by {build.compiler} against torch {build.torch_built_with}, CUDA architectures: {cuda}"
+    return f"built by compiler {build.compiler} with torch {build.torch_built_with}, CUDA architectures: {cuda}"
 
 
 if __name__ == "__main__":

@@ -199,19 +199,18 @@ class Localizer:
             all_logits.append(logits)
             density = maps.logsumexp(0).sigmoid()
             if response is None:
-                response = density
-                x, y = self._positions(photo, level, response.shape)
-            else:
-                response = torch.maximum(
-                    response, resample(density, (y / scale[1] - 0.5) / STRIDE, (x / scale[0] - 0.5) / STRIDE, "border")
-                )
+                response = torch.zeros_like(density)
+                x, y = self._cells(photo, response.shape)
+            response = torch.maximum(
+                response, resample(density, (y / scale[1] - 0.5) / STRIDE, (x / scale[0] - 0.5) / STRIDE, "border")
+            )
         return torch.cat(all_faces), torch.cat(all_logits), response
 
     @staticmethod
-    def _positions(photo: Tensor, level: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """Photo pixels of the columns and rows of a level's map."""
-        x = (torch.arange(shape[1]) * STRIDE + 0.5) * (photo.shape[2] / level.shape[3])
-        y = (torch.arange(shape[0]) * STRIDE + 0.5) * (photo.shape[1] / level.shape[2])
+    def _cells(photo: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Photo pixels of the middles of the columns and rows of a response map, whose cells divide the photo evenly."""
+        x = (torch.arange(shape[1]) + 0.5) * (photo.shape[2] / shape[1])
+        y = (torch.arange(shape[0]) + 0.5) * (photo.shape[1] / shape[0])
         return x, y
 
     def _refine(
@@ -222,7 +221,7 @@ class Localizer:
         sizes = torch.tensor(self.lnet_s.config["sizes"])
         refined, logits = torch.empty_like(faces), faces.new_empty(len(faces))
         response = faces.new_zeros(shape)
-        x, y = self._positions(photo, levels[0], shape)
+        x, y = self._cells(photo, shape)
         for i, face in enumerate(faces):
             maps = size_maps(self.lnet_s, self._cut(photo, levels, face))
             found, strength = read_peaks(maps, sizes, 0.0, 4)

@@ -33,7 +33,7 @@ localization = LocalizerSettings(**json.loads(args.localization.read_text()))
 # Where the localiser would put its box on an aligned picture, and from there the crop that ANet was trained on.
 face_height = FACE[3] - FACE[1]
 box_height = face_height * localization.box_height
-box_centre = [(FACE[i] + FACE[i + 2]) / 2 + face_height * localization.box_offset[i] for i in (0, 1)]
+box_centre = [(FACE[i] + FACE[i + 2]) / 2 for i in (0, 1)]
 crop_centre = [((CROP[i] + CROP[i + 2]) / 2 - box_centre[i]) / box_height for i in (0, 1)]
 save_checkpoint(
     args.output,
