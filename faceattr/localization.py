@@ -208,7 +208,7 @@ class Localizer:
 
     @staticmethod
     def _cells(photo: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """Photo pixels of the middles of the columns and rows of a response map, whose cells divide the photo evenly."""
+        """Photo pixels of the middles of a response map's columns and rows; its cells divide the photo evenly."""
         x = (torch.arange(shape[1]) + 0.5) * (photo.shape[2] / shape[1])
         y = (torch.arange(shape[0]) + 0.5) * (photo.shape[1] / shape[0])
         return x, y
