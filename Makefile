@@ -27,7 +27,7 @@ test-sanitize: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(PIP) pytest-benchmark scipy
-	$(BIN)/pytest benchmarks --benchmark-json=build/benchmarks.json
+	$(BIN)/pytest -c benchmarks/pytest.ini benchmarks --benchmark-json=build/benchmarks.json
 	$(BIN)/python benchmarks/report.py build/benchmarks.json benchmarks/RESULTS.md
 
 lint: $(BIN)/ruff

@@ -86,6 +86,32 @@ std::vector<int64_t> offsets_of(const InterweavedGeometry& g, Strided4<const T> 
   return filter_offsets(input, g.in_channels, g.kernel_height, g.kernel_width, g.dilation_y, g.dilation_x);
 }
 
+// Pools the responses of cell row p into the output, a row of blocks at a time.
+template <typename T, typename A = accumulate_t<T>>
+void pool_row(const InterweavedGeometry& g, const T* responses, int64_t p, Strided4<T> output) {
+  const int64_t width = g.grid_width * g.response_width, rows = g.batch * g.out_channels * g.blocks_y;
+  parallel_for(0, rows, 1 + 4096 / width, [&](int64_t begin, int64_t end) {
+    std::vector<A> most(g.blocks_x);
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t map = row / g.blocks_y, i = row % g.blocks_y;
+      for (int64_t q = 0; q < g.grid_width; ++q) {
+        for (int64_t a = 0; a < g.pool_y; ++a)
+          for (int64_t b = 0; b < g.pool_x; ++b) {
+            const T* from = responses + (map * g.response_height + i + a) * width + q * g.response_width + b;
+            const bool first = a + b == 0;
+            A* to = most.data();
+            for (int64_t j = 0; j < g.blocks_x; ++j) {
+              const A here = static_cast<A>(from[j]);
+              to[j] = !first && (to[j] >= here || to[j] != to[j]) ? to[j] : here;  // a NaN stays
+            }
+          }
+        T* to = &output(map / g.out_channels, map % g.out_channels, i * g.grid_height + p, q);
+        for (int64_t j = 0; j < g.blocks_x; ++j) to[j * g.grid_width * output.w] = static_cast<T>(most[j]);
+      }
+    }
+  });
+}
+
 template <typename T>
 void forward(const InterweavedGeometry& g, Strided4<const T> input, const T* weight, const T* bias,
              Strided4<T> output) {
@@ -102,9 +128,7 @@ void forward(const InterweavedGeometry& g, Strided4<const T> input, const T* wei
   const auto responses = make_buffer<T>(response_elements(g));
   for (int64_t p = 0; p < g.grid_height; ++p) {
     respond(g, c, weight, offsets, p, responses.get());
-    for_each_block(g, [&](int64_t n, int64_t o, int64_t i, int64_t j, int64_t q, int64_t begin) {
-      output(n, o, i * g.grid_height + p, j * g.grid_width + q) = responses[first_maximum(g, responses.get(), begin)];
-    });
+    pool_row(g, responses.get(), p, output);
   }
 }
 
