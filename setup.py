@@ -17,7 +17,15 @@ from torch.utils import cpp_extension
 CSRC = Path("csrc")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
 # Fused multiply-adds also where -std= asks for ISO C++, which would turn them off.
-CXX_FLAGS = ["-O3", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
+CXX_FLAGS = [
+    "-O3",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    *STABLE_ABI,
+]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O1", "-g1"]
 if os.environ.get("FACEATTR_SANITIZE") != "1":
     SANITIZE = []

@@ -30,7 +30,11 @@ def problem(shape, contender):
     """The contender as a function of its leaves, and the leaves."""
     n, c, o, size, kernel, grid = shape
     torch.manual_seed(0)
-    leaves = torch.randn(n, c, *size), torch.randn(*grid, o, c, kernel, kernel) / (c * kernel**2) ** 0.5, torch.randn(*grid, o)
+    leaves = (
+        torch.randn(n, c, *size),
+        torch.randn(*grid, o, c, kernel, kernel) / (c * kernel**2) ** 0.5,
+        torch.randn(*grid, o),
+    )
     if contender in LOCALLY_SHARED:
         function = LOCALLY_SHARED[contender]
         torch.testing.assert_close(function(*leaves), locally_shared_conv2d(*leaves), rtol=1e-4, atol=1e-4)

@@ -17,7 +17,9 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     from faceattr import __version__
 
     with open("/proc/cpuinfo") as lines:
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        model = next(
+            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+        )
     machine_info.update(
         faceattr=__version__,
         torch=torch.__version__,

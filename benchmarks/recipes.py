@@ -1,4 +1,4 @@
-"""What people write today for what the operators do: every rival is here, each checked against ours before it is timed."""
+"""What people write today for what the operators do; each is checked against ours before it is timed."""
 
 import torch
 from torch.nn import functional as F

@@ -15,8 +15,8 @@ namespace {
 
 using torch::stable::Tensor;
 
-// A map and its maxima over blocks of 2 x 2, 4 x 4, ... positions, up to one block for all. A NaN is denser than
-// nothing, so maxima pass over it.
+// A map and its maxima over blocks of 2 x 2, 4 x 4, ... positions, up to one block for all. A NaN is denser
+// than nothing, so maxima pass over it.
 template <typename T>
 class Pyramid {
  public:
@@ -39,7 +39,8 @@ class Pyramid {
       A* to = &maxima_[levels_[l].first];
       for (int64_t y = 0; y < levels_[l].height; ++y)
         for (int64_t x = 0; x < levels_[l].width; ++x) {
-          const int64_t bottom = std::min(2 * y + 1, below.height - 1), right = std::min(2 * x + 1, below.width - 1);
+          const int64_t bottom = std::min(2 * y + 1, below.height - 1),
+                        right = std::min(2 * x + 1, below.width - 1);
           A most = -std::numeric_limits<A>::infinity();
           for (const A value : {at(l - 1, 2 * y, 2 * x), at(l - 1, 2 * y, right), at(l - 1, bottom, 2 * x),
                                 at(l - 1, bottom, right)})
@@ -69,8 +70,8 @@ class Pyramid {
   Buffer<A> maxima_;
 };
 
-// Search for the nearest position denser than the one at (y, x). Blocks round it are visited from small to large,
-// and only while they may hold something denser that is as near as what has been found.
+// Search for the nearest position denser than the one at (y, x). Blocks round it are visited from small to
+// large, and only while they may hold something denser that is as near as what has been found.
 template <typename T>
 struct Search {
   const Pyramid<T>& pyramid;
@@ -117,8 +118,8 @@ struct Search {
 };
 
 template <typename T, typename A = accumulate_t<T>>
-void search_rows(const Pyramid<T>& pyramid, int64_t height, int64_t begin, int64_t end, double threshold, A* distance,
-                 int64_t* parent) {
+void search_rows(const Pyramid<T>& pyramid, int64_t height, int64_t begin, int64_t end, double threshold,
+                 A* distance, int64_t* parent) {
   const int64_t width = pyramid.width();
   const A farthest = static_cast<A>(std::sqrt(static_cast<double>(height * height + width * width)));
   for (int64_t y = begin; y < end; ++y)
