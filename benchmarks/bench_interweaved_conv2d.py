@@ -25,7 +25,7 @@ def bench_forward(layer, contender, measure):
     }
     torch.testing.assert_close(*(function() for function in functions.values()), rtol=1e-4, atol=1e-4)
     with torch.no_grad():
-        measure(f"forward | {layer}", contender, functions[contender])
+        measure(f"interweaved forward | {layer}", contender, functions[contender])
 
 
 @pytest.mark.parametrize("contender", ["ours", "crops"])
