@@ -44,21 +44,25 @@ def calibration_error(probabilities: np.ndarray, tags: np.ndarray, bins: int = C
     return float(np.abs(excess).sum() / len(tags))
 
 
-def choose_threshold(probabilities: np.ndarray, tags: np.ndarray, goal: str) -> float:
+def choose_threshold(probabilities: np.ndarray, tags: np.ndarray, goal: str, trust: float = 0.0) -> float:
     """The threshold, over which a sample is labelled positive, that does best on these samples.
 
-    goal: "accuracy" or "balanced". Among equally good thresholds the middle one is taken, halfway between two samples.
-    Without positives, or without negatives, nothing can be chosen: 0.5.
+    goal: "accuracy" or "balanced". trust: how much the probabilities themselves count as tags, 0 to 1; of calibrated
+    ones this keeps a rare attribute's threshold from following single samples. Among equally good thresholds the middle
+    one is taken, halfway between two samples. Without positives, or without negatives, nothing can be chosen: 0.5.
     """
     if goal not in ("accuracy", "balanced"):
         raise ValueError(f"choose_threshold: goal is {goal!r}, it must be 'accuracy' or 'balanced'")
     if tags.all() or not tags.any():
         return 0.5
     order = np.argsort(probabilities, kind="stable")
-    values, sorted_tags = probabilities[order], tags[order]
-    weight = np.where(sorted_tags, 1 / tags.sum(), 1 / (~tags).sum()) if goal == "balanced" else np.ones(len(tags))
+    values = probabilities[order]
+    positive = (1 - trust) * tags[order] + trust * values
+    negative = 1 - positive
+    if goal == "balanced":
+        positive, negative = positive / positive.sum(), negative / negative.sum()
     # Cut k labels the k lowest negative: what it gains over labelling all positive.
-    gain = np.concatenate([[0.0], np.cumsum(np.where(sorted_tags, -weight, weight))])
+    gain = np.concatenate([[0.0], np.cumsum(negative - positive)])
     allowed = np.concatenate([[True], values[1:] > values[:-1], [True]])
     best = np.flatnonzero(allowed & (gain >= gain[allowed].max() - 1e-9))
     edges = np.concatenate([[0.0], (values[1:] + values[:-1]) / 2, [1.0]])

@@ -58,6 +58,15 @@ def test_threshold_lies_between_the_classes():
         choose_threshold(np.array([0.1]), np.array([True]), "f1")
 
 
+def test_trusted_probabilities_decide_the_threshold_themselves():
+    random = np.random.default_rng(0)
+    probabilities = random.random(2000) ** 3
+    tags = random.random(2000) < probabilities
+    # Of calibrated probabilities, one half is best for accuracy and the base rate for balance.
+    assert choose_threshold(probabilities, tags, "accuracy", trust=1) == pytest.approx(0.5, abs=0.01)
+    assert choose_threshold(probabilities, tags, "balanced", trust=1) == pytest.approx(probabilities.mean(), abs=0.01)
+
+
 def test_evaluate_counts_and_averages():
     probabilities = np.array([[0.9, 0.2], [0.4, 0.1], [0.6, 0.3], [0.1, 0.4]])
     tags = np.array([[1, 0], [1, 0], [0, 0], [0, 0]], dtype=bool)
