@@ -1,4 +1,4 @@
-"""The command line: `faceattr predict | detect | info`."""
+"""The command line: `faceattr predict | detect | evaluate | info`."""
 
 import argparse
 import importlib
@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from faceattr import __version__
+from faceattr.evaluation.command import add_arguments
 
 # torch and the pipeline are imported when a command runs, so that --help and wrong options answer at once.
 
@@ -56,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     detect = commands.add_parser("detect", help="boxes of faces alone", description="Boxes of faces alone.")
     _add_pictures(detect)
     detect.set_defaults(run=_predict, attributes=None, exclude=None, thresholds="accuracy")
+
+    evaluate = commands.add_parser("evaluate", help="figures on labelled pictures", description="Figures on labels.")
+    add_arguments(evaluate)
 
     info = commands.add_parser("info", help="versions, devices and what the weights say of themselves")
     _add_weights(info)
