@@ -160,7 +160,29 @@ def read_data(options: argparse.Namespace):
 
 def run_boxes(options: argparse.Namespace) -> int:
     """Evaluates localisation; what is asked for goes to stdout."""
-    raise NotImplementedError
+    from faceattr.evaluation.boxes import read_boxes
+    from faceattr.evaluation.localization import evaluate_boxes, plot_boxes, report_boxes
+    from faceattr.models.checkpoint import load_checkpoint
+    from faceattr.pipeline import choose_device, find_weights
+
+    weights = find_weights(options.weights)
+    photos = read_boxes(_csv_file(options))
+    checkpoint = load_checkpoint(weights, choose_device(options.device))
+    _note(options, f"{len(photos)} photos of {_csv_root(options)}, {options.device}, weights {weights}")
+    result = evaluate_boxes(
+        checkpoint,
+        photos,
+        _csv_root(options),
+        options.targets.split(",") if options.targets else None,
+        options.largest,
+        min_score=options.min_score,
+        workers=options.workers,
+        quiet=options.quiet,
+    )
+    if options.plot is not None:
+        plot_boxes(result, options.plot)
+    print(report_boxes(result, options.format))
+    return 0
 
 
 def _csv_root(options: argparse.Namespace) -> Path:
