@@ -171,7 +171,7 @@ def _build() -> str:
     except ImportError:
         return "not built; run pip install --no-build-isolation . in the source folder"
     cuda = build.cuda_architectures or "none"
-    return f"compiled by {build.compiler} against torch {build.torch_built_with}, CUDA architectures: {cuda}"
+    return f"built by compiler {build.compiler} with torch {build.torch_built_with}, CUDA architectures: {cuda}"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -17,8 +16,8 @@ from faceattr.ops import find_peaks
 class LocalizerSettings:
     """What the localiser needs beside its nets; part of a checkpoint's metadata.
 
-    A face's height is the net's: of the region that training pictures call a face. A box is `box_height` times as high,
-    `box_aspect` times as high as wide, and its centre lies `box_offset` heights (columns, rows) from the face's.
+    Lengths are in heights of the face as the net's size classes mean it. No one tells the nets which point of a face their maps
+    should peak at; the two offsets lead from the peak to the middle of the face.
     """
 
     finest_side: int = 400
@@ -39,16 +38,22 @@ class LocalizerSettings:
     """Side of the window as LNet_s sees it."""
     overlap: float = 0.3
     """Of two boxes with a larger intersection over union the weaker is dropped."""
+    offset_o: tuple[float, float] = (0.0, 0.0)
+    """From the peak of LNet_o's map to the middle of the face (columns, rows)."""
+    offset_s: tuple[float, float] = (0.0, 0.0)
+    """The same for LNet_s."""
     box_height: float = 1.0
+    """Height of the reported box."""
     box_aspect: float = 1.38
-    box_offset: tuple[float, float] = (0.0, 0.0)
+    """Its height over its width."""
 
     def __post_init__(self):
-        object.__setattr__(self, "box_offset", tuple(self.box_offset))
+        for name in ("offset_o", "offset_s"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def to_dict(self) -> dict:
         """As JSON takes it; `LocalizerSettings(**settings.to_dict())` is the same again."""
-        return {**asdict(self), "box_offset": list(self.box_offset)}
+        return {**asdict(self), "offset_o": list(self.offset_o), "offset_s": list(self.offset_s)}
 
 
 @dataclass(frozen=True)
@@ -109,22 +114,13 @@ def read_peaks(maps: Tensor, sizes: Tensor, threshold: float, max_peaks: int) ->
     return torch.stack([x, y, height], 1), evidence[rows, columns]
 
 
-def _spread(
-    response: Tensor, photo_size: Sequence[int], maps: Tensor, corner: Sequence[float], scale: Tensor, padding: str
-) -> None:
-    """Raises `response`, whose cells divide a photo of `photo_size` (rows, columns) evenly, to the probability of a face that
-    size maps [K, h, w] give there; they are of a window with its left upper corner at `corner` (x, y) of the photo, of which
-    one pixel is `scale` (x, y) of the photo's."""
-    positions = []
-    for axis, length in ((1, maps.shape[2]), (0, maps.shape[1])):
-        cells = response.shape[axis]
-        pixels = (torch.arange(cells) + 0.5) * (photo_size[axis] / cells)
-        position = ((pixels - corner[1 - axis]) / scale[1 - axis] - 0.5) / STRIDE
-        positions.append((position + 0.5) * 2 / length - 1)
-    grid = torch.stack(torch.broadcast_tensors(positions[0][None, :], positions[1][:, None]), -1)
-    density = maps.logsumexp(0).sigmoid()[None, None]
-    seen = F.grid_sample(density, grid[None], mode="bilinear", padding_mode=padding, align_corners=False)[0, 0]
-    torch.maximum(response, seen, out=response)
+def resample(density: Tensor, rows: Tensor, columns: Tensor, padding: str) -> Tensor:
+    """A map [h, w] read between its positions: at `rows` [H] and `columns` [W] (fractional indices), [H, W]."""
+    height, width = density.shape
+    y = rows / max(1, height - 1) * 2 - 1
+    x = columns / max(1, width - 1) * 2 - 1
+    grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
+    return F.grid_sample(density[None, None], grid[None], padding_mode=padding, align_corners=True)[0, 0]
 
 
 class Localizer:
@@ -151,8 +147,7 @@ class Localizer:
         faces, logits, maps = self._propose(photo, levels)
         first = suppress(self._boxes(faces), logits, settings.overlap)[: settings.max_windows]
         faces, first_logits = faces[first], logits[first]
-        windows = torch.zeros_like(maps)
-        faces, second_logits = self._refine(photo, levels, faces, windows)
+        faces, second_logits, windows = self._refine(photo, levels, faces, maps.shape)
         # Both nets must agree: the mean of their log-odds.
         scores = ((first_logits + second_logits) / 2).sigmoid()
         boxes = self._boxes(faces)
@@ -178,6 +173,8 @@ class Localizer:
         return levels
 
     def _propose(self, photo: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """LNet_o's faces in photo pixels, their logits, and its response: the largest of all scales at the finest one's
+        positions."""
         sizes = torch.tensor(self.lnet_o.config["sizes"])
         all_faces, all_logits, response = [], [], None
         for level in levels:
@@ -185,36 +182,48 @@ class Localizer:
             maps = self.lnet_o.size_maps(level)[0].cpu()
             faces, logits = read_peaks(maps, sizes, self.settings.proposal_threshold, 2 * self.settings.max_windows)
             scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
-            all_faces.append(faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()]))
+            faces = faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()])
+            faces[:, :2] += faces[:, 2:] * torch.tensor(self.settings.offset_o)
+            all_faces.append(faces)
             all_logits.append(logits)
+            density = maps.logsumexp(0).sigmoid()
             if response is None:
-                response = torch.zeros(maps.shape[1:])
-            _spread(response, photo.shape[1:], maps, (0.0, 0.0), scale, "border")
+                response = torch.zeros_like(density)
+                x, y = self._cells(photo, response.shape)
+            response = torch.maximum(
+                response, resample(density, (y / scale[1] - 0.5) / STRIDE, (x / scale[0] - 0.5) / STRIDE, "border")
+            )
         return torch.cat(all_faces), torch.cat(all_logits), response
 
-    def _refine(
-        self, photo: Tensor, levels: list[Tensor], faces: Tensor, response: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """LNet_s's view of each face: the refined face and its logit; its map goes into `response`."""
+    @staticmethod
+    def _cells(photo: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Photo pixels of the middles of the columns and rows of a response map, whose cells divide the photo evenly."""
+        x = (torch.arange(shape[1]) + 0.5) * (photo.shape[2] / shape[1])
+        y = (torch.arange(shape[0]) + 0.5) * (photo.shape[1] / shape[0])
+        return x, y
+
+    def _refine(self, photo: Tensor, levels: list[Tensor], faces: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+        """LNet_s's view of each face: the faces refined, their logits, and its response, [*shape] over the whole photo."""
         pixels = self.settings.window_pixels
         sizes = torch.tensor(self.lnet_s.config["sizes"])
-        refined, logits = [], []
-        for face in faces:
-            window = self._cut(photo, levels, face)
-            maps = self.lnet_s.size_maps(window)[0].cpu()
+        refined, logits = torch.empty_like(faces), faces.new_empty(len(faces))
+        response = faces.new_zeros(shape)
+        x, y = self._cells(photo, shape)
+        for i, face in enumerate(faces):
+            maps = self.lnet_s.size_maps(self._cut(photo, levels, face))[0].cpu()
             found, strength = read_peaks(maps, sizes, 0.0, 4)
+            found[:, :2] += found[:, 2:] * torch.tensor(self.settings.offset_s)
             # The window is about this face: the farther from its middle, the less a peak counts.
             distance = (found[:, :2] - pixels / 2).norm(dim=1) / pixels
             best = (strength - 8 * (distance - 0.15).clamp_min(0)).argmax()
             scale = face[2] * self.settings.window / pixels
-            corner = face[:2] - scale * pixels / 2
-            _spread(response, photo.shape[1:], maps, corner.tolist(), scale.expand(2), "zeros")
-            centre = face[:2] + (found[best, :2] - pixels / 2) * scale
-            refined.append(torch.cat([centre, found[best, 2:] * scale]))
-            logits.append(strength[best])
-        if not refined:
-            return faces, faces.new_zeros(0)
-        return torch.stack(refined), torch.stack(logits)
+            refined[i, :2] = face[:2] + (found[best, :2] - pixels / 2) * scale
+            refined[i, 2] = found[best, 2] * scale
+            logits[i] = strength[best]
+            rows = ((y - face[1]) / scale + pixels / 2 - 0.5) / STRIDE
+            columns = ((x - face[0]) / scale + pixels / 2 - 0.5) / STRIDE
+            response = torch.maximum(response, resample(maps.logsumexp(0).sigmoid(), rows, columns, "zeros"))
+        return refined, logits, response
 
     def _cut(self, photo: Tensor, levels: list[Tensor], face: Tensor) -> Tensor:
         """The window round a face, [1, 3, window_pixels, window_pixels]; beyond the photo its border is repeated."""
@@ -234,7 +243,6 @@ class Localizer:
 
     def _boxes(self, faces: Tensor) -> Tensor:
         settings = self.settings
-        centre = faces[:, :2] + faces[:, 2:] * torch.tensor(settings.box_offset)
         height = faces[:, 2:] * settings.box_height
         half = torch.cat([height / settings.box_aspect, height], 1) / 2
-        return torch.cat([centre - half, centre + half], 1)
+        return torch.cat([faces[:, :2] - half, faces[:, :2] + half], 1)

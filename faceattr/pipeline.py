@@ -118,10 +118,12 @@ class FaceAttributes:
         self._thresholds = dict(zip(names, metadata["thresholds"][thresholds], strict=True))
         self._min_score, self._max_faces = min_score, max_faces
         self._anet, self._svm = checkpoint.anet, checkpoint.svm
-        self._localizer = Localizer(
-            checkpoint.lnet_o, checkpoint.lnet_s, LocalizerSettings(**preprocessing["localization"])
-        )
-        self._crops = CropSettings(**preprocessing["crop"])
+        try:
+            localization = LocalizerSettings(**preprocessing["localization"])
+            self._crops = CropSettings(**preprocessing["crop"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the weights' preprocessing does not fit this version of faceattr: {error}") from error
+        self._localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, localization)
         self._input_size = tuple(checkpoint.anet.config["input_size"])
 
     @property

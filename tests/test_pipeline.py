@@ -13,6 +13,7 @@ from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_smal
 
 import faceattr
 from faceattr.images import ImageError, load_photo
+from faceattr.models.checkpoint import load_checkpoint
 from faceattr.pipeline import Face, Prediction
 
 DISCS = [(100, 100, 32, NEUTRAL), (220, 140, 32, SMILING)]
@@ -327,6 +328,12 @@ class TestWeights:
             path.write_bytes(data)
         with pytest.raises(ValueError, match=str(path)):
             faceattr.load(path)
+
+    def test_preprocessing_of_another_version(self, weights):
+        checkpoint = load_checkpoint(weights)
+        checkpoint.metadata["preprocessing"]["crop"]["angle"] = 5
+        with pytest.raises(ValueError, match="preprocessing does not fit this version of faceattr.*angle"):
+            faceattr.FaceAttributes(checkpoint)
 
 
 class TestFace:

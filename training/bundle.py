@@ -6,6 +6,7 @@ from pathlib import Path
 
 from faceattr.attributes import ATTRIBUTES
 from faceattr.data.faces import CROP, FACE
+from faceattr.localization import LocalizerSettings
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 from faceattr.models.lnet import LNet
@@ -28,8 +29,12 @@ svm, notes_svm = load_model(LinearSVM, args.svm)
 notes = {"lnet_o": notes_o, "lnet_s": notes_s, "anet": notes_anet, "svm": notes_svm}
 for note in notes.values():
     note.pop("config")
+localization = LocalizerSettings(**json.loads(args.localization.read_text()))
+# Where the localiser would put its box on an aligned picture, and from there the crop that ANet was trained on.
 face_height = FACE[3] - FACE[1]
-centre = [(CROP[i] + CROP[i + 2] - FACE[i] - FACE[i + 2]) / 2 / face_height for i in (0, 1)]
+box_height = face_height * localization.box_height
+box_centre = [(FACE[i] + FACE[i + 2]) / 2 for i in (0, 1)]
+crop_centre = [((CROP[i] + CROP[i + 2]) / 2 - box_centre[i]) / box_height for i in (0, 1)]
 save_checkpoint(
     args.output,
     lnet_o=lnet_o.fold_batch_norm(),
@@ -39,10 +44,10 @@ save_checkpoint(
     metadata={
         "attributes": ATTRIBUTES,
         "preprocessing": {
-            "localization": json.loads(args.localization.read_text()),
+            "localization": localization.to_dict(),
             "crop": {
-                "centre": centre,
-                "height": (CROP[3] - CROP[1]) / face_height,
+                "centre": crop_centre,
+                "height": (CROP[3] - CROP[1]) / box_height,
                 "positions": notes_svm.pop("positions"),
             },
         },

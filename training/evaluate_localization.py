@@ -22,7 +22,7 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 def read(path: Path) -> torch.Tensor:
     with Image.open(path) as picture:
-        return to_images(np.asarray(picture.convert("RGB"))[None])[0]
+        return to_images(np.array(picture.convert("RGB"))[None])[0]
 
 
 def locate(localizer: Localizer, path: Path) -> np.ndarray:

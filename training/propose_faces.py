@@ -22,7 +22,7 @@ def main():
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
     parser.add_argument("--lnet-o", type=Path, required=True)
     parser.add_argument("--lnet-s", type=Path, required=True)
-    parser.add_argument("--settings", type=Path, help="JSON of LocalizerSettings; its box geometry is not used")
+    parser.add_argument("--settings", type=Path, help="JSON of LocalizerSettings; its box height and aspect are not used")
     parser.add_argument("--sure", type=float, default=0.8, help="least score of a face to train on")
     parser.add_argument("--doubt", type=float, default=0.2, help="a second face with this score leaves the photo out")
     parser.add_argument("out", type=Path, help=".npy, a row a photo: x, y of the centre and height; height 0: left out")
@@ -32,7 +32,7 @@ def main():
     paths = [wild.folder / name for name in wild.names]
     photos = decode_pictures(paths, (320, 320), keep_aspect=True, cache=arguments.cache / "photos.npy")
     values = json.loads(arguments.settings.read_text()) if arguments.settings else {}
-    geometry = {"box_height": 1.0, "box_aspect": FACE_ASPECT, "box_offset": (0, 0), "score_threshold": arguments.doubt}
+    geometry = {"box_height": 1.0, "box_aspect": FACE_ASPECT, "score_threshold": arguments.doubt}
     nets = [load_model(LNet, path)[0].fold_batch_norm() for path in (arguments.lnet_o, arguments.lnet_s)]
     localizer = Localizer(*nets, LocalizerSettings(**{**values, **geometry}))
     faces = np.zeros((len(photos), 3))

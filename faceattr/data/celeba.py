@@ -40,37 +40,36 @@ def read_celeba(
     if split not in ("official", "paper"):
         raise ValueError(f"read_celeba: split is {split!r}, it must be 'official' or 'paper'")
     root = Path(root)
-    suffix = (
-        ".csv" if not (root / "list_attr_celeba.txt").exists() and (root / "list_attr_celeba.csv").exists() else ".txt"
-    )
+    official = (root / "list_attr_celeba.txt").exists() or not (root / "list_attr_celeba.csv").exists()
+    suffix = ".txt" if official else ".csv"
     path = root / f"list_attr_celeba{suffix}"
     tags, lines = _read_attributes(path)
     identities = _read_identities(root, suffix)
-    partitions = None
     if split == "official":
         partition_path = root / f"list_eval_partition{suffix}"
-        partitions = _read_numbers(partition_path, range(3), "a partition 0, 1 or 2")
-        _same_pictures(path, tags, partition_path, partitions)
+        table = _read_numbers(partition_path, range(3), "a partition 0, 1 or 2")
+        _same_pictures(path, tags, partition_path, table)
+        partitions = np.array([table[name] for name in tags], dtype=np.int64)
+    numbers = None
     if identities is not None:
         _same_pictures(path, tags, *identities)
-    elif split == "paper":
-        raise ValueError(f"{root}: the paper's split goes by identity; add identity_CelebA{suffix}")
-    names = list(tags)
-    numbers = None if identities is None else np.array([identities[1][name] for name in names], dtype=np.int64)
+        numbers = np.array([identities[1][name] for name in tags], dtype=np.int64)
+    if split == "paper":
+        if numbers is None:
+            raise ValueError(f"{root}: the paper's split goes by identity; add identity_CelebA{suffix}")
+        partitions = paper_partitions(numbers)
     folder = root / images
     if (folder / folder.name).is_dir():
         folder = folder / folder.name
     values = np.array(list(tags.values()), dtype=bool).reshape(-1, len(ATTRIBUTES))
     data = TaggedPictures(
         folder,
-        names,
+        list(tags),
         ATTRIBUTES,
         values,
         np.ones_like(values),
         numbers,
-        paper_partitions(numbers)
-        if partitions is None
-        else np.array([partitions[name] for name in names], dtype=np.int64),
+        partitions,
     )
     if partition is not None:
         data = data.partition(partition)

@@ -45,13 +45,13 @@ class DenseOutput(NamedTuple):
 
 
 class ANet(nn.Module):
-    """Globally shared convolutions, two locally shared ones (C3, C4), a fully connected layer and one logit an attribute.
+    """Shared convolutions, two locally shared ones (C3, C4), a fully connected layer and one logit an attribute.
 
     Args:
         attributes: number of logits A.
         input_size: height and width of the crop in pixels.
-        stages: the shared layers; each stage is a sequence of (channels, kernel, stride) convolutions, unpadded, and ends
-            with 2x2 max-pooling.
+        stages: the globally shared layers; each stage is a sequence of (channels, kernel, stride) convolutions,
+            unpadded, and ends with 2x2 max-pooling.
         c3: (channels, kernel, grid) of the first locally shared layer; 2x2 max-pooling follows.
         c4: (channels, kernel, grid) of the second; no pooling follows.
         features: width F of the fully connected layer.
@@ -143,7 +143,9 @@ class ANet(nn.Module):
         """Responses of the fully connected layer, [N, F], for RGB images [N, 3, *input_size] in [0, 1]."""
         expected = (3, *self.config["input_size"])
         if images.dim() != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"ANet: images have shape {tuple(images.shape)}, expected [N, {', '.join(map(str, expected))}]")
+            raise ValueError(
+                f"ANet: images have shape {tuple(images.shape)}, expected [N, {', '.join(map(str, expected))}]"
+            )
         h3 = F.max_pool2d(F.relu(self.norm3(self.c3(self._shared_map(images)))), 2)
         h4 = F.relu(self.norm4(self.c4(h3)))
         joined = torch.cat([h3.flatten(1), h4.flatten(1)], 1) if "c3" in self.config["fc_inputs"] else h4.flatten(1)
@@ -156,8 +158,8 @@ class ANet(nn.Module):
     def forward_dense(self, images: Tensor, views: Sequence[tuple[int, int]] = ((0, 0),)) -> DenseOutput:
         """:meth:`forward` on every crop of larger images, ``step`` pixels apart, in one pass (section 3.2, Fig. 5).
 
-        At row i and column j the result is, to rounding, that of the crop whose top left pixel is (i*step, j*step); each
-        filter is evaluated once where crops overlap.
+        At row i and column j the result is, to rounding, that of the crop whose top left pixel is (i*step, j*step);
+        each filter is evaluated once where crops overlap.
 
         Args:
             images: RGB in [0, 1], [N, 3, H + step * (Dy - 1), W + step * (Dx - 1)], H and W being ``input_size``.
@@ -168,9 +170,13 @@ class ANet(nn.Module):
             ValueError: images of another size, or a net with batch normalisation in training mode.
         """
         height, width = self.config["input_size"]
-        if images.dim() != 4 or images.shape[1] != 3 or any(
-            length < least or (length - least) % self.step
-            for length, least in zip(images.shape[2:], (height, width), strict=True)
+        if (
+            images.dim() != 4
+            or images.shape[1] != 3
+            or any(
+                length < least or (length - least) % self.step
+                for length, least in zip(images.shape[2:], (height, width), strict=True)
+            )
         ):
             raise ValueError(
                 f"ANet.forward_dense: images have shape {tuple(images.shape)}, expected "
@@ -193,7 +199,8 @@ class ANet(nn.Module):
         split = weight.shape[1] - channels4 * rows4 * columns4
         features = F.conv2d(h4, weight[:, split:].unflatten(1, (channels4, rows4, columns4)), bias, self._size4)
         if split:
-            features = features + F.conv2d(h3, weight[:, :split].unflatten(1, (-1, rows3, columns3)), stride=self._size3)
+            weight3 = weight[:, :split].unflatten(1, (-1, rows3, columns3))
+            features = features + F.conv2d(h3, weight3, stride=self._size3)
         features = F.relu(features)
         logits = F.conv2d(self.dropout(features), self.head.weight[:, :, None, None], self.head.bias)
         strongest = F.max_pool2d(h4.amax(1), self._size4).flatten(1).argmax(1)
@@ -201,7 +208,7 @@ class ANet(nn.Module):
         return DenseOutput(logits, features, best, _views(features, best, views))
 
     def pooled_features(self, images: Tensor) -> Tensor:
-        """Features [N, F] averaged over every crop that :meth:`forward_dense` sees in ``images`` and in their mirror images.
+        """Mean features [N, F] of every crop that :meth:`forward_dense` sees in ``images`` and in their mirror images.
 
         This is what the SVMs learn from and see. A mean over views needs no more training pictures than one view, which
         joined views do.
@@ -245,7 +252,9 @@ def _views(features: Tensor, best: Tensor, offsets: Sequence[tuple[int, int]]) -
     rows, columns = best.unbind(1)
     return torch.cat(
         [
-            features[images, :, (rows + i).clamp(0, features.shape[2] - 1), (columns + j).clamp(0, features.shape[3] - 1)]
+            features[
+                images, :, (rows + i).clamp(0, features.shape[2] - 1), (columns + j).clamp(0, features.shape[3] - 1)
+            ]
             for i, j in offsets
         ],
         1,

@@ -57,7 +57,9 @@ def shuffled_rows(count: int, batch: int, seed: int, step: int) -> np.ndarray:
 class IdentityLoss:
     """Softmax cross-entropy over identities plus ``weight`` times the similarity loss."""
 
-    def __init__(self, faces: FaceCache, rows: np.ndarray, identities: np.ndarray, batch: int, weight: float, seed: int):
+    def __init__(
+        self, faces: FaceCache, rows: np.ndarray, identities: np.ndarray, batch: int, weight: float, seed: int
+    ):
         self.faces, self.rows, self.batch, self.weight, self.seed = faces, rows, batch, weight, seed
         self.identities = np.unique(identities, return_inverse=True)[1]
         self.augmentation = Augmentation()

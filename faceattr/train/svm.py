@@ -32,7 +32,9 @@ def fit_planes(features: np.ndarray, tags: np.ndarray, strength: float) -> tuple
     weights, biases = [], []
     for column, truth in enumerate(tags.T):
         if truth.all() or not truth.any():
-            raise ValueError(f"attribute {column} is {bool(truth[0])} for all {len(truth)} samples; nothing separates them")
+            raise ValueError(
+                f"attribute {column} is {bool(truth[0])} for all {len(truth)} samples; nothing separates them"
+            )
         svm = LinearSVC(C=strength, dual=False, max_iter=10_000, tol=1e-3).fit(scaled, truth)
         weights.append(svm.coef_[0] / scale)
         biases.append(svm.intercept_[0] - weights[-1] @ mean)
