@@ -22,8 +22,8 @@ def read_lfwa(
 
     Args:
         root: folder with the label file and indices_train_test.mat, of MATLAB 5 or, where h5py is installed, 7.3.
-        labels: the label file, below ``root``; by default the first of LABELS that is there. It holds AttrName (A names),
-            name (N paths, NAME/NAME_0001.jpg, either slash) and label ([N, A], 0 or -1 and 1).
+        labels: the label file, below ``root``; by default the first of LABELS that is there. It holds AttrName (A
+            names), name (N paths, NAME/NAME_0001.jpg, either slash) and label ([N, A], 0 or -1 and 1).
         images: subfolder that has a folder a person; by default the first of FOLDERS that is there.
         skip_missing: leave out rows whose picture is not there instead of raising.
 

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from faceattr.evaluation import boxes as metrics
-from faceattr.evaluation.maps import class_activation_map, max_box_acc_v2, overlaps_by_threshold, spread
+from faceattr.evaluation.maps import class_activation_map, enlarge, max_box_acc_v2, overlaps_by_threshold
 from faceattr.localization import LocalizerSettings
 from faceattr.models.checkpoint import Checkpoint
 from faceattr.pipeline import FaceAttributes
@@ -67,10 +67,9 @@ def evaluate_boxes(
             found.append(np.array([face.box for face in prediction.faces]).reshape(-1, 4))
             sizes.append((prediction.width, prediction.height))
             pixels = torch.from_numpy(prediction.photo.pixels).to(model.device).permute(2, 0, 1).float() / 255
-            scale = min(settings.largest_enlargement, settings.finest_side / max(pixels.shape[1:]))
-            level = tuple(max(1, round(side * scale)) for side in pixels.shape[1:])
-            responses.append(spread(torch.from_numpy(prediction.response_maps["lnet_o"]), level))
-            cams.append(class_activation_map(checkpoint.lnet_o, pixels, max(level)))
+            responses.append(enlarge(prediction.response_maps["lnet_o"], sizes[-1]))
+            side = min(settings.finest_side, settings.largest_enlargement * max(pixels.shape[1:]))
+            cams.append(class_activation_map(checkpoint.lnet_o, pixels, side))
     best = {
         "recall": metrics.best_overlaps(wanted, found),
         "recall_best_alone": metrics.best_overlaps(wanted, [boxes[:1] for boxes in found]),

@@ -19,13 +19,25 @@ GRID_SIDE = 112
 """Longest side, in cells, of the grid on which maps are cut."""
 
 
+def enlarge(response: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map [h, w] whose cells divide a picture of `size` (width, height) evenly, on a finer such grid, float32 [rows,
+    columns], its longest side GRID_SIDE."""
+    finer = F.interpolate(torch.from_numpy(response)[None, None].float(), _grid(size[::-1]), mode="bilinear")
+    return finer[0, 0].numpy()
+
+
+def _grid(sides: tuple[float, float]) -> tuple[int, int]:
+    rows, columns = (max(1, round(GRID_SIDE * side / max(sides))) for side in sides)
+    return rows, columns
+
+
 def spread(response: Tensor, level: tuple[int, int]) -> np.ndarray:
-    """A response map [h, w] on a grid over the whole picture, float32 [rows, columns], its longest side GRID_SIDE.
+    """What a net responds, [h, w], on the grid of :func:`enlarge` over the whole picture.
 
     level: height and width in pixels of the picture that the net saw; position i of the map is centred on pixel 16 i.
     """
     height, width = level
-    rows, columns = (max(1, round(GRID_SIDE * side / max(level))) for side in level)
+    rows, columns = _grid(level)
     y = ((torch.arange(rows) + 0.5) * height / rows - 0.5) / STRIDE
     x = ((torch.arange(columns) + 0.5) * width / columns - 0.5) / STRIDE
     y, x = (2 * axis / max(1, length - 1) - 1 for axis, length in zip((y, x), response.shape, strict=True))
@@ -35,8 +47,8 @@ def spread(response: Tensor, level: tuple[int, int]) -> np.ndarray:
 
 
 @torch.inference_mode()
-def class_activation_map(lnet: LNet, photo: Tensor, side: int) -> np.ndarray:
-    """The baseline CAM: what speaks for the tags at each place of a photo [3, H, W], on the grid of :func:`spread`.
+def class_activation_map(lnet: LNet, photo: Tensor, side: float) -> np.ndarray:
+    """The baseline CAM: what speaks for the tags at each place of a photo [3, H, W], on the grid of :func:`enlarge`.
 
     C5 weighted by the tags' classifiers, averaged over the tags, on the photo with its longest side at `side` pixels.
     """

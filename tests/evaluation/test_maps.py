@@ -9,6 +9,7 @@ from faceattr.evaluation.maps import (
     GRID_SIDE,
     class_activation_map,
     cut,
+    enlarge,
     max_box_acc_v2,
     overlaps_by_threshold,
     spread,
@@ -25,6 +26,15 @@ def test_a_position_is_spread_to_the_pixel_it_is_centred_on(i, j):
     row, column = np.unravel_index(grid.argmax(), grid.shape)
     pixel = (np.array([row, column]) + 0.5) * 320 / GRID_SIDE - 0.5
     assert np.abs(pixel - [16 * i, 16 * j]).max() <= 320 / GRID_SIDE
+
+
+def test_enlarge_keeps_places():
+    response = np.zeros((6, 12), dtype=np.float32)
+    response[4, 2] = 1
+    grid = enlarge(response, (240, 120))
+    assert grid.shape == (GRID_SIDE // 2, GRID_SIDE)
+    row, column = (np.argwhere(grid > 0.99 * grid.max()).mean(0) + 0.5) / (GRID_SIDE / 240)
+    assert (row, column) == pytest.approx((4.5 * 20, 2.5 * 20), abs=1.5)
 
 
 def test_cut():
