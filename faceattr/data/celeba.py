@@ -76,6 +76,26 @@ def read_celeba(
     return data.present(path, lines, skip_missing)
 
 
+def read_landmarks(root: str | Path, aligned: bool) -> dict[str, np.ndarray] | None:
+    """Eyes, nose and corners of the mouth of each picture, [5, 2] (x, y in pixels); None where there is no such file.
+
+    It is list_landmarks_align_celeba, or list_landmarks_celeba for whole photos, as .txt or Kaggle's .csv.
+    """
+    stem = f"list_landmarks_{'align_' if aligned else ''}celeba"
+    path = next((path for path in (Path(root) / f"{stem}.txt", Path(root) / f"{stem}.csv") if path.exists()), None)
+    if path is None:
+        return None
+    rows = _read_rows(path)[2 if path.suffix == ".txt" else 1 :]
+    landmarks = {}
+    for line, (name, *values) in rows:
+        try:
+            landmarks[name] = np.array(values, dtype=np.float64).reshape(5, 2)
+        except ValueError:
+            problem = f"{' '.join(values)!r}, expected x and y of five landmarks"
+            raise ValueError(f"{path}, line {line}: {problem}") from None
+    return landmarks
+
+
 def paper_partitions(identities: np.ndarray) -> np.ndarray:
     """Partition [N] of identity numbers [N] after the paper: 1 to 8000 are 0, to 9000 1, to 10000 2, the rest -1."""
     partition = np.searchsorted(PAPER_SPLIT, identities)

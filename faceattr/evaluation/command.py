@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from faceattr.data.tagged import TaggedPictures
+    from faceattr.pipeline import FaceAttributes
 
 # torch and what needs it are imported when the command runs, so that --help answers at once.
 
@@ -70,6 +75,20 @@ def _add_attributes(parser: argparse.ArgumentParser, data: str) -> None:
     )
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE", help="write a CSV: image, a probability an attribute"
+    )
+    parser.add_argument(
+        "--baseline",
+        action="append",
+        choices=("facetracer", "panda-l", "panda-w"),
+        metavar="NAME",
+        help="also train and measure a method of the paper: facetracer, panda-l, panda-w; may be repeated",
+    )
+    parser.add_argument(
+        "--baseline-pictures",
+        type=int,
+        default=3000,
+        metavar="N",
+        help="of partition 0, at most, for them (default: 3000)",
     )
     parser.add_argument("--skip-missing", action="store_true", help="leave out pictures that are listed but not there")
     if data == "celeba":
@@ -137,13 +156,41 @@ def run_attributes(options: argparse.Namespace) -> int:
         write_predictions(options.predictions, data.names, predicted.values, shared)
     result = evaluate(predicted.values, data.tags, thresholds, shared, data.known, data.identities)
     result["not_found"] = int(np.sum(~predicted.found))
+    baselines = evaluate_baselines(options, data, model, aligned) if options.baseline else {}
     paper = TABLE_1.get({"celeba": "CelebA", "lfwa": "LFWA"}.get(options.data, ""), {})
-    print(report(result, options.format, paper))
+    print(report(result, options.format, paper, baselines))
     return 0
 
 
-def read_data(options: argparse.Namespace):
-    """The pictures to evaluate, as :class:`faceattr.data.tagged.TaggedPictures`."""
+def evaluate_baselines(
+    options: argparse.Namespace, data: TaggedPictures, model: FaceAttributes, face
+) -> dict[str, dict]:
+    """The results of the methods asked for, trained on partition 0."""
+    import numpy as np
+
+    from faceattr.data.celeba import read_landmarks
+    from faceattr.evaluation.baselines import Placement, evaluate_baseline
+
+    aligned = options.crop == "aligned"
+    landmarks = read_landmarks(options.root, aligned) if options.data == "celeba" else None
+    if not aligned and landmarks is None and any(name != "panda-w" for name in options.baseline):
+        raise ValueError(
+            f"{options.root}: facetracer and panda-l need --crop aligned or CelebA's file of landmarks; panda-w does not"
+        )
+    # Their own options: what is missing from the training part does no harm.
+    training = read_data(argparse.Namespace(**{**vars(options), "partition": 0, "skip_missing": True}))
+    training = training.columns(data.attributes)
+    count = min(options.baseline_pictures, len(training))
+    training = training.select(np.linspace(0, len(training) - 1, count).astype(int))
+    results = {}
+    for name in options.baseline:
+        placement = Placement(model=model) if name == "panda-w" else Placement(face, landmarks)
+        results[name] = evaluate_baseline(name, training, data, placement, options.thresholds, options.quiet)
+    return results
+
+
+def read_data(options: argparse.Namespace) -> TaggedPictures:
+    """The pictures to evaluate."""
     from faceattr.data.celeba import read_celeba
     from faceattr.data.lfwa import read_lfwa
     from faceattr.data.tag_csv import read_tag_csv

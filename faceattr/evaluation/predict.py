@@ -36,11 +36,23 @@ class Probabilities:
     boxes: np.ndarray
 
 
+def crown_to_chin(model: FaceAttributes, box: Sequence[float]) -> list[float]:
+    """The face, crown to chin, that the box which the model reports stands for; both x0, y0, x1, y1."""
+    return _scaled(box, 1 / model.metadata["preprocessing"]["localization"]["box_height"])
+
+
+def _scaled(box: Sequence[float], factor: float) -> list[float]:
+    """The box, scaled about its centre."""
+    x0, y0, x1, y1 = box
+    x, y, half_width, half_height = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2 * factor, (y1 - y0) / 2 * factor
+    return [x - half_width, y - half_height, x + half_width, y + half_height]
+
+
 def predict_pictures(
     model: FaceAttributes,
     paths: Sequence[Path],
     prior: np.ndarray,
-    face: tuple[float, float, float, float] | None = None,
+    face: Sequence[float] | None = None,
     *,
     batch_size: int = 32,
     workers: int = 2,
@@ -50,15 +62,16 @@ def predict_pictures(
 
     Args:
         prior: [A], what a picture gets in which no face is found: it has to be counted, and nothing is known of it.
-        face: where the face is in every picture, in parts of its width and height: localisation is skipped, and ANet's
-            crop follows from this box as from a found one. None: the face with the best score counts.
+        face: where the face is in every picture, crown to chin, in parts of its width and height: localisation is
+            skipped, and ANet's crop follows as from a found face. None: the face with the best score counts.
 
     Raises:
         ValueError: a picture cannot be read; the message names it.
     """
     values = np.tile(np.asarray(prior, dtype=np.float64), (len(paths), 1))
     boxes = np.full((len(paths), 4), np.nan)
-    given = None if face is None else _boxes(paths, face)
+    box_height = model.metadata["preprocessing"]["localization"]["box_height"]
+    given = None if face is None else _boxes(paths, _scaled(face, box_height))
     stream = model.iter_predict(paths, given, batch_size=batch_size, workers=workers)
     with closing(stream):
         progress = tqdm(stream, total=len(paths), unit="picture", disable=quiet, dynamic_ncols=True)
@@ -71,7 +84,7 @@ def predict_pictures(
     return Probabilities(values, ~np.isnan(boxes[:, 0]), boxes)
 
 
-def _boxes(paths: Sequence[Path], face: tuple[float, float, float, float]) -> Iterator[list[list[float]]]:
+def _boxes(paths: Sequence[Path], face: Sequence[float]) -> Iterator[list[list[float]]]:
     for path in paths:
         try:
             with Image.open(path) as picture:  # the header alone
