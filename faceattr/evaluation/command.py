@@ -81,7 +81,7 @@ def _add_attributes(parser: argparse.ArgumentParser, data: str) -> None:
         action="append",
         choices=("facetracer", "panda-l", "panda-w"),
         metavar="NAME",
-        help="also train and measure a method of the paper: facetracer, panda-l, panda-w; may be repeated",
+        help="also train, on partition 0, and measure facetracer, panda-l or panda-w; may be repeated",
     )
     parser.add_argument(
         "--baseline-pictures",
@@ -171,12 +171,13 @@ def evaluate_baselines(
     from faceattr.data.celeba import read_landmarks
     from faceattr.evaluation.baselines import Placement, evaluate_baseline
 
+    if not options.partition:
+        raise ValueError("--baseline: the methods learn from partition 0; measure on another with --partition")
     aligned = options.crop == "aligned"
     landmarks = read_landmarks(options.root, aligned) if options.data == "celeba" else None
     if not aligned and landmarks is None and any(name != "panda-w" for name in options.baseline):
-        raise ValueError(
-            f"{options.root}: facetracer and panda-l need --crop aligned or CelebA's file of landmarks; panda-w does not"
-        )
+        problem = "facetracer and panda-l need --crop aligned or CelebA's file of landmarks; panda-w does not"
+        raise ValueError(f"{options.root}: {problem}")
     # Their own options: what is missing from the training part does no harm.
     training = read_data(argparse.Namespace(**{**vars(options), "partition": 0, "skip_missing": True}))
     training = training.columns(data.attributes)

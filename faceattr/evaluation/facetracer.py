@@ -1,4 +1,4 @@
-"""FaceTracer after Kumar et al. (2008): gradient and colour histograms of the parts of a face, one linear SVM an attribute."""
+"""FaceTracer after Kumar et al. (2008): gradient and colour histograms of a face's parts, one SVM an attribute."""
 
 from __future__ import annotations
 

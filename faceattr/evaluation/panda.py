@@ -1,4 +1,4 @@
-"""PANDA after Zhang et al. (2014), for faces: a small CNN a part, their features joined, one linear SVM an attribute."""
+"""PANDA after Zhang et al. (2014), for faces: a small CNN a part, joined features, one linear SVM an attribute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from faceattr.train.svm import fit_svm
 SIDE = 40
 """Pixels a side of a part."""
 SVM_SHARE = 0.25
-"""Share of the people whose pictures the SVMs learn from; the CNNs, which learn from the others, know them too little."""
+"""Share of the people whose pictures the SVMs learn from; the CNNs learn from the others."""
 
 
 class PartNet(nn.Module):
@@ -38,7 +38,7 @@ class Panda:
         self.epochs, self.seed = epochs, seed
 
     def describe(self, placed: np.ndarray) -> np.ndarray:
-        """The parts, [P, 3, 40, 40] uint8, of a picture [218, 178, 3] uint8 with the face where aligned ones have it."""
+        """The parts, [P, 3, 40, 40] uint8, of a picture [218, 178, 3] uint8 with the face as in aligned ones."""
         parts = np.stack([cut_part(placed, part, SIDE) for part in PARTS])
         return np.rint(parts * 255).astype(np.uint8).transpose(0, 3, 1, 2)
 
@@ -75,8 +75,8 @@ class Panda:
 
     @torch.inference_mode()
     def _features(self, parts: np.ndarray) -> np.ndarray:
-        batches = torch.from_numpy(parts).split(256)
-        joined = [
-            torch.cat([net.features(b[:, i].float() / 255) for i, net in enumerate(self.nets)], 1) for b in batches
-        ]
+        joined = []
+        for batch in torch.from_numpy(parts).split(256):
+            images = batch.float() / 255
+            joined.append(torch.cat([net.features(images[:, part]) for part, net in enumerate(self.nets)], 1))
         return torch.cat(joined).numpy()

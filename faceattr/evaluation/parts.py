@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from skimage.transform import SimilarityTransform, resize, warp
+from PIL import Image
+from skimage.transform import SimilarityTransform, warp
 
 from faceattr.crops import crop_window
 from faceattr.data.faces import FACE, PICTURE
@@ -24,7 +25,7 @@ LANDMARKS = np.array([[69.5, 111.0], [107.6, 111.0], [88.3, 135.3], [72.0, 152.0
 
 
 def place_by_box(pixels: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    """The photo [H, W, 3] uint8, moved and scaled so that a face's box, crown to chin, is where aligned pictures have it.
+    """The photo [H, W, 3] uint8, moved and scaled so that a face, crown to chin, is where aligned pictures have it.
 
     Returns [218, 178, 3] uint8. Raises ValueError for a box outside the photo.
     """
@@ -50,4 +51,5 @@ def place_by_landmarks(pixels: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 def cut_part(placed: np.ndarray, part: str, side: int) -> np.ndarray:
     """A part of a placed picture, [side, side, 3] in [0, 1]."""
     x0, y0, x1, y1 = PARTS[part]
-    return resize(placed[y0:y1, x0:x1], (side, side), anti_aliasing=True).astype(np.float32)
+    pixels = Image.fromarray(placed[y0:y1, x0:x1]).resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(pixels, dtype=np.float32) / 255

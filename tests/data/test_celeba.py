@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from faceattr.attributes import ATTRIBUTES, GROUPS, TABLE_1
-from faceattr.data.celeba import paper_partitions, read_celeba
+from faceattr.data.celeba import paper_partitions, read_celeba, read_landmarks
 
 
 @pytest.fixture
@@ -128,6 +128,25 @@ def test_the_paper_s_split_goes_by_identity(root):
     assert read_celeba(root, split="paper", partition=2).names == ["000003.jpg"]
     with pytest.raises(ValueError, match="split is 'random'"):
         read_celeba(root, split="random")
+
+
+def test_landmarks(root):
+    assert read_landmarks(root, aligned=True) is None
+    names = " ".join(
+        f"{point}_{axis}" for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"
+    )
+    path = root / "list_landmarks_align_celeba.txt"
+    path.write_text(
+        f"2\n{names}\n000001.jpg 69 109  106 113   77 142   73 152  108 154\n000002.jpg 1 2 3 4 5 6 7 8 9 10\n"
+    )
+    landmarks = read_landmarks(root, aligned=True)
+    assert landmarks["000001.jpg"].tolist() == [[69, 109], [106, 113], [77, 142], [73, 152], [108, 154]]
+    csv = root / "list_landmarks_celeba.csv"
+    csv.write_text(f"image_id,{names.replace(' ', ',')}\n000003.jpg,1,2,3,4,5,6,7,8,9,10\n")
+    assert read_landmarks(root, aligned=False)["000003.jpg"].tolist() == [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
+    path.write_text(path.read_text().replace("108 154", "108"))
+    with pytest.raises(ValueError, match=r"align_celeba.txt, line 3: '69 109 .* 108', expected x and y"):
+        read_landmarks(root, aligned=True)
 
 
 def test_missing_and_binary_files(root):

@@ -153,3 +153,57 @@ def test_what_cannot_be_evaluated(celeba, weights, capsys, tmp_path):
     (tmp_path / "b.csv").write_text("image,Tall\n")
     assert "which CSV? There are a.csv, b.csv" in error("csv", "--root", tmp_path)
     assert "b.csv: has no row" in error("csv", "--root", tmp_path, "--labels", "b.csv")
+
+
+class MeanGreen:
+    """A method that needs no training: smiles are green."""
+
+    def describe(self, placed):
+        return placed[100:136, 70:108, 1].mean() / 255
+
+    def fit(self, described, tags, identities):
+        assert described.shape == identities.shape and np.array_equal(described > 0.2, tags[:, 0])
+        self.thresholds = {"accuracy": [0.2], "balanced": [0.9]}
+
+    def probabilities(self, described):
+        return described[:, None]
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """40 aligned faces and 40 photos of the same people, 20 for training; every tenth photo shows nothing."""
+    monkeypatch.setattr("faceattr.evaluation.baselines.METHODS", {"facetracer": MeanGreen, "panda-w": MeanGreen})
+    (tmp_path / "aligned").mkdir()
+    lines = ["image,Smiling,identity,partition"]
+    for i in range(40):
+        colour = SMILING if i % 4 < 2 else NEUTRAL
+        Image.new("RGB", (178, 218), colour).save(tmp_path / "aligned" / f"{i}.png")
+        draw_photo([(100 + 3 * i, 100, 32, colour)] if i % 10 != 9 else []).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{int(i % 4 < 2)},{i // 2},{0 if i < 20 else 2}")
+    for folder in (tmp_path, tmp_path / "aligned"):
+        (folder / "tags.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_baselines_stand_beside(many, weights, capsys):
+    arguments = ("csv", "--root", many / "aligned", "--crop", "aligned", "--baseline", "facetracer")
+    _, captured = run(capsys, weights, *arguments, "--partition", 2, "--format", "json", "--baseline-pictures", 15)
+    tracer = json.loads(captured.out)["baselines"]["facetracer"]
+    assert (tracer["n"], tracer["training"], tracer["not_found"]) == (20, 15, 0)
+    assert tracer["attributes"]["Smiling"]["accuracy"] == 1 and tracer["attributes"]["Smiling"]["threshold"] == 0.2
+    _, captured = run(capsys, weights, *arguments, "--partition", 2, "--thresholds", "balanced")
+    header, smiling, *_ = captured.out.splitlines()
+    assert header.split()[-2:] == ["majority", "facetracer"] and smiling.split()[-2:] == ["0.500", "0.500"]
+    status, captured = run(capsys, weights, *arguments)
+    assert status == 2 and "measure on another with --partition" in captured.err
+
+
+def test_panda_w_takes_what_the_localiser_finds(many, weights, capsys):
+    arguments = ("csv", "--root", many, "--partition", 2, "--format", "json")
+    _, captured = run(capsys, weights, *arguments, "--baseline", "panda-w")
+    panda = json.loads(captured.out)["baselines"]["panda-w"]
+    assert (panda["training"], panda["not_found"]) == (18, 2)
+    # Found smiles score 0.35, other faces 0, a photo without a face, one of either kind, the share of smiles, 0.5.
+    assert panda["mean"]["auc"] == pytest.approx((9 * 9 + 9 + 0.5) / 100)
+    status, captured = run(capsys, weights, *arguments, "--baseline", "facetracer")
+    assert status == 2 and "need --crop aligned or CelebA's file of landmarks" in captured.err
