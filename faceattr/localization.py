@@ -1,4 +1,4 @@
-"""From a photo to face boxes: LNet_o's response at several scales, its density peaks, and LNet_s on the window round each."""
+"""From a photo to face boxes: LNet_o's response at several scales, its density peaks, LNet_s on the window of each."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from faceattr.ops import find_peaks
 class LocalizerSettings:
     """What the localiser needs beside its nets; part of a checkpoint's metadata.
 
-    Lengths are in heights of the face as the net's size classes mean it. No one tells the nets which point of a face their maps
-    should peak at; the two offsets lead from the peak to the middle of the face.
+    Lengths are in heights of the face as the net's size classes mean it. No one tells the nets which point of a face
+    their maps should peak at; the two offsets lead from the peak to the middle of the face.
     """
 
     finest_side: int = 400
@@ -81,7 +81,7 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
-    """Indices of the boxes that no stronger kept box overlaps by more than `overlap`, in falling score (ties by index)."""
+    """Indices of boxes that no stronger kept box overlaps by more than `overlap`, in falling score (ties by index)."""
     order = torch.sort(scores, descending=True, stable=True).indices
     iou = box_iou(boxes, boxes)
     kept: list[int] = []
@@ -92,10 +92,10 @@ def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
 
 
 def read_peaks(maps: Tensor, sizes: Tensor, threshold: float, max_peaks: int) -> tuple[Tensor, Tensor]:
-    """Faces at the density peaks of size maps [K, h, w] (logits): faces [P, 3] (x, y of the centre and height, in pixels of
-    the net's input) and logits [P], of the probability that there is a face of any size.
+    """Faces at the density peaks of size maps [K, h, w] (logits): faces [P, 3] (x, y of the peak and height, in pixels
+    of the net's input) and logits [P], of the probability that there is a face of any size.
 
-    The centre is refined below the stride by the responses round the peak, the height by those of the neighbouring sizes.
+    The peak is placed below the stride by the responses round it, the height by those of the neighbouring sizes.
     """
     evidence = maps.logsumexp(0)
     density = evidence.sigmoid()
@@ -123,26 +123,38 @@ def resample(density: Tensor, rows: Tensor, columns: Tensor, padding: str) -> Te
     return F.grid_sample(density[None, None], grid[None], padding_mode=padding, align_corners=True)[0, 0]
 
 
+def size_maps(net: LNet, image: Tensor) -> Tensor:
+    """The net's size maps [K, h, w] of one image [1, 3, H, W], brought to the CPU, where peaks are few and small."""
+    weight = net.head.weight
+    image = image.to(weight.device, weight.dtype, memory_format=torch.channels_last)
+    return net.size_maps(image)[0].cpu()
+
+
 class Localizer:
     """Finds the faces of a photo.
 
-    `localizer(photo)`, photo float [3, H, W], RGB in [0, 1], any size -> :class:`Localization`. Each photo is handled alone,
-    so its result does not depend on what else is asked for; memory is bounded by `settings.finest_side`.
+    `localizer(photo)`, photo float [3, H, W], RGB in [0, 1], any size -> :class:`Localization`. Each photo is handled
+    alone, so its result does not depend on what else is asked for; memory is bounded by `settings.finest_side`.
 
     Raises ValueError for a photo of another shape, of an integer dtype or with values that are not finite.
     """
 
     def __init__(self, lnet_o: LNet, lnet_s: LNet, settings: LocalizerSettings | None = None):
-        self.lnet_o, self.lnet_s = lnet_o.eval(), lnet_s.eval()
+        # Channels last is the convolutions' faster layout, on CPUs as on GPUs.
+        self.lnet_o = lnet_o.eval().to(memory_format=torch.channels_last)
+        self.lnet_s = lnet_s.eval().to(memory_format=torch.channels_last)
         self.settings = settings or LocalizerSettings()
 
     @torch.inference_mode()
     def __call__(self, photo: Tensor) -> Localization:
         if photo.ndim != 3 or photo.shape[0] != 3 or not photo.is_floating_point() or 0 in photo.shape:
-            raise ValueError(f"Localizer: a photo must be a float tensor [3, H, W], got {photo.dtype} {list(photo.shape)}")
+            raise ValueError(
+                f"Localizer: a photo must be a float tensor [3, H, W], got {photo.dtype} {list(photo.shape)}"
+            )
         if not photo.isfinite().all():
             raise ValueError("Localizer: the photo has values that are not finite (NaN or infinity)")
         settings = self.settings
+        photo = photo.to(self.lnet_o.head.weight.device)
         levels = self._levels(photo)
         faces, logits, maps = self._propose(photo, levels)
         first = suppress(self._boxes(faces), logits, settings.overlap)[: settings.max_windows]
@@ -178,8 +190,7 @@ class Localizer:
         sizes = torch.tensor(self.lnet_o.config["sizes"])
         all_faces, all_logits, response = [], [], None
         for level in levels:
-            # Peaks are few and their search is branches: on the CPU, wherever the nets run.
-            maps = self.lnet_o.size_maps(level)[0].cpu()
+            maps = size_maps(self.lnet_o, level)
             faces, logits = read_peaks(maps, sizes, self.settings.proposal_threshold, 2 * self.settings.max_windows)
             scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
             faces = faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()])
@@ -197,20 +208,22 @@ class Localizer:
 
     @staticmethod
     def _cells(photo: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """Photo pixels of the middles of the columns and rows of a response map, whose cells divide the photo evenly."""
+        """Photo pixels of the middles of a response map's columns and rows; its cells divide the photo evenly."""
         x = (torch.arange(shape[1]) + 0.5) * (photo.shape[2] / shape[1])
         y = (torch.arange(shape[0]) + 0.5) * (photo.shape[1] / shape[0])
         return x, y
 
-    def _refine(self, photo: Tensor, levels: list[Tensor], faces: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-        """LNet_s's view of each face: the faces refined, their logits, and its response, [*shape] over the whole photo."""
+    def _refine(
+        self, photo: Tensor, levels: list[Tensor], faces: Tensor, shape: torch.Size
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """LNet_s's view of each face: the faces refined, their logits, and its response [*shape] over the photo."""
         pixels = self.settings.window_pixels
         sizes = torch.tensor(self.lnet_s.config["sizes"])
         refined, logits = torch.empty_like(faces), faces.new_empty(len(faces))
         response = faces.new_zeros(shape)
         x, y = self._cells(photo, shape)
         for i, face in enumerate(faces):
-            maps = self.lnet_s.size_maps(self._cut(photo, levels, face))[0].cpu()
+            maps = size_maps(self.lnet_s, self._cut(photo, levels, face))
             found, strength = read_peaks(maps, sizes, 0.0, 4)
             found[:, :2] += found[:, 2:] * torch.tensor(self.settings.offset_s)
             # The window is about this face: the farther from its middle, the less a peak counts.

@@ -201,7 +201,7 @@ class FaceAttributes:
             found = [(box, None) for box in _check_boxes(boxes, photo, name)]
         windows = [self._crops.window(box, self._input_size, self._anet.step) for box, _ in found]
         faces = [
-            Face(tuple(box.tolist()), score, notes=self._notes(window))
+            Face(tuple(box.tolist()), score, notes=self._notes(score, window))
             for (box, score), window in zip(found, windows, strict=True)
         ]
         crops = []
@@ -210,10 +210,17 @@ class FaceAttributes:
             crops = [crop_window(photo.pixels, photo.from_original(window), size) for window in windows]
         return _Located(Prediction(name, photo.width, photo.height, faces, None, photo, maps), crops)
 
-    def _notes(self, window: tuple[float, float, float, float]) -> tuple[str, ...]:
+    def _notes(self, score: float | None, window: tuple[float, float, float, float]) -> tuple[str, ...]:
+        notes = []
+        least = self._localizer.settings.score_threshold
+        # Odds of less than twice those that make a face at all.
+        if score is not None and score * (1 - least) < 2 * least * (1 - score):
+            notes.append("low score, perhaps no face")
         # Enlarged to more than twice its size for ANet, a face shows little of what its attributes are read from.
         height = self._crops.size(self._input_size, self._anet.step)[0]
-        return ("small face, attributes uncertain",) if window[3] - window[1] < height / 2 else ()
+        if window[3] - window[1] < height / 2:
+            notes.append("small face, attributes uncertain")
+        return tuple(notes)
 
     def _complete(self, waiting: Sequence[_Located], batch_size: int = 32) -> Iterator[Prediction]:
         """The predictions with their faces' attributes; crops of several photos share a batch."""

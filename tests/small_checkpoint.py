@@ -52,7 +52,7 @@ def make_anet() -> ANet:
     return net.eval()
 
 
-def save_small_checkpoint(path, positions=(1, 1)) -> None:
+def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5) -> None:
     centre = torch.zeros(5, 5)
     centre[1:4, 1:4] = 1 / 9
     svm = LinearSVM(len(ATTRIBUTES), 4)
@@ -70,7 +70,9 @@ def save_small_checkpoint(path, positions=(1, 1)) -> None:
             "attributes": list(ATTRIBUTES),
             "preprocessing": {
                 # One scale, at which a photo is 320 pixels wide; a crop that lies inside the disc.
-                "localization": LocalizerSettings(finest_side=320, least_side=10**9).to_dict(),
+                "localization": LocalizerSettings(
+                    finest_side=320, least_side=10**9, score_threshold=score_threshold
+                ).to_dict(),
                 "crop": {"centre": [0.0, 0.0], "height": 0.35, "positions": list(positions)},
             },
             "thresholds": {"accuracy": [0.5, 0.5, 0.995], "balanced": [0.5, 0.5, 0.4]},

@@ -12,7 +12,9 @@ SIZES = (32.0, 48.0)
 
 def spot_net(chosen: int, on: float = 6.0) -> LNet:
     """A net whose answer is known: a white spot gives the logit `on` in size class `chosen`, all else -14."""
-    net = LNet(tags=(), sizes=SIZES, trunk={"widths": (1, 1, 1, 1, 1), "batch_norm": False, "mean": (0,) * 3, "std": (1,) * 3})
+    net = LNet(
+        tags=(), sizes=SIZES, trunk={"widths": (1, 1, 1, 1, 1), "batch_norm": False, "mean": (0,) * 3, "std": (1,) * 3}
+    )
     for layer in (net.trunk.c1, net.trunk.c2, net.trunk.c3, net.trunk.c4, net.trunk.c5):
         conv = layer[0]
         nn.init.zeros_(conv.weight)
@@ -136,6 +138,15 @@ def test_values_must_be_finite():
     photo[1, 2, 3] = torch.nan
     with pytest.raises(ValueError, match="finite"):
         Localizer(spot_net(0), spot_net(0))(photo)
+
+
+def test_bfloat16_nets_find_the_same_face():
+    photo = photo_with_spots((160, 96))
+    [exact] = Localizer(spot_net(0), spot_net(0), LocalizerSettings(**ONE_SCALE))(photo).proposals
+    [rounded] = Localizer(spot_net(0).bfloat16(), spot_net(0).bfloat16(), LocalizerSettings(**ONE_SCALE))(
+        photo
+    ).proposals
+    torch.testing.assert_close(torch.tensor(rounded.box), torch.tensor(exact.box), atol=4, rtol=0)
 
 
 def test_settings_survive_json():

@@ -106,6 +106,15 @@ class TestPredict:
         (large,) = model.predict(draw_photo([(400, 400, 128, NEUTRAL)], (1280, 960)))
         assert small.notes == ("small face, attributes uncertain",) and large.notes == ()
 
+    def test_low_scores_say_so(self, tmp_path, model):
+        photo = draw_photo([(400, 400, 128, NEUTRAL)], (1280, 960))
+        odds = (lambda score: score / (1 - score))(model.predict(photo)[0].score)
+        for factor, notes in ((0.45, ()), (0.55, ("low score, perhaps no face",))):
+            threshold = factor * odds / (1 + factor * odds)
+            save_small_checkpoint(tmp_path / "w.safetensors", score_threshold=threshold)
+            (face,) = faceattr.load(tmp_path / "w.safetensors").predict(photo)
+            assert face.notes == notes
+
     def test_more_patch_positions(self, tmp_path, model):
         # The disc is wider than the crop: at every position of the field ANet sees the same.
         save_small_checkpoint(tmp_path / "dense.safetensors", positions=(2, 3))

@@ -1,5 +1,7 @@
-"""Faces that trained LNets propose in whole CelebA photos, for further training on cuts of these photos:
-`python training/propose_faces.py --celeba CELEBA --cache CACHE --lnet-o A --lnet-s B OUT.npy`."""
+"""Faces that trained LNets propose in whole CelebA photos, for further training on cuts of these photos.
+
+python training/propose_faces.py --celeba CELEBA --cache CACHE --lnet-o A --lnet-s B OUT.npy
+"""
 
 import argparse
 import json
@@ -22,7 +24,9 @@ def main():
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
     parser.add_argument("--lnet-o", type=Path, required=True)
     parser.add_argument("--lnet-s", type=Path, required=True)
-    parser.add_argument("--settings", type=Path, help="JSON of LocalizerSettings; its box height and aspect are not used")
+    parser.add_argument(
+        "--settings", type=Path, help="JSON of LocalizerSettings; its box height and aspect are not used"
+    )
     parser.add_argument("--sure", type=float, default=0.8, help="least score of a face to train on")
     parser.add_argument("--doubt", type=float, default=0.2, help="a second face with this score leaves the photo out")
     parser.add_argument("out", type=Path, help=".npy, a row a photo: x, y of the centre and height; height 0: left out")

@@ -59,7 +59,7 @@ def pretrain(
     bfloat16: bool = True,
     resume: bool = False,
 ) -> nn.Module:
-    """Train LNet+ to name object categories (softmax cross-entropy, label smoothing 0.1); returns the averaged weights."""
+    """Train LNet+ to name object categories (softmax cross-entropy, smoothed labels); returns the averaged weights."""
     per_epoch = len(train) // batch_size
 
     def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:

@@ -3,6 +3,8 @@ import sys
 
 import torch
 
+import faceattr.ops  # noqa: F401, registers the operators
+
 SCRIPT = """
 import sys, time
 import torch

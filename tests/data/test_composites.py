@@ -65,7 +65,9 @@ def test_sample_averages_when_it_shrinks():
     picture = torch.zeros(1, 3, 64, 64)
     picture[:, :, :, ::4] = 1
     matrix = np.array([[[4.0, 0, 0], [0, 4.0, 0]]])
-    torch.testing.assert_close(sample(picture, matrix, 16, np.array([4.0])), torch.full((1, 3, 16, 16), 0.25), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        sample(picture, matrix, 16, np.array([4.0])), torch.full((1, 3, 16, 16), 0.25), atol=1e-5, rtol=0
+    )
 
 
 @pytest.fixture
@@ -111,7 +113,14 @@ def test_cuts_of_photos_show_the_proposed_face_at_the_size_their_tag_names(monke
     proposals = np.array([[200.0, 120.0, 80.0]])
     black = plain(4, 60, 60, (0, 0, 0))
     composer = Composer(
-        plain(1, 164, 134, (0, 0, 0)), np.zeros((1, 40), bool), [black], SIZES.tolist(), photos, np.ones((1, 40), bool), proposals, 1.0
+        plain(1, 164, 134, (0, 0, 0)),
+        np.zeros((1, 40), bool),
+        [black],
+        SIZES.tolist(),
+        photos,
+        np.ones((1, 40), bool),
+        proposals,
+        1.0,
     )
     batch = composer.batch(32, 129, np.random.default_rng(0))
     side = batch.images.mean(1).sum((1, 2)).sqrt()
