@@ -52,10 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         default="accuracy",
         help="what the labels' thresholds were chosen for: plain or balanced accuracy (default: %(default)s)",
     )
+    _add_engine(predict)
     predict.set_defaults(run=_predict)
 
     detect = commands.add_parser("detect", help="boxes of faces alone", description="Boxes of faces alone.")
     _add_pictures(detect)
+    _add_engine(detect)
     detect.set_defaults(run=_predict, attributes=None, exclude=None, thresholds="accuracy")
 
     evaluate = commands.add_parser("evaluate", help="figures on labelled pictures", description="Figures on labels.")
@@ -86,6 +88,18 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
 
 
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    ray = parser.add_argument_group("more pictures than one machine holds")
+    ray.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on Ray Data, into part files in --output; the same command goes on where it was stopped",
+    )
+    ray.add_argument("--parts", choices=("jsonl", "parquet"), default="jsonl", help="format of the part files")
+    ray.add_argument("--part-size", type=_positive, default=256, metavar="N", help="pictures a part (default: 256)")
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
@@ -97,6 +111,8 @@ def _names(text: str) -> list[str]:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    if options.engine == "ray":
+        return _predict_on_ray(options)
     from PIL import Image
     from tqdm import tqdm
 
@@ -143,6 +159,38 @@ def _predict(options: argparse.Namespace) -> int:
     if gallery is not None and not options.quiet:
         print(f"faceattr: pictures are in {options.output}", file=sys.stderr)
     return EXIT_SOME_FAILED if failed else 0
+
+
+def _predict_on_ray(options: argparse.Namespace) -> int:
+    from faceattr.images import find_pictures
+    from faceattr.ray import predict_parts
+
+    if options.output is None:
+        raise ValueError("--engine ray: give the folder for its parts with --output")
+    done = predict_parts(
+        [photo for path in options.paths for photo in find_pictures(path)],
+        options.output,
+        options.weights,
+        format=options.parts,
+        part_size=options.part_size,
+        workers=options.workers,
+        device=options.device,
+        quiet=options.quiet,
+        detect_only=options.command == "detect",
+        faces_a_batch=options.batch_size,
+        attributes=options.attributes,
+        exclude=options.exclude,
+        thresholds=options.thresholds,
+        min_score=options.min_score,
+        max_faces=options.max_faces,
+    )
+    if not options.quiet:
+        kept = f", {done.kept_parts} parts were there before" if done.kept_parts else ""
+        print(
+            f"faceattr: {done.photos} photos, {done.failed} failed{kept}; parts are in {options.output}",
+            file=sys.stderr,
+        )
+    return EXIT_SOME_FAILED if done.failed else 0
 
 
 def _info(options: argparse.Namespace) -> int:
