@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from faceattr import __version__
+from faceattr.arguments import positive
 from faceattr.evaluation.command import add_arguments
 
 # torch and the pipeline are imported when a command runs, so that --help and wrong options answer at once.
@@ -81,10 +82,10 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-score", type=float, default=0.0, metavar="S", help="leave out faces below this score, 0 to 1"
     )
-    parser.add_argument("--max-faces", type=_positive, metavar="K", help="at most the K best faces of a photo")
+    parser.add_argument("--max-faces", type=positive, metavar="K", help="at most the K best faces of a photo")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
-    parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="faces a batch (default: 32)")
-    parser.add_argument("--workers", type=_positive, default=2, metavar="N", help="decoding threads (default: 2)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="decoding threads (default: 2)")
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
 
 
@@ -97,13 +98,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         help="ray: on Ray Data, into part files in --output; the same command goes on where it was stopped",
     )
     ray.add_argument("--parts", choices=("jsonl", "parquet"), default="jsonl", help="format of the part files")
-    ray.add_argument("--part-size", type=_positive, default=256, metavar="N", help="pictures a part (default: 256)")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
+    ray.add_argument("--part-size", type=positive, default=256, metavar="N", help="pictures a part (default: 256)")
 
 
 def _names(text: str) -> list[str]:

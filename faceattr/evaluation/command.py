@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from faceattr.arguments import positive
+
 if TYPE_CHECKING:
     from faceattr.data.tagged import TaggedPictures
     from faceattr.pipeline import FaceAttributes
@@ -42,8 +44,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="W", help="checkpoint file or its folder (default: the bundled one)")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="faces a batch (default: 32)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="decoding threads (default: 2)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="decoding threads (default: 2)")
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
 
 
@@ -85,7 +87,7 @@ def _add_attributes(parser: argparse.ArgumentParser, data: str) -> None:
     )
     parser.add_argument(
         "--baseline-pictures",
-        type=int,
+        type=positive,
         default=3000,
         metavar="N",
         help="of partition 0, at most, for them (default: 3000)",
