@@ -48,7 +48,8 @@ def report(
     if result["intervals"] is not None:
         lines.append("95 %: of accuracy and of balanced accuracy, drawing people with all their pictures")
     if baselines:
-        lines.append(f"accuracy of {', '.join(baselines)}: trained and measured on the same pictures' files")
+        learnt = ", ".join(f"{name} from {other['training']}" for name, other in baselines.items())
+        lines.append(f"accuracy of methods that learnt from pictures of partition 0: {learnt}")
     if published:
         lines.append("* accuracy in Table 1 of the paper, on the whole data set")
     return "\n".join(lines)
