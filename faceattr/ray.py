@@ -126,6 +126,7 @@ def predict_parts(
     part_size: int = 256,
     workers: int = 2,
     device: str = "auto",
+    faces_a_batch: int = 32,
     quiet: bool = True,
     **options,
 ) -> Done:
@@ -135,11 +136,11 @@ def predict_parts(
     Workers need to see the pictures, the weights and `output` under the same paths.
 
     Args:
-        images: paths. output: a folder; plan.json in it says what its parts hold.
+        images: paths; the records have them absolute. output: a folder; plan.json in it says what its parts hold.
         format: "jsonl", a record a line, or "parquet", a record a row.
         part_size: pictures a part: what a killed worker has to do again, at most.
-        workers: processes, each with the model; with CUDA, each with a GPU.
-        options: as :class:`PredictBatches`.
+        workers: processes, each with the model; with CUDA, each with a GPU of its own.
+        faces_a_batch, options: as :class:`PredictBatches`.
 
     Raises:
         ValueError: ray is not installed, no picture, or a folder with the parts of other pictures, weights or options.
@@ -176,7 +177,12 @@ def predict_parts(
         context.print_on_execution_start = False
         results = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000)).map_batches(
             PartWriter,
-            fn_constructor_kwargs={"weights": str(weights), "device": device, **options},
+            fn_constructor_kwargs={
+                "weights": str(weights),
+                "device": device,
+                "faces_a_batch": faces_a_batch,
+                **options,
+            },
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
             num_cpus=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ def read_celeba(
             .csv (which may lack the identities).
         images: subfolder with the pictures: the aligned ones, or img_celeba for whole photos. In Kaggle's archive there
             is a folder of the same name inside.
-        skip_missing: leave out rows whose picture is not there (a part of CelebA) instead of raising.
+        skip_missing: leave out rows whose picture is not there (a part of CelebA) instead of raising. Rows whose
+            picture is there in its other form alone, aligned or whole, are left out with a warning.
         split: "official", or "paper" for its 8,000/1,000/1,000 identities, in the order of their numbers.
         partition: read this partition alone; then only its pictures need be there.
 
@@ -73,7 +75,23 @@ def read_celeba(
     )
     if partition is not None:
         data = data.partition(partition)
+    if not skip_missing:
+        data = _leave_to_the_other_folder(data, root)
     return data.present(path, lines, skip_missing)
+
+
+def _leave_to_the_other_folder(data: TaggedPictures, root: Path) -> TaggedPictures:
+    """Without the rows whose picture is there in its other form alone, aligned or whole, as in parts of CelebA."""
+    other = {"img_align_celeba": "img_celeba", "img_celeba": "img_align_celeba"}.get(data.folder.name)
+    if other is None or not data.folder.is_dir() or not (root / other).is_dir():
+        return data
+    only_there = np.array(
+        [not (data.folder / name).is_file() and (root / other / name).is_file() for name in data.names]
+    )
+    if only_there.all() or not only_there.any():
+        return data
+    warnings.warn(f"{data.folder}: {only_there.sum()} pictures are left out, which are in {other} alone", stacklevel=3)
+    return data.select(~only_there)
 
 
 def read_landmarks(root: str | Path, aligned: bool) -> dict[str, np.ndarray] | None:

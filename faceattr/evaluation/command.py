@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,11 @@ def run_attributes(options: argparse.Namespace) -> int:
     from faceattr.models.checkpoint import load_checkpoint
     from faceattr.pipeline import FaceAttributes, choose_device, find_weights
 
-    data = read_data(options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data = read_data(options)
+    for warning in caught:
+        _note(options, str(warning.message))
     weights = find_weights(options.weights)
     checkpoint = load_checkpoint(weights, choose_device(options.device))
     names = checkpoint.metadata["attributes"]

@@ -44,6 +44,18 @@ def test_missing_pictures_are_an_error_unless_skipped(root):
         read_celeba(root, skip_missing=True)
 
 
+def test_pictures_of_the_other_form_are_not_missing(root):
+    (root / "img_celeba").mkdir()
+    (root / "img_align_celeba" / "000002.jpg").rename(root / "img_celeba" / "000002.jpg")
+    with pytest.warns(UserWarning, match="img_align_celeba: 1 pictures are left out, which are in img_celeba alone"):
+        assert read_celeba(root).names == ["000001.jpg", "000003.jpg"]
+    with pytest.warns(UserWarning, match="img_celeba: 2 pictures are left out"):
+        assert read_celeba(root, images="img_celeba").names == ["000002.jpg"]
+    (root / "img_celeba" / "000002.jpg").unlink()
+    with pytest.raises(ValueError, match="000002.jpg: listed in"):
+        read_celeba(root)
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [

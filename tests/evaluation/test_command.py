@@ -144,7 +144,8 @@ def test_what_cannot_be_evaluated(celeba, weights, capsys, tmp_path):
     assert "no picture of partition 1" in error("celeba", "--root", celeba, "--partition", 1)
     (celeba / "img_align_celeba" / "000002.jpg").write_text("no picture")
     assert "000002.jpg" in error("celeba", "--root", celeba)
-    (celeba / "img_align_celeba" / "000002.jpg").unlink()
+    for folder in ("img_align_celeba", "img_celeba"):
+        (celeba / folder / "000002.jpg").unlink()
     assert "line 4, but missing" in error("celeba", "--root", celeba)
     assert run(capsys, weights, "celeba", "--root", celeba, "--skip-missing")[0] == 0
     (tmp_path / "a.csv").write_text("image,Tall\n000001.jpg,1\n")
