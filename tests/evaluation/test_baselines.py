@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.attributes import area_under_roc
+from faceattr.evaluation.baselines import Placement, evaluate_baseline
 from faceattr.evaluation.facetracer import FaceTracer
 from faceattr.evaluation.panda import Panda
 from faceattr.evaluation.parts import LANDMARKS, PARTS, cut_part, place_by_box, place_by_landmarks
@@ -79,3 +81,22 @@ def test_tags_are_learnt_from_their_part(method):
     assert probabilities.shape == (80, 3) and set(method.thresholds) == {"accuracy", "balanced"}
     mouth, hair, nothing = (area_under_roc(probabilities[:, i], tags[160:, i]) for i in range(3))
     assert mouth > 0.98 and hair > 0.98 and 0.3 < nothing < 0.7
+
+
+def test_placement_by_landmarks_or_by_where_faces_are(tmp_path):
+    picture = smooth_picture()
+    Image.fromarray(picture).resize((356, 436)).save(tmp_path / "a.png")
+    by_landmarks = Placement(landmarks={"a.png": LANDMARKS * 2})(tmp_path, "a.png")
+    by_face = Placement(np.array(FACE) / [178, 218, 178, 218])(tmp_path, "a.png")
+    for placed in (by_landmarks, by_face):
+        np.testing.assert_allclose(placed[2:-2, 2:-2].astype(float), picture[2:-2, 2:-2], atol=2)
+    with pytest.raises(ValueError, match="a.png: has no landmarks"):
+        Placement(landmarks={})(tmp_path, "a.png")
+
+
+def test_a_method_needs_every_tag(tmp_path):
+    tags = np.ones((2, 1), dtype=bool)
+    known = np.array([[True], [False]])
+    data = TaggedPictures(tmp_path, ["a.png", "b.png"], ("Bald",), tags, known, None, None)
+    with pytest.raises(ValueError, match="b.png: Bald is not known; facetracer needs every tag"):
+        evaluate_baseline("facetracer", data, data, Placement(FACE), "0.5")
