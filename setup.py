@@ -15,7 +15,7 @@ from torch.utils import cpp_extension
 
 CSRC = Path("csrc")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-CXX_FLAGS = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
+CXX_FLAGS = ["-O3", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
 
 
 def wants_cuda():

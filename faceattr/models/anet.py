@@ -184,8 +184,6 @@ class ANet(nn.Module):
             )
         if self.training and self.config["batch_norm"]:
             raise ValueError("ANet.forward_dense: the net is in training mode; call eval() first")
-        rows3, columns3 = self._size3
-        rows4, columns4 = self._size4
         # One block of the interweaved map holds the pooled C3 (then the C4) of one crop.
         weight, bias = _folded(self.c3, self.norm3)
         weight, bias = _spread(weight, self._size3), _spread(bias, self._size3)
@@ -193,15 +191,12 @@ class ANet(nn.Module):
         weight, bias = _folded(self.c4, self.norm4)
         weight, bias = _spread(weight, self._size4), _spread(bias, self._size4)
         h4 = F.relu(interweaved_conv2d(h3, weight, bias, stride=self._size3, shift=1))
-        # The fully connected layer is a convolution that steps from block to block.
         weight, bias = _folded(self.fc, self.norm_fc)
-        channels4 = self.config["c4"][0]
-        split = weight.shape[1] - channels4 * rows4 * columns4
-        features = F.conv2d(h4, weight[:, split:].unflatten(1, (channels4, rows4, columns4)), bias, self._size4)
-        if split:
-            weight3 = weight[:, :split].unflatten(1, (-1, rows3, columns3))
-            features = features + F.conv2d(h3, weight3, stride=self._size3)
-        features = F.relu(features)
+        blocks = [_blocks(h4, self._size4)]
+        if "c3" in self.config["fc_inputs"]:
+            blocks.insert(0, _blocks(h3, self._size3))
+        joined = torch.cat(blocks, -1)
+        features = F.relu(F.linear(joined.flatten(0, 2), weight, bias)).unflatten(0, joined.shape[:3]).permute(0, 3, 1, 2)
         logits = F.conv2d(self.dropout(features), self.head.weight[:, :, None, None], self.head.bias)
         strongest = F.max_pool2d(h4.amax(1), self._size4).flatten(1).argmax(1)
         best = torch.stack([strongest // features.shape[3], strongest % features.shape[3]], 1)
@@ -244,6 +239,12 @@ def _spread(parameter: Tensor, size: tuple[int, int]) -> Tensor:
         if parameter.shape[dim] != cells:
             parameter = parameter.repeat_interleave(cells // parameter.shape[dim], dim)
     return parameter
+
+
+def _blocks(interweaved: Tensor, size: tuple[int, int]) -> Tensor:
+    """[N, Dy, Dx, C * rows * columns]: each block of an interweaved map [N, C, Dy * rows, Dx * columns], flattened."""
+    split = interweaved.unflatten(3, (-1, size[1])).unflatten(2, (-1, size[0]))
+    return split.permute(0, 2, 4, 1, 3, 5).flatten(3)
 
 
 def _views(features: Tensor, best: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
