@@ -6,24 +6,24 @@
 
 STABLE_TORCH_LIBRARY(faceattr, m) {
   m.def(
-      "locally_shared_conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, "
-      "int[2] dilation) -> Tensor");
+      "locally_shared_conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, SymInt[2] padding, "
+      "SymInt[2] dilation) -> Tensor");
   m.def(
-      "locally_shared_conv2d_input_grad(Tensor grad, Tensor weight, SymInt[2] input_size, int[2] stride, "
-      "int[2] padding, int[2] dilation, bool channels_last) -> Tensor");
+      "locally_shared_conv2d_input_grad(Tensor grad, Tensor weight, SymInt[2] input_size, SymInt[2] stride, "
+      "SymInt[2] padding, SymInt[2] dilation, bool channels_last) -> Tensor");
   m.def(
-      "locally_shared_conv2d_weight_grad(Tensor grad, Tensor input, int[2] grid, int[2] kernel_size, "
-      "int[2] stride, int[2] padding, int[2] dilation) -> (Tensor, Tensor)");
+      "locally_shared_conv2d_weight_grad(Tensor grad, Tensor input, SymInt[2] grid, SymInt[2] kernel_size, "
+      "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation) -> (Tensor, Tensor)");
 
-  m.def("interweave(Tensor maps, int[2] shift) -> Tensor");
-  m.def("interweave_adjoint(Tensor grad, SymInt[2] map_size, int[2] grid, int[2] shift) -> Tensor");
+  m.def("interweave(Tensor maps, SymInt[2] shift) -> Tensor");
+  m.def("interweave_adjoint(Tensor grad, SymInt[2] map_size, SymInt[2] grid, SymInt[2] shift) -> Tensor");
 
   m.def(
-      "interweaved_conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] dilation, "
-      "int[2] shift, int[2] pool) -> Tensor");
+      "interweaved_conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, SymInt[2] dilation, "
+      "SymInt[2] shift, SymInt[2] pool) -> Tensor");
   m.def(
-      "interweaved_conv2d_backward(Tensor grad, Tensor input, Tensor weight, Tensor? bias, int[2] stride, "
-      "int[2] dilation, int[2] shift, int[2] pool) -> (Tensor, Tensor, Tensor)");
+      "interweaved_conv2d_backward(Tensor grad, Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, "
+      "SymInt[2] dilation, SymInt[2] shift, SymInt[2] pool) -> (Tensor, Tensor, Tensor)");
 
   m.def("density_peaks(Tensor density, float threshold) -> (Tensor, Tensor)");
 }

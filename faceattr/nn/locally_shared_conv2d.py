@@ -6,10 +6,7 @@ import torch
 from torch import nn
 
 from ..ops import locally_shared_conv2d
-
-
-def _pair(value):
-    return (value, value) if isinstance(value, int) else tuple(value)
+from ..ops._library import pair
 
 
 class LocallySharedConv2d(nn.Module):
@@ -50,11 +47,11 @@ class LocallySharedConv2d(nn.Module):
     ):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.grid = _pair(kernel_size), _pair(grid)
-        self.stride, self.padding, self.dilation = _pair(stride), _pair(padding), _pair(dilation)
+        self.kernel_size, self.grid = pair(kernel_size), pair(grid)
+        self.stride, self.padding, self.dilation = pair(stride), pair(padding), pair(dilation)
         for name in ("in_channels", "out_channels", "kernel_size", "grid", "stride", "padding", "dilation"):
             value, least = getattr(self, name), 0 if name == "padding" else 1
-            if min(_pair(value)) < least:
+            if min(pair(value)) < least:
                 raise ValueError(f"LocallySharedConv2d: {name} is {value}, it must be at least {least}")
         options = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(*self.grid, out_channels, in_channels, *self.kernel_size, **options))

@@ -24,6 +24,11 @@ if torch.version.cuda is not None:  # the CUDA library needs symbols that only a
 _registrations = torch.library.Library("faceattr", "FRAGMENT")
 
 
+def pair(value):
+    """(value, value), or the pair itself."""
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
 def register_autocast(name):
     """Under autocast, floating-point arguments are cast to the autocast dtype, as for torch.nn.functional.conv2d."""
     op = getattr(torch.ops.faceattr, name).default

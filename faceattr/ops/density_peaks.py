@@ -32,7 +32,7 @@ def density_peaks(density, threshold=0.0):
 
     Not differentiable: the results carry no gradient.
     """
-    return _density_peaks(density, threshold)
+    return _density_peaks(density.detach(), threshold)
 
 
 class Peaks(NamedTuple):
@@ -75,7 +75,7 @@ def find_peaks(density, threshold=0.0, max_peaks=16, min_score=0.1, min_distance
         raise ValueError(f"find_peaks: max_peaks is {max_peaks}, it must be at least 1")
     distance, parent = density_peaks(density, threshold)
     height, width = density.shape[-2:]
-    values = density.to(distance.dtype).flatten(-2)
+    values = density.detach().to(distance.dtype).flatten(-2)
     distance = distance.flatten(-2)
     foreground = distance > 0
     values = values.masked_fill(~foreground, 0).clamp_min(0)

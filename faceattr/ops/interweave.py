@@ -2,7 +2,7 @@
 
 import torch
 
-from ._library import register_vmap
+from ._library import pair, register_vmap
 
 _interweave = torch.ops.faceattr.interweave.default
 _adjoint = torch.ops.faceattr.interweave_adjoint.default
@@ -27,7 +27,7 @@ def interweave(maps, shift=0):
     Raises:
         RuntimeError: maps too small for the shifts, or not six-dimensional.
     """
-    return _interweave(maps, shift)
+    return _interweave(maps, pair(shift))
 
 
 @torch.library.register_fake("faceattr::interweave")

@@ -2,7 +2,7 @@
 
 import torch
 
-from ._library import empty_map, is_channels_last, register_autocast, register_vmap
+from ._library import empty_map, is_channels_last, pair, register_autocast, register_vmap
 
 _forward = torch.ops.faceattr.locally_shared_conv2d.default
 _input_grad = torch.ops.faceattr.locally_shared_conv2d_input_grad.default
@@ -36,9 +36,10 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
 
     Differentiable to any order in input, weight and bias. The same bits for any number of threads.
     """
+    geometry = pair(stride), pair(padding), pair(dilation)
     if input.dim() == 3:
-        return _forward(input.unsqueeze(0), weight, bias, stride, padding, dilation).squeeze(0)
-    return _forward(input, weight, bias, stride, padding, dilation)
+        return _forward(input.unsqueeze(0), weight, bias, *geometry).squeeze(0)
+    return _forward(input, weight, bias, *geometry)
 
 
 def _output_size(size, kernel_size, stride, padding, dilation):

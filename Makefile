@@ -1,0 +1,39 @@
+# Each target makes the environment that it needs: nothing but python3 and a C++ compiler has to be there.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := setup.py pyproject.toml MANIFEST.in $(shell find csrc faceattr -type f ! -name '*.so' ! -name '*.pyc')
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/demo.py demo-output
+
+test: $(INSTALLED)
+	$(BIN)/pytest tests
+
+lint: $(BIN)/ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+# A torch that is new enough stays; the operators are built against it, so without build isolation.
+$(INSTALLED): $(SOURCES) | $(BIN)/python
+	$(BIN)/python -c "import sys, torch; sys.exit(torch.torch_version.TorchVersion(torch.__version__) < '2.10')" \
+		2>/dev/null || $(PIP) "$(TORCH)"
+	$(PIP) "setuptools>=77" "pybind11>=2.13" ninja wheel
+	rm -rf build/lib*
+	$(PIP) --no-build-isolation ".[train,test]"
+	touch $@
+
+$(BIN)/ruff: pyproject.toml | $(BIN)/python
+	$(PIP) ruff clang-format
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)

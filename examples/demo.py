@@ -1,0 +1,13 @@
+"""The whole job on photos that come with scikit-image: an astronaut, and three pictures without a face."""
+
+import sys
+from importlib import resources
+
+from faceattr.cli import main
+
+PICTURES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # chelsea is a cat
+
+if __name__ == "__main__":
+    folder = sys.argv[1] if len(sys.argv) > 1 else "demo-output"
+    data = resources.files("skimage.data")
+    sys.exit(main(["predict", *(str(data / name) for name in PICTURES), "--output", folder]))

@@ -1,0 +1,173 @@
+"""The command line: `faceattr predict | detect | info`."""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import warnings
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+
+from faceattr import __version__
+
+# torch and the pipeline are imported when a command runs, so that --help and wrong options answer at once.
+
+EXIT_SOME_FAILED, EXIT_NOT_STARTED = 1, 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command. Exit status: 0, or 1 when a picture failed, 2 when nothing could start."""
+    options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+    try:
+        return options.run(options)
+    except BrokenPipeError:
+        # `| head` has what it wanted. Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except ValueError as error:
+        print(f"faceattr: {error}", file=sys.stderr)
+        return EXIT_NOT_STARTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="faceattr", description="Faces and their attributes from any photo.")
+    parser.add_argument("--version", action="version", version=f"faceattr {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    predict = commands.add_parser("predict", help="faces and their attributes", description="Faces and attributes.")
+    _add_pictures(predict)
+    chosen = predict.add_mutually_exclusive_group()
+    chosen.add_argument("--attributes", type=_names, metavar="A,B", help="only these attributes")
+    chosen.add_argument("--exclude", type=_names, metavar="A,B", help="all attributes but these")
+    predict.add_argument(
+        "--thresholds",
+        choices=("accuracy", "balanced"),
+        default="accuracy",
+        help="what the labels' thresholds were chosen for: plain or balanced accuracy (default: %(default)s)",
+    )
+    predict.set_defaults(run=_predict)
+
+    detect = commands.add_parser("detect", help="boxes of faces alone", description="Boxes of faces alone.")
+    _add_pictures(detect)
+    detect.set_defaults(run=_predict, attributes=None, exclude=None, thresholds="accuracy")
+
+    info = commands.add_parser("info", help="versions, devices and what the weights say of themselves")
+    _add_weights(info)
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", metavar="W", help="checkpoint file or its folder (default: the bundled one)")
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, or folder to walk")
+    parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="also write annotated photos and response maps here")
+    _add_weights(parser)
+    parser.add_argument(
+        "--min-score", type=float, default=0.0, metavar="S", help="leave out faces below this score, 0 to 1"
+    )
+    parser.add_argument("--max-faces", type=_positive, metavar="K", help="at most the K best faces of a photo")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
+    parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="faces a batch (default: 32)")
+    parser.add_argument("--workers", type=_positive, default=2, metavar="N", help="decoding threads (default: 2)")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from PIL import Image
+    from tqdm import tqdm
+
+    from faceattr.gallery import Gallery
+    from faceattr.images import find_pictures
+    from faceattr.pipeline import Prediction, find_weights, load
+    from faceattr.records import RecordWriter
+
+    # Bombs are refused by name; Pillow's warning below that size would only spoil the progress bar.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    weights = find_weights(options.weights)
+    model = load(
+        weights,
+        device=options.device,
+        attributes=options.attributes,
+        exclude=options.exclude,
+        thresholds=options.thresholds,
+        min_score=options.min_score,
+        max_faces=options.max_faces,
+    )
+    found = {path: list(find_pictures(path)) for path in options.paths}
+    photos = [photo for pictures in found.values() for photo in pictures]
+    empty = [Prediction(path, error=f"{path}: no pictures in this folder") for path in found if not found[path]]
+    gallery = Gallery(options.output, inputs=photos) if options.output else None
+    if not options.quiet:
+        print(f"faceattr {__version__} on {model.device}, weights {weights}", file=sys.stderr)
+
+    detect_only = options.command == "detect"
+    columns = () if detect_only else model.attributes
+    stream = model.iter_predict(photos, detect_only=detect_only, batch_size=options.batch_size, workers=options.workers)
+    progress = tqdm(total=len(photos) + len(empty), unit="photo", disable=options.quiet, dynamic_ncols=True)
+    failed = 0
+    with closing(stream), progress, RecordWriter(sys.stdout, options.format, columns) as writer:
+        for prediction in chain(empty, stream):
+            # On a terminal both share the screen with the progress bar.
+            with tqdm.external_write_mode():
+                if prediction.error is not None:
+                    failed += 1
+                    print(f"faceattr: {prediction.error}", file=sys.stderr)
+                writer.write(prediction)
+            if gallery is not None and prediction.photo is not None:
+                gallery.write(prediction)
+            progress.update()
+    if gallery is not None and not options.quiet:
+        print(f"faceattr: pictures are in {options.output}", file=sys.stderr)
+    return EXIT_SOME_FAILED if failed else 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    import json
+
+    import torch
+
+    from faceattr.models.checkpoint import load_checkpoint
+    from faceattr.pipeline import find_weights
+
+    print(f"faceattr {__version__}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for index in range(torch.cuda.device_count()):
+        print(f"device cuda:{index} ({torch.cuda.get_device_name(index)})")
+    print(f"kernels {_build()}")
+    path = find_weights(options.weights)
+    print(f"weights {path}, {path.stat().st_size / 1e6:.1f} MB")
+    print(json.dumps(load_checkpoint(path).metadata, indent=2))
+    return 0
+
+
+def _build() -> str:
+    try:
+        build = importlib.import_module("faceattr._build_info")
+    except ImportError:
+        return "not built; run pip install --no-build-isolation . in the source folder"
+    cuda = build.cuda_architectures or "none"
+    return f"compiled by {build.compiler} against torch {build.torch_built_with}, CUDA architectures: {cuda}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

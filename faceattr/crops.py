@@ -1,0 +1,57 @@
+"""Windows of a photo at the size a net takes."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """What ANet sees of a face whose box is known; part of a checkpoint's metadata.
+
+    centre: of the crop, from the box's centre, to the right and down, in heights of the box.
+    height: of the crop, in heights of the box; its width follows from ANet's input.
+    positions: rows and columns of patch positions round the centre that eq. 5 searches; (1, 1) is the crop alone.
+    views: offsets (rows, columns) from the best position whose features are joined for the SVMs.
+    """
+
+    centre: tuple[float, float] = (0.0, 0.0)
+    height: float = 1.4
+    positions: tuple[int, int] = (1, 1)
+    views: tuple[tuple[int, int], ...] = ((0, 0),)
+
+    def size(self, input_size: tuple[int, int], step: int) -> tuple[int, int]:
+        """Height and width in ANet's pixels of the crop with every patch position."""
+        rows, columns = self.positions
+        return input_size[0] + step * (rows - 1), input_size[1] + step * (columns - 1)
+
+    def window(self, box: np.ndarray, input_size: tuple[int, int], step: int) -> tuple[float, float, float, float]:
+        """The crop of a box x0, y0, x1, y1, in the same coordinates."""
+        x0, y0, x1, y1 = map(float, box)
+        face = y1 - y0
+        x, y = (x0 + x1) / 2 + self.centre[0] * face, (y0 + y1) / 2 + self.centre[1] * face
+        pixel = self.height * face / input_size[0]
+        height, width = self.size(input_size, step)
+        return x - width * pixel / 2, y - height * pixel / 2, x + width * pixel / 2, y + height * pixel / 2
+
+
+def crop_window(pixels: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """The window, resampled with anti-aliasing: uint8 RGB [*size, 3] of pixels [H, W, 3].
+
+    window: x0, y0, x1, y1 in pixels, fractions welcome; what lies outside the photo repeats its border.
+    size: height and width of the result. Raises ValueError for a window without area or that misses the photo.
+    """
+    height, width = pixels.shape[:2]
+    x0, y0, x1, y1 = window
+    if not (x0 < x1 and y0 < y1 and x0 < width and y0 < height and x1 > 0 and y1 > 0):
+        raise ValueError(f"crop_window: window {tuple(window)} has no area in a photo of {width} x {height} pixels")
+    left, top, right, bottom = math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)
+    inside = pixels[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
+    outside = ((max(0, -top), max(0, bottom - height)), (max(0, -left), max(0, right - width)), (0, 0))
+    if any(map(any, outside)):
+        inside = np.pad(inside, outside, mode="edge")
+    image = Image.fromarray(np.ascontiguousarray(inside))
+    box = (x0 - left, y0 - top, x1 - left, y1 - top)
+    return np.asarray(image.resize(size[::-1], Image.Resampling.LANCZOS, box))

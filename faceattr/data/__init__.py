@@ -1,0 +1,1 @@
+"""Data sets, read from folders the caller names; nothing is downloaded."""

@@ -1,0 +1,180 @@
+"""Aligned face pictures as training input: a decoded cache, the crop that ANet sees, augmentation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+PICTURE = (178, 218)
+"""Width and height of an aligned CelebA picture."""
+CROP = (6.0, 22.0, 172.0, 214.0)
+"""What ANet sees of it, x0, y0, x1, y1: hat brim to necklace, centred between the eyes."""
+FACE = (38.3, 47.7, 139.7, 187.7)
+"""The face in it, as localisation frames faces: crown to chin."""
+OVERSAMPLING = 1.25
+"""Resolution of the cache over that of the crop, so that resampling in augmentation does not blur."""
+
+
+class FaceCache:
+    """Decoded pictures in one memory-mapped file: uint8 [N, 3, H, W], made once, then read by later runs.
+
+    Args:
+        folder: where the pictures are.
+        names: their file names.
+        input_size: height and width of ANet's input; sets the resolution that is kept.
+        path: the cache file (.npy); a JSON file beside it tells what it holds, and a cache of other pictures or another
+            resolution is made anew.
+
+    Raises:
+        ValueError: a picture is missing, cannot be read or is not 178x218; the message names it.
+    """
+
+    def __init__(self, folder: Path, names: list[str], input_size: tuple[int, int], path: Path):
+        scale = OVERSAMPLING * input_size[0] / (CROP[3] - CROP[1])
+        size = (round(PICTURE[0] * scale), round(PICTURE[1] * scale))
+        digest = hashlib.sha256("\n".join([str(folder.resolve()), *names]).encode()).hexdigest()
+        content = {"size": size, "count": len(names), "names_sha256": digest}
+        note = path.with_suffix(".json")
+        if not (path.exists() and note.exists() and json.loads(note.read_text()) == json.loads(json.dumps(content))):
+            _decode(folder, names, size, path)
+            note.write_text(json.dumps(content))
+        self.pictures = np.load(path, mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def batch(self, rows) -> Tensor:
+        """Pictures [B, 3, H, W], uint8."""
+        return torch.from_numpy(self.pictures[np.asarray(rows)])
+
+
+def _decode(folder: Path, names: list[str], size: tuple[int, int], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npy")
+    pictures = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(names), 3, size[1], size[0]))
+    for row, name in enumerate(tqdm(names, desc="decoding", unit="picture")):
+        try:
+            with Image.open(folder / name) as image:
+                if image.size != PICTURE:
+                    raise ValueError(f"{folder / name}: {image.size[0]}x{image.size[1]}, an aligned picture is 178x218")
+                picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        except OSError as error:
+            raise ValueError(f"{folder / name}: cannot be read ({error})") from None
+        pictures[row] = np.asarray(picture).transpose(2, 0, 1)
+    pictures.flush()
+    del pictures
+    os.replace(partial, path)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges of what the crops at run time differ in; each is drawn anew for every picture."""
+
+    scale: float = 0.15
+    """Largest relative change of the crop's size, log-uniform."""
+    shift: float = 0.06
+    """Largest shift, as a share of the crop's height."""
+    rotation: float = 10.0
+    """Largest rotation in degrees."""
+    tone: float = 0.25
+    """Largest relative change of contrast, gamma and saturation, and half of it of each colour's gain and of brightness."""
+    coarse: float = 0.3
+    """Share of pictures that lose resolution, down to a quarter."""
+    noise: float = 0.03
+    """Largest standard deviation of added noise, of pixels in [0, 1], on half of the coarse pictures."""
+    flip: bool = True
+
+
+def crop(pictures: Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> Tensor:
+    """The crop that ANet sees, of decoded aligned pictures [N, 3, H, W] uint8: [N, 3, *size] in [0, 1].
+
+    ``size`` larger than ``input_size`` (for views) widens the crop about its centre at the same scale; what lies outside
+    the picture repeats its border.
+    """
+    n = len(pictures)
+    zero, one = torch.zeros(n), torch.ones(n)
+    return _sample(pictures, size, input_size, one, zero, zero, zero, one)
+
+
+def augment(pictures: Tensor, input_size: tuple[int, int], settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Random crops [N, 3, *input_size] in [0, 1] of decoded aligned pictures [N, 3, H, W] uint8."""
+    n = len(pictures)
+
+    def uniform(limit: float, *shape: int) -> Tensor:
+        return (torch.rand(*(shape or (n,)), generator=generator) * 2 - 1) * limit
+
+    sign = 1 - 2.0 * (torch.rand(n, generator=generator) < 0.5) if settings.flip else torch.ones(n)
+    images = _sample(
+        pictures,
+        input_size,
+        input_size,
+        torch.exp(uniform(math.log1p(settings.scale))),
+        uniform(math.radians(settings.rotation)),
+        uniform(settings.shift),
+        uniform(settings.shift),
+        sign,
+    )
+    images = _coarsen(images, settings, generator)
+    tone = settings.tone
+    gray = images.mean(1, keepdim=True)
+    images = gray + (images - gray) * (1 + uniform(tone, n, 1, 1, 1))
+    images = images * (1 + uniform(tone / 2, n, 3, 1, 1))
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = mean + (images - mean) * (1 + uniform(tone, n, 1, 1, 1)) + uniform(tone / 2, n, 1, 1, 1)
+    return images.clamp(0, 1) ** torch.exp(uniform(math.log1p(tone), n, 1, 1, 1))
+
+
+def _coarsen(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Takes resolution from some pictures, as small faces and strong compression do; some of them get noise too."""
+    count = round(settings.coarse * len(images))
+    rows = torch.randperm(len(images), generator=generator)[:count]
+    for number, part in enumerate(rows.chunk(4) if count else ()):
+        factor = 0.25 + 0.55 * float(torch.rand((), generator=generator))
+        height, width = images.shape[2:]
+        small = (max(8, round(height * factor)), max(8, round(width * factor)))
+        coarse = F.interpolate(images[part], small, mode="bilinear", antialias=True)
+        if number % 2:
+            level = settings.noise * float(torch.rand((), generator=generator))
+            coarse = coarse + level * torch.randn(coarse.shape, generator=generator)
+        images[part] = F.interpolate(coarse, (height, width), mode="bilinear")
+    return images
+
+
+def _sample(
+    pictures: Tensor,
+    size: tuple[int, int],
+    input_size: tuple[int, int],
+    scale: Tensor,
+    angle: Tensor,
+    shift_x: Tensor,
+    shift_y: Tensor,
+    mirror: Tensor,
+) -> Tensor:
+    """Resamples CROP, changed picture by picture, to [N, 3, *size] in [0, 1]."""
+    x0, y0, x1, y1 = CROP
+    half_w, half_h = (x1 - x0) / 2 * size[1] / input_size[1], (y1 - y0) / 2 * size[0] / input_size[0]
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    # Rows of the affine map from the output's [-1, 1] square to the picture's.
+    to_x, to_y = 2 / PICTURE[0], 2 / PICTURE[1]
+    centre_x = ((x0 + x1) / 2 + shift_x * (y1 - y0)) * to_x - 1
+    centre_y = ((y0 + y1) / 2 + shift_y * (y1 - y0)) * to_y - 1
+    theta = torch.stack(
+        [
+            torch.stack([mirror * cos * half_w * to_x, -sin * half_h * to_x, centre_x], 1),
+            torch.stack([mirror * sin * half_w * to_y, cos * half_h * to_y, centre_y], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta, [len(pictures), 3, *size], align_corners=False)
+    return F.grid_sample(pictures.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -1,0 +1,218 @@
+"""From a photo to face boxes: LNet_o's response at several scales, its density peaks, and LNet_s on the window round each."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from faceattr.models.lnet import STRIDE, LNet
+from faceattr.ops import find_peaks
+
+
+@dataclass(frozen=True)
+class LocalizerSettings:
+    """What the localiser needs beside its nets; part of a checkpoint's metadata.
+
+    A face's height is the net's: of the region that training pictures call a face. A box is `box_height` times as high,
+    `box_aspect` times as high as wide, and its centre lies `box_offset` heights (columns, rows) from the face's.
+    """
+
+    finest_side: int = 400
+    """Longest side of the photo, in pixels, at the finest scale; larger photos are reduced to it."""
+    largest_enlargement: float = 1.5
+    """A smaller photo is enlarged at most so much for the finest scale."""
+    least_side: int = 72
+    """Scales go down by halves while the photo's longest side has as many pixels."""
+    proposal_threshold: float = 0.1
+    """Least response of LNet_o at a peak."""
+    score_threshold: float = 0.5
+    """Least score of a reported face."""
+    max_windows: int = 8
+    """Windows that LNet_s looks at, the strongest first."""
+    window: float = 2.0
+    """Side of LNet_s's window, in heights of the face."""
+    window_pixels: int = 129
+    """Side of the window as LNet_s sees it."""
+    overlap: float = 0.3
+    """Of two boxes with a larger intersection over union the weaker is dropped."""
+    box_height: float = 1.0
+    box_aspect: float = 1.38
+    box_offset: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self):
+        object.__setattr__(self, "box_offset", tuple(self.box_offset))
+
+    def to_dict(self) -> dict:
+        """As JSON takes it; `LocalizerSettings(**settings.to_dict())` is the same again."""
+        return {**asdict(self), "box_offset": list(self.box_offset)}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A face: `box` x0, y0, x1, y1 in pixels of the photo, inside it; `score` in [0, 1]."""
+
+    box: tuple[float, float, float, float]
+    score: float
+
+
+@dataclass(frozen=True)
+class Localization:
+    """Faces of a photo in falling score, and the nets' responses over the whole photo, name -> [h, w] in [0, 1]."""
+
+    proposals: list[Proposal]
+    response_maps: dict[str, Tensor] = field(repr=False)
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes [N, 4] and [M, 4] (x0, y0, x1, y1): [N, M]; 0 where both are empty."""
+    corner = torch.maximum(a[:, None, :2], b[None, :, :2])
+    overlap = (torch.minimum(a[:, None, 2:], b[None, :, 2:]) - corner).clamp_min(0).prod(-1)
+    area_a, area_b = (a[:, 2:] - a[:, :2]).prod(-1), (b[:, 2:] - b[:, :2]).prod(-1)
+    return overlap / (area_a[:, None] + area_b - overlap).clamp_min(1e-12)
+
+
+def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
+    """Indices of the boxes that no stronger kept box overlaps by more than `overlap`, in falling score (ties by index)."""
+    order = torch.sort(scores, descending=True, stable=True).indices
+    iou = box_iou(boxes, boxes)
+    kept: list[int] = []
+    for index in order.tolist():
+        if not kept or iou[index, kept].max() <= overlap:
+            kept.append(index)
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def read_peaks(maps: Tensor, sizes: Tensor, threshold: float, max_peaks: int) -> tuple[Tensor, Tensor]:
+    """Faces at the density peaks of size maps [K, h, w] (logits): faces [P, 3] (x, y of the centre and height, in pixels of
+    the net's input) and logits [P], of the probability that there is a face of any size.
+
+    The centre is refined below the stride by the responses round the peak, the height by those of the neighbouring sizes.
+    """
+    evidence = maps.logsumexp(0)
+    density = evidence.sigmoid()
+    index = find_peaks(density, threshold, max_peaks, min_score=0.0, min_distance=1.5).index
+    index = index[index >= 0]
+    width = density.shape[1]
+    rows, columns = index // width, index % width
+    offsets = torch.arange(-1, 2)
+    near_rows, near_columns = (rows[:, None] + offsets)[:, :, None], (columns[:, None] + offsets)[:, None, :]
+    padded = F.pad(evidence, (1, 1, 1, 1), value=-torch.inf)
+    near = padded[near_rows + 1, near_columns + 1].flatten(1).softmax(1).unflatten(1, (3, 3))
+    y = (near.sum(2) * near_rows[:, :, 0]).sum(1) * STRIDE + 0.5
+    x = (near.sum(1) * near_columns[:, 0, :]).sum(1) * STRIDE + 0.5
+    weights = maps[:, rows, columns].softmax(0)
+    height = (weights * sizes.log()[:, None]).sum(0).exp()
+    return torch.stack([x, y, height], 1), evidence[rows, columns]
+
+
+class Localizer:
+    """Finds the faces of a photo.
+
+    `localizer(photo)`, photo float [3, H, W], RGB in [0, 1], any size -> :class:`Localization`. Each photo is handled alone,
+    so its result does not depend on what else is asked for; memory is bounded by `settings.finest_side`.
+
+    Raises ValueError for a photo of another shape, of an integer dtype or with values that are not finite.
+    """
+
+    def __init__(self, lnet_o: LNet, lnet_s: LNet, settings: LocalizerSettings | None = None):
+        self.lnet_o, self.lnet_s = lnet_o.eval(), lnet_s.eval()
+        self.settings = settings or LocalizerSettings()
+
+    @torch.inference_mode()
+    def __call__(self, photo: Tensor) -> Localization:
+        if photo.ndim != 3 or photo.shape[0] != 3 or not photo.is_floating_point() or 0 in photo.shape:
+            raise ValueError(f"Localizer: a photo must be a float tensor [3, H, W], got {photo.dtype} {list(photo.shape)}")
+        if not photo.isfinite().all():
+            raise ValueError("Localizer: the photo has values that are not finite (NaN or infinity)")
+        settings = self.settings
+        levels = self._levels(photo)
+        faces, logits, maps = self._propose(photo, levels)
+        first = suppress(self._boxes(faces), logits, settings.overlap)[: settings.max_windows]
+        faces, first_logits = faces[first], logits[first]
+        faces, second_logits, windows = self._refine(photo, levels, faces)
+        # Both nets must agree: the mean of their log-odds.
+        scores = ((first_logits + second_logits) / 2).sigmoid()
+        boxes = self._boxes(faces)
+        height, width = photo.shape[1:]
+        boxes = torch.minimum(boxes.clamp_min(0), torch.tensor([width, height, width, height]))
+        good = (scores >= settings.score_threshold) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        boxes, scores = boxes[good], scores[good]
+        kept = suppress(boxes, scores, settings.overlap)
+        proposals = [Proposal(tuple(boxes[i].tolist()), scores[i].item()) for i in kept.tolist()]
+        return Localization(proposals, {"lnet_o": maps, "lnet_s": windows})
+
+    def _levels(self, photo: Tensor) -> list[Tensor]:
+        """The photo at falling scales, each half the one before."""
+        settings = self.settings
+        height, width = photo.shape[1:]
+        scale = min(settings.largest_enlargement, settings.finest_side / max(height, width))
+        levels = []
+        while not levels or max(height, width) * scale >= settings.least_side:
+            size = max(1, round(height * scale)), max(1, round(width * scale))
+            source = levels[-1] if levels else photo.float()[None]
+            levels.append(F.interpolate(source, size=size, mode="bilinear", antialias=True, align_corners=False))
+            scale /= 2
+        return levels
+
+    def _propose(self, photo: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = torch.tensor(self.lnet_o.config["sizes"])
+        all_faces, all_logits, response = [], [], None
+        for level in levels:
+            maps = self.lnet_o.size_maps(level)[0]
+            faces, logits = read_peaks(maps, sizes, self.settings.proposal_threshold, 2 * self.settings.max_windows)
+            scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
+            all_faces.append(faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()]))
+            all_logits.append(logits)
+            density = maps.logsumexp(0).sigmoid()
+            if response is None:
+                response = density
+            else:
+                enlarged = F.interpolate(density[None, None], size=response.shape, mode="bilinear", align_corners=False)
+                response = torch.maximum(response, enlarged[0, 0])
+        return torch.cat(all_faces), torch.cat(all_logits), response
+
+    def _refine(self, photo: Tensor, levels: list[Tensor], faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """LNet_s's view of each face: the refined face, its logit, and its map in the photo."""
+        pixels = self.settings.window_pixels
+        sizes = torch.tensor(self.lnet_s.config["sizes"])
+        refined, logits = [], []
+        for face in faces:
+            window = self._cut(photo, levels, face)
+            maps = self.lnet_s.size_maps(window)[0]
+            found, strength = read_peaks(maps, sizes, 0.0, 4)
+            # The window is about this face: the farther from its middle, the less a peak counts.
+            distance = (found[:, :2] - pixels / 2).norm(dim=1) / pixels
+            best = (strength - 8 * (distance - 0.15).clamp_min(0)).argmax()
+            scale = face[2] * self.settings.window / pixels
+            centre = face[:2] + (found[best, :2] - pixels / 2) * scale
+            refined.append(torch.cat([centre, found[best, 2:] * scale]))
+            logits.append(strength[best])
+        if not refined:
+            return faces, faces.new_zeros(0), faces.new_zeros(0)
+        return torch.stack(refined), torch.stack(logits), faces.new_zeros(0)
+
+    def _cut(self, photo: Tensor, levels: list[Tensor], face: Tensor) -> Tensor:
+        """The window round a face, [1, 3, window_pixels, window_pixels]; beyond the photo its border is repeated."""
+        pixels = self.settings.window_pixels
+        side = (face[2] * self.settings.window).item()
+        # The coarsest level that is still as fine as the window.
+        level = levels[0]
+        for coarser in levels[1:]:
+            if side * coarser.shape[3] / photo.shape[2] < pixels * 0.9:
+                break
+            level = coarser
+        axis = ((torch.arange(pixels) + 0.5) / pixels - 0.5) * side
+        x = (face[0] + axis) / photo.shape[2] * 2 - 1
+        y = (face[1] + axis) / photo.shape[1] * 2 - 1
+        grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
+        return F.grid_sample(level, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
+
+    def _boxes(self, faces: Tensor) -> Tensor:
+        settings = self.settings
+        centre = faces[:, :2] + faces[:, 2:] * torch.tensor(settings.box_offset)
+        height = faces[:, 2:] * settings.box_height
+        half = torch.cat([height / settings.box_aspect, height], 1) / 2
+        return torch.cat([centre - half, centre + half], 1)

@@ -1,0 +1,198 @@
+"""The whole cascade in one safetensors file: four nets, and in its header what it takes to use them.
+
+The header's metadata has one key, ``faceattr``, whose value is JSON:
+
+- ``format_version``: 1
+- ``configs``: for each of ``lnet_o``, ``lnet_s``, ``anet``, ``svm`` the arguments that rebuild it
+- ``attributes``: their names, in the order of the logits
+- ``preprocessing``: how photos become input; its keys belong to the localiser and the pipeline
+- ``thresholds``: ``accuracy`` and ``balanced``, on the calibrated probability, one an attribute
+- ``training``, ``metrics``: on what data the weights were trained and how they do
+- ``sha256``: of the metadata without this key and of every tensor; safetensors itself notices no flipped bit
+
+Weights are stored as float16, except vectors (biases) and the SVMs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from faceattr.models.anet import ANet
+from faceattr.models.lnet import LNet
+from faceattr.models.svm import LinearSVM
+
+FORMAT_VERSION = 1
+NETS: dict[str, type[nn.Module]] = {"lnet_o": LNet, "lnet_s": LNet, "anet": ANet, "svm": LinearSVM}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What :func:`load_checkpoint` gives: the nets in evaluation mode, and the metadata."""
+
+    lnet_o: LNet
+    lnet_s: LNet
+    anet: ANet
+    svm: LinearSVM
+    metadata: dict[str, Any]
+
+
+def save_checkpoint(
+    path: str | os.PathLike,
+    *,
+    lnet_o: LNet,
+    lnet_s: LNet,
+    anet: ANet,
+    svm: LinearSVM,
+    metadata: dict[str, Any],
+) -> None:
+    """Writes the nets and ``metadata`` to ``path``, all or nothing.
+
+    ``metadata`` holds ``attributes``, ``preprocessing``, ``thresholds``, ``training`` and ``metrics``; version, configs and
+    checksum are added here.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a list has not one value an attribute.
+    """
+    nets: dict[str, nn.Module] = {"lnet_o": lnet_o, "lnet_s": lnet_s, "anet": anet, "svm": svm}
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "configs": {name: net.config for name, net in nets.items()},
+        **metadata,
+    }
+    problem = _metadata_problem(metadata)
+    if problem:
+        raise ValueError(f"save_checkpoint: {problem}")
+    tensors = {
+        f"{name}.{key}": _stored(name, tensor) for name, net in nets.items() for key, tensor in net.state_dict().items()
+    }
+    # Through JSON once, so that the checksum is of what a reader will see (tuples become lists, say).
+    metadata = json.loads(json.dumps(metadata))
+    metadata["sha256"] = _checksum(metadata, tensors)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, {"faceattr": json.dumps(metadata)})
+    os.replace(partial, path)
+
+
+def load_checkpoint(
+    path: str | os.PathLike, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Checkpoint:
+    """Reads a checkpoint; the nets come in evaluation mode, without gradients, on ``device`` as ``dtype``.
+
+    Raises:
+        ValueError: the file is missing, a pickle, damaged, foreign or of a newer format, or its tensors do not fit its
+            configuration; the message names the file and says what to do.
+    """
+    metadata, tensors = _read(Path(path))
+    nets = {}
+    for name, cls in NETS.items():
+        net = _build(path, name, cls, metadata["configs"][name])
+        prefix = name + "."
+        _fill(path, name, net, {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)})
+        nets[name] = net.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    foreign = sorted(key for key in tensors if key.split(".")[0] not in NETS)
+    if foreign:
+        raise ValueError(f"{path}: holds the tensor {foreign[0]!r}, which belongs to no net of faceattr")
+    if metadata["sha256"] != _checksum(metadata, tensors):
+        raise ValueError(f"{path}: damaged (its checksum does not fit its contents); copy or download it again")
+    return Checkpoint(**nets, metadata=metadata)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata and tensors of a file, checked as far as that goes without building the nets."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); give the path of a faceattr checkpoint") from None
+    # PK: torch.save's zip; 0x80: a bare pickle.
+    if path.suffix.lower() in (".pt", ".pth", ".pkl", ".ckpt") or start[:2] == b"PK" or start[:1] == b"\x80":
+        raise ValueError(f"{path}: a pickle, which can run any code when it is read; faceattr loads .safetensors files only")
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get("faceattr")
+            if header is None:
+                raise ValueError(f"{path}: a safetensors file, but not one of faceattr's; see faceattr's training/bundle.py")
+            metadata = json.loads(header)
+            version = metadata["format_version"]
+            if version > FORMAT_VERSION:
+                raise ValueError(
+                    f"{path}: made by a newer faceattr (format {version}, this one reads up to {FORMAT_VERSION}); "
+                    "upgrade faceattr"
+                )
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: damaged, cut short or no safetensors file ({error}); copy or download it again"
+        ) from None
+    problem = _metadata_problem({key: value for key, value in metadata.items() if key != "sha256"})
+    if problem or "sha256" not in metadata:
+        raise ValueError(f"{path}: damaged metadata ({problem or 'no checksum'}); copy or download it again")
+    return metadata, tensors
+
+
+def _metadata_problem(metadata: dict[str, Any]) -> str | None:
+    """What is wrong with the metadata, or None."""
+    expected = {"format_version", "configs", "attributes", "preprocessing", "thresholds", "training", "metrics"}
+    if metadata.keys() != expected:
+        key = min(metadata.keys() ^ expected)
+        return f"metadata {'has the unknown' if key in metadata else 'lacks the'} key {key!r}"
+    if set(metadata["configs"]) != set(NETS):
+        return f"configs are of {sorted(metadata['configs'])}, not of {sorted(NETS)}"
+    count = len(metadata["attributes"])
+    for name in ("accuracy", "balanced"):
+        if len(metadata["thresholds"].get(name, ())) != count:
+            return f"thresholds {name!r} are not {count}, one an attribute"
+    for name in ("anet", "svm"):
+        if metadata["configs"][name]["attributes"] != count:
+            return f"{name} has {metadata['configs'][name]['attributes']} attributes, {count} are named"
+    return None
+
+
+def _stored(net: str, tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.is_floating_point():
+        tensor = tensor.to(torch.float32 if net == "svm" or tensor.dim() < 2 else torch.float16)
+    return tensor.clone()
+
+
+def _checksum(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    content = {key: value for key, value in metadata.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for key in sorted(tensors):
+        digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
+        digest.update(tensors[key].contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _build(path, name: str, cls: type[nn.Module], config: dict[str, Any]) -> nn.Module:
+    try:
+        return cls(**config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the configuration of {name} does not do ({error}); copy or download it again") from None
+
+
+def _fill(path, name: str, net: nn.Module, tensors: dict[str, Tensor]) -> None:
+    own = net.state_dict()
+    missing, foreign = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or foreign:
+        what = f"lacks the tensor '{name}.{missing[0]}'" if missing else f"holds the unknown tensor '{name}.{foreign[0]}'"
+        raise ValueError(f"{path}: {what}; it does not fit its configuration: make or download it again")
+    for key, tensor in tensors.items():
+        if tensor.shape != own[key].shape:
+            raise ValueError(
+                f"{path}: the tensor '{name}.{key}' has shape {tuple(tensor.shape)}, its configuration says "
+                f"{tuple(own[key].shape)}: make or download it again"
+            )
+    net.load_state_dict(tensors)

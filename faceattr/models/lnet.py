@@ -1,0 +1,161 @@
+"""The localisation nets: AlexNet's trunk with two poolings, the object head (LNet+) and the tag head (LNet_o, LNet_s)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from faceattr.attributes import ATTRIBUTES
+
+STRIDE = 16
+"""Pixels between neighbouring positions of the C5 map."""
+
+
+def map_size(pixels: int) -> int:
+    """Positions of the C5 map along an image side of `pixels`: position i is centred on pixel 16 * i."""
+    return math.ceil(pixels / STRIDE)
+
+
+def _layer(in_channels: int, out_channels: int, kernel_size: int, stride: int, batch_norm: bool) -> nn.Sequential:
+    # Odd kernels, padded by half their size, centre output i on input i * stride: the map's geometry stays exact.
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=not batch_norm)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
+    return nn.Sequential(conv, norm, nn.ReLU(inplace=True))
+
+
+class LNetTrunk(nn.Module):
+    """C1 to C5 of the localisation nets: AlexNet's convolutions, two max-poolings, batch normalisation in place of LRN.
+
+    images [N, 3, H, W], RGB in [0, 1], any H, W >= 1 -> C5 [N, widths[-1], ceil(H / 16), ceil(W / 16)]; position (i, j)
+    of the map is centred on pixel (16 i, 16 j), so an image of 16 n + 1 pixels is covered from border to border.
+
+    `config` rebuilds the trunk: `LNetTrunk(**trunk.config)`.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (96, 256, 384, 384, 256),
+        batch_norm: bool = True,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ):
+        super().__init__()
+        if len(widths) != 5:
+            raise ValueError(f"LNetTrunk: widths must name the channels of C1 to C5, got {len(widths)} numbers")
+        self.config = {
+            "widths": list(widths),
+            "batch_norm": batch_norm,
+            "mean": list(mean),
+            "std": list(std),
+        }
+        c1, c2, c3, c4, c5 = widths
+        self.c1 = _layer(3, c1, 11, 4, batch_norm)
+        self.c2 = _layer(c1, c2, 5, 1, batch_norm)
+        self.c3 = _layer(c2, c3, 3, 1, batch_norm)
+        self.c4 = _layer(c3, c4, 3, 1, batch_norm)
+        self.c5 = _layer(c4, c5, 3, 1, batch_norm)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Zero padding inside the net is the mean colour.
+        x = (images - self.mean) / self.std
+        x = self.pool(self.c1(x))
+        x = self.pool(self.c2(x))
+        return self.c5(self.c4(self.c3(x)))
+
+    def fold_batch_norm(self) -> LNetTrunk:
+        """Fold every batch normalisation into its convolution, in place, for inference; returns the trunk.
+
+        Raises ValueError in training mode, where the statistics are still moving.
+        """
+        if self.training:
+            raise ValueError("fold_batch_norm: the trunk is in training mode; call eval() first")
+        for layer in (self.c1, self.c2, self.c3, self.c4, self.c5):
+            if isinstance(layer[1], nn.BatchNorm2d):
+                layer[0] = fuse_conv_bn_eval(layer[0], layer[1])
+                layer[1] = nn.Identity()
+        self.config["batch_norm"] = False
+        return self
+
+
+class LNetPlus(nn.Module):
+    """The trunk with an object head, for pre-training on object categories (paper: 4096, 4096, 1000 classes).
+
+    images [N, 3, H, W] -> logits [N, classes]. C5 is averaged over a `grid` x `grid` partition of the map, so any image
+    size goes; `hidden` lists the sizes of the fully connected layers before the last.
+    """
+
+    def __init__(
+        self, classes: int = 1000, hidden: Sequence[int] = (4096, 4096), grid: int = 1, trunk: dict | None = None
+    ):
+        super().__init__()
+        self.trunk = LNetTrunk(**(trunk or {}))
+        self.config = {"classes": classes, "hidden": list(hidden), "grid": grid, "trunk": self.trunk.config}
+        features = self.trunk.config["widths"][-1] * grid * grid
+        layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(grid), nn.Flatten()]
+        for size in hidden:
+            layers += [nn.Linear(features, size), nn.ReLU(inplace=True), nn.Dropout(0.5)]
+            features = size
+        self.head = nn.Sequential(*layers, nn.Linear(features, classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.trunk(images))
+
+
+class LNet(nn.Module):
+    """LNet_o and LNet_s: the trunk with a head for image-level tags.
+
+    images [N, 3, H, W], RGB in [0, 1] -> logits [N, len(tags) + len(sizes)]. The first are attributes (`tags`), the last say
+    for each height of `sizes` (pixels) whether a face of about that height is in the picture. A 1x1 convolution gives a map
+    for each; log-sum-exp over the positions makes the picture's logit, so that one strong position is enough, and training
+    by tags alone teaches the size maps to point at the face.
+
+    Raises ValueError unless `sizes` has at least two heights in equal ratios, rising.
+    """
+
+    def __init__(
+        self,
+        tags: Sequence[str] = ATTRIBUTES,
+        sizes: Sequence[float] = (40.0, 50.4, 63.5),
+        trunk: dict | None = None,
+    ):
+        super().__init__()
+        ratios = [b / a for a, b in zip(sizes, sizes[1:], strict=False)]
+        if not ratios or min(ratios) <= 1 or max(ratios) > 1.02 * min(ratios):
+            raise ValueError(f"LNet: sizes must be two or more rising heights in equal ratios, got {list(sizes)}")
+        self.trunk = LNetTrunk(**(trunk or {}))
+        self.config = {"tags": list(tags), "sizes": list(sizes), "trunk": self.trunk.config}
+        self.head = nn.Conv2d(self.trunk.config["widths"][-1], len(tags) + len(sizes), 1)
+        # Log-sum-exp over some hundred positions adds about 5: start from "absent".
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.constant_(self.head.bias, -6.0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.trunk(images)).float().flatten(2).logsumexp(2)
+
+    def size_maps(self, images: Tensor) -> Tensor:
+        """Logits [N, len(sizes), h, w]: how much speaks for a face of each height at each position."""
+        faces = slice(len(self.config["tags"]), None)
+        return F.conv2d(self.trunk(images), self.head.weight[faces], self.head.bias[faces]).float()
+
+    def response_map(self, images: Tensor, kind: str = "face") -> Tensor:
+        """[N, h, w], in [0, 1] for "face": the probability of the likeliest size; "mean": the plain average of C5's channels,
+        as the paper has it."""
+        if kind == "face":
+            return self.size_maps(images).amax(1).sigmoid()
+        if kind == "mean":
+            return self.trunk(images).float().mean(1)
+        raise ValueError(f'response_map: kind is {kind!r}, it must be "face" or "mean"')
+
+    def fold_batch_norm(self) -> LNet:
+        """Fold the trunk's batch normalisation, in place; returns the net."""
+        self.trunk.fold_batch_norm()
+        return self

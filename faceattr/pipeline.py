@@ -1,0 +1,336 @@
+"""Photo to faces: LNet_o and LNet_s localise, ANet and one linear SVM an attribute tell what they look like."""
+
+import difflib
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from itertools import chain, repeat
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from faceattr.crops import CropSettings, crop_window
+from faceattr.images import ImageError, Photo, describe, load_photo
+from faceattr.localization import Localizer, LocalizerSettings
+from faceattr.models.checkpoint import Checkpoint, load_checkpoint
+
+# A stream holds decoded photos until their faces fill a batch, but no more bytes of them than this.
+_HELD_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of a photo.
+
+    box: x0, y0, x1, y1 in pixels of the upright original photo.
+    score: of the localisation, 0 to 1; None where the box was given.
+    attributes: calibrated probability of each attribute. labels: those that reach their threshold.
+    features: float32 [F], what the SVMs see; None where only boxes were asked for.
+    notes: what speaks against trusting the rest, in words; mostly empty.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float | None
+    attributes: dict[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    features: np.ndarray | None = field(default=None, repr=False, compare=False)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict:
+        """As JSON takes it, without the features."""
+        return {
+            "box": [round(edge, 2) for edge in self.box],
+            "score": None if self.score is None else round(self.score, 4),
+            "attributes": {name: round(value, 4) for name, value in self.attributes.items()},
+            "labels": list(self.labels),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The record of one photo of a stream.
+
+    image: its name. width, height: of the upright original; None when it could not be read.
+    error: None, or why it could not be read. photo: the decoded picture, at most 2048 pixels a side.
+    response_maps: name to [h, w] over the whole photo.
+    """
+
+    image: str
+    width: int | None = None
+    height: int | None = None
+    faces: list[Face] = field(default_factory=list)
+    error: str | None = None
+    photo: Photo | None = field(default=None, repr=False, compare=False)
+    response_maps: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+
+    def to_dict(self) -> dict:
+        """The JSON record."""
+        faces = [face.to_dict() for face in self.faces]
+        return {"image": self.image, "width": self.width, "height": self.height, "faces": faces, "error": self.error}
+
+
+@dataclass(frozen=True)
+class _Located:
+    """A photo between localisation and attributes; crops: what ANet is to see of each face, uint8 [h, w, 3]."""
+
+    prediction: Prediction
+    crops: list[np.ndarray] = field(default_factory=list)
+
+
+class FaceAttributes:
+    """Faces and their attributes from photos.
+
+    A photo is what `faceattr.images.load_image` takes: path, bytes, PIL image, array [H, W, 3] or tensor [3, H, W].
+
+    checkpoint: the nets, on the device and of the dtype they are to run with.
+    attributes, exclude: report only these, or all but these.
+    thresholds: "accuracy" or "balanced", what the labels' thresholds were chosen for.
+    min_score: leave out faces of a lower score. max_faces: at most so many of a photo, the best.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        attributes: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        thresholds: str = "accuracy",
+        min_score: float = 0.0,
+        max_faces: int | None = None,
+    ):
+        metadata = checkpoint.metadata
+        names, preprocessing = metadata["attributes"], metadata["preprocessing"]
+        if thresholds not in metadata["thresholds"]:
+            raise ValueError(f"thresholds={thresholds!r}: these weights have {', '.join(metadata['thresholds'])}")
+        if not 0 <= min_score <= 1:
+            raise ValueError(f"min_score={min_score}: a score is between 0 and 1")
+        if max_faces is not None and max_faces < 1:
+            raise ValueError(f"max_faces={max_faces}: ask for at least one face")
+        self.metadata = metadata
+        self.attributes = _choose(names, attributes, exclude)
+        self._thresholds = dict(zip(names, metadata["thresholds"][thresholds], strict=True))
+        self._min_score, self._max_faces = min_score, max_faces
+        self._anet, self._svm = checkpoint.anet, checkpoint.svm
+        self._localizer = Localizer(
+            checkpoint.lnet_o, checkpoint.lnet_s, LocalizerSettings(**preprocessing["localization"])
+        )
+        self._crops = CropSettings(**preprocessing["crop"])
+        self._input_size = tuple(checkpoint.anet.config["input_size"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the nets run."""
+        return next(self._anet.parameters()).device
+
+    def predict(self, image, boxes=None) -> list:
+        """The faces of a photo, best first: a list of `Face`. A list of photos gives a list of such lists.
+
+        boxes: [K, 4], x0, y0, x1, y1 in pixels of the upright photo, in place of localisation; for a list of photos a
+            list of them, with None where a photo's faces are to be found.
+        Raises ImageError for a photo that cannot be read; in a list it warns, gives no faces, and the others go on.
+        """
+        return self._faces(image, boxes, detect_only=False)
+
+    def detect(self, image) -> list:
+        """Like `predict`: boxes and scores alone."""
+        return self._faces(image, None, detect_only=True)
+
+    def iter_predict(
+        self,
+        images: Iterable,
+        boxes: Iterable | None = None,
+        *,
+        detect_only: bool = False,
+        batch_size: int = 32,
+        workers: int = 2,
+    ) -> Iterator[Prediction]:
+        """One record a photo, in order, as they come, in memory that does not grow with their number.
+
+        `workers` threads decode ahead; ANet sees `batch_size` faces at a time, of several photos where need be. A photo
+        that cannot be read gives a record with its error. boxes: for each photo [K, 4] or None, as in `predict`.
+        """
+        waiting: list[_Located] = []
+        given = repeat(None) if boxes is None else boxes
+        with closing(_load_ahead(images, workers)) as photos:
+            for (name, photo), boxes_of_photo in zip(photos, given, strict=boxes is not None):
+                if isinstance(photo, ImageError):
+                    waiting.append(_Located(Prediction(name, error=str(photo))))
+                else:
+                    waiting.append(self._locate(name, photo, boxes_of_photo, detect_only))
+                faces = sum(len(located.crops) for located in waiting)
+                held = sum(each.prediction.photo.pixels.nbytes for each in waiting if each.prediction.photo)
+                if detect_only or faces >= batch_size or held >= _HELD_BYTES:
+                    yield from self._complete(waiting, batch_size)
+                    waiting = []
+            yield from self._complete(waiting, batch_size)
+
+    def _faces(self, image, boxes, detect_only: bool) -> list:
+        if not isinstance(image, list | tuple):
+            located = self._locate(describe(image), load_photo(image), boxes, detect_only)
+            return next(self._complete([located])).faces
+        if boxes is not None and len(boxes) != len(image):
+            raise ValueError(
+                f"boxes: {len(boxes)} entries for {len(image)} photos; give one a photo, None to find them"
+            )
+        faces = []
+        for prediction in self.iter_predict(image, boxes, detect_only=detect_only):
+            if prediction.error is not None:
+                warnings.warn(prediction.error, stacklevel=3)
+            faces.append(prediction.faces)
+        return faces
+
+    def _locate(self, name: str, photo: Photo, boxes, detect_only: bool) -> _Located:
+        maps = {}
+        if boxes is None:
+            # Photo by photo: what else is in a batch then cannot move a box.
+            pixels = torch.from_numpy(photo.pixels).to(self.device).permute(2, 0, 1).float() / 255
+            result = self._localizer(pixels)
+            maps = {key: response.cpu().numpy() for key, response in result.response_maps.items()}
+            found = [(photo.to_original(proposal.box), proposal.score) for proposal in result.proposals]
+            found = [(box, score) for box, score in found if score >= self._min_score][: self._max_faces]
+        else:
+            found = [(box, None) for box in _check_boxes(boxes, photo, name)]
+        windows = [self._crops.window(box, self._input_size, self._anet.step) for box, _ in found]
+        faces = [
+            Face(tuple(box.tolist()), score, notes=self._notes(window))
+            for (box, score), window in zip(found, windows, strict=True)
+        ]
+        crops = []
+        if not detect_only:
+            size = self._crops.size(self._input_size, self._anet.step)
+            crops = [crop_window(photo.pixels, photo.from_original(window), size) for window in windows]
+        return _Located(Prediction(name, photo.width, photo.height, faces, None, photo, maps), crops)
+
+    def _notes(self, window: tuple[float, float, float, float]) -> tuple[str, ...]:
+        # Enlarged to more than twice its size for ANet, a face shows little of what its attributes are read from.
+        height = self._crops.size(self._input_size, self._anet.step)[0]
+        return ("small face, attributes uncertain",) if window[3] - window[1] < height / 2 else ()
+
+    def _complete(self, waiting: Sequence[_Located], batch_size: int = 32) -> Iterator[Prediction]:
+        """The predictions with their faces' attributes; crops of several photos share a batch."""
+        crops = [crop for located in waiting for crop in located.crops]
+        batches = (crops[start : start + batch_size] for start in range(0, len(crops), batch_size))
+        fields = chain.from_iterable(map(self._describe, batches))
+        for located in waiting:
+            faces = located.prediction.faces
+            if located.crops:
+                faces = [replace(face, **next(fields)) for face in faces]
+            yield replace(located.prediction, faces=faces)
+
+    @torch.inference_mode()
+    def _describe(self, crops: list[np.ndarray]) -> list[dict]:
+        """What ANet and the SVMs say of each crop: the fields of its `Face`."""
+        weight = self._anet.head.weight
+        images = torch.from_numpy(np.stack(crops)).to(self.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
+        features = self._anet.forward_dense(images, self._crops.views).views
+        probabilities = self._svm(features).float().cpu()
+        described = []
+        for row, row_features in zip(probabilities.tolist(), features.float().cpu().numpy(), strict=True):
+            values = dict(zip(self.metadata["attributes"], row, strict=True))
+            attributes = {name: values[name] for name in self.attributes}
+            labels = tuple(name for name, value in attributes.items() if value >= self._thresholds[name])
+            described.append({"attributes": attributes, "labels": labels, "features": row_features})
+        return described
+
+
+def load(
+    weights: str | os.PathLike | None = None,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype = torch.float32,
+    **options,
+) -> FaceAttributes:
+    """The pipeline with the bundled weights, or those of a checkpoint file or of a folder that holds one.
+
+    device: "cpu", "cuda", "cuda:1", ..., or "auto": cuda where there is one. dtype: the nets' floating-point type.
+    options: as `FaceAttributes`. Raises ValueError for weights, a device or options that do not do.
+    """
+    checkpoint = load_checkpoint(find_weights(weights), choose_device(device), dtype)
+    return FaceAttributes(checkpoint, **options)
+
+
+def find_weights(weights: str | os.PathLike | None = None) -> Path:
+    """The checkpoint file that `load` reads for `weights`. Raises ValueError where there is none."""
+    if weights is None:
+        path = Path(str(resources.files("faceattr"))) / "weights"
+        missing = "this installation has no bundled weights; install faceattr with them or pass weights="
+    else:
+        path = Path(weights)
+        missing = f"{path}: no .safetensors file in this folder; give the checkpoint itself"
+    if weights is not None and not path.is_dir():
+        return path
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise ValueError(missing)
+    if len(files) > 1:
+        raise ValueError(f"{path}: holds {len(files)} .safetensors files; give one of them")
+    return files[0]
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is cuda where there is one. Raises ValueError where it is not to be had."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used ({reason}); use cpu, cuda, cuda:N or auto") from error
+    return chosen
+
+
+def _choose(names: Sequence[str], attributes: Sequence[str] | None, exclude: Sequence[str] | None) -> tuple[str, ...]:
+    if attributes is not None and exclude is not None:
+        raise ValueError("attributes and exclude: give one of them, not both")
+    for name in [*(attributes or ()), *(exclude or ())]:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names
+            raise ValueError(f"attribute {name!r} is unknown to these weights; choose from {', '.join(close)}")
+    return tuple(name for name in names if (attributes is None or name in attributes) and name not in (exclude or ()))
+
+
+def _check_boxes(boxes, photo: Photo, name: str) -> np.ndarray:
+    """Given boxes as float64 [K, 4], clipped to the photo."""
+    boxes = np.asarray(boxes, dtype=np.float64)
+    if boxes.size == 0:
+        return np.zeros((0, 4))
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name}: boxes have shape {list(boxes.shape)}, needed is [K, 4] (x0, y0, x1, y1)")
+    clipped = np.clip(boxes, 0, [photo.width, photo.height] * 2)
+    for box, inside in zip(boxes.tolist(), clipped, strict=True):
+        if not (inside[0] < inside[2] and inside[1] < inside[3]):  # also NaN
+            raise ValueError(
+                f"{name}: box {box} has no area in the photo of {photo.width} x {photo.height} pixels; "
+                "needed is x0 < x1, y0 < y1 in pixels of the upright photo"
+            )
+    return clipped
+
+
+def _load_ahead(images: Iterable, workers: int) -> Iterator[tuple[str, Photo | ImageError]]:
+    """Each picture's name and its photo, or why there is none, in order, decoded a few ahead."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        ahead = deque()
+        for image in images:
+            ahead.append((describe(image), pool.submit(_load, image)))
+            if len(ahead) > 2 * workers:
+                name, photo = ahead.popleft()
+                yield name, photo.result()
+        for name, photo in ahead:
+            yield name, photo.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _load(image) -> Photo | ImageError:
+    try:
+        return load_photo(image)
+    except ImageError as error:
+        return error

@@ -1,0 +1,91 @@
+"""Predictions as text: a table for people; JSON, JSON lines and CSV for programs. Each record is written at once."""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from faceattr.pipeline import Prediction
+
+FORMATS = ("table", "json", "jsonl", "csv")
+
+
+class RecordWriter:
+    """Writes predictions to `stream` as they come; leaving the context completes the document.
+
+    format: one of FORMATS. attributes: the names that the CSV columns take.
+    """
+
+    def __init__(self, stream: TextIO, format: str, attributes: Sequence[str] = ()):
+        self._stream = stream
+        self._count = 0
+        self._attributes = attributes
+        write: dict[str, Callable[[Prediction], None]] = {
+            "table": self._table,
+            "json": self._json,
+            "jsonl": self._jsonl,
+            "csv": self._csv,
+        }
+        self._write, self._is_array = write[format], format == "json"
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_) -> None:
+        # Also after an interruption: what was written is then still one valid array. Only a closed pipe takes no more.
+        if self._is_array and not (error and issubclass(error, BrokenPipeError)):
+            self._print("\n]" if self._count else "[]")
+
+    def write(self, prediction: Prediction) -> None:
+        self._write(prediction)
+        self._count += 1
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        self._stream.write(text + end)
+        self._stream.flush()
+
+    def _json(self, prediction: Prediction) -> None:
+        self._print(("," if self._count else "[") + "\n  " + json.dumps(prediction.to_dict()), end="")
+
+    def _jsonl(self, prediction: Prediction) -> None:
+        self._print(json.dumps(prediction.to_dict()))
+
+    def _csv(self, prediction: Prediction) -> None:
+        rows = csv.writer(self._stream, lineterminator="\n")
+        if self._count == 0:
+            box = ["x0", "y0", "x1", "y1"]
+            rows.writerow(["image", "width", "height", "face", *box, "score", *self._attributes, "notes", "error"])
+        photo = [prediction.image, prediction.width, prediction.height]
+        for number, face in enumerate(prediction.faces, 1):
+            values = [f"{face.attributes[name]:.4f}" for name in self._attributes] if face.attributes else []
+            score = "" if face.score is None else f"{face.score:.4f}"
+            rows.writerow([*photo, number, *(f"{edge:.1f}" for edge in face.box), score, *values, _notes(face), ""])
+        if not prediction.faces:
+            rows.writerow([*photo, *[""] * (6 + len(self._attributes)), "", prediction.error or ""])
+        self._stream.flush()
+
+    def _table(self, prediction: Prediction) -> None:
+        if self._count == 0:
+            self._print(f"{'image':<28} {'size':>11}  {'box':<23} {'score':>5}  attributes")
+        start = f"{_shorten(prediction.image, 28):<28} "
+        if prediction.error is not None:
+            self._print(f"{start}{'':>11}  error: {prediction.error}")
+            return
+        start += f"{f'{prediction.width} x {prediction.height}':>11}  "
+        if not prediction.faces:
+            self._print(start + "no face")
+        for face in prediction.faces:
+            box = "{:.0f} {:.0f} {:.0f} {:.0f}".format(*face.box)
+            score = "" if face.score is None else f"{face.score:.2f}"
+            labels = ", ".join(f"{name} {face.attributes[name]:.2f}" for name in face.labels)
+            notes = f"  ({_notes(face)})" if face.notes else ""
+            self._print(f"{start}{box:<23} {score:>5}  {labels}{notes}")
+            start = " " * len(start)
+
+
+def _notes(face) -> str:
+    return "; ".join(face.notes)
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else "..." + text[3 - length :]

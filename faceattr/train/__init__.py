@@ -1,0 +1,1 @@
+"""Training loops; the scripts in `training/` are their command lines."""

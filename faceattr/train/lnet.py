@@ -1,0 +1,154 @@
+"""Training of the localisation nets: LNet+ on object categories, LNet_o and LNet_s on image-level tags."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from faceattr.data.composites import Batch, Composer, to_images
+from faceattr.data.objects import ObjectFolder
+from faceattr.models.lnet import LNet
+from faceattr.train.loop import fit
+
+
+def sgd(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9; biases and normalisation are not decayed."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
+
+
+def random_crops(images: Tensor, size: int, random: np.random.Generator, least: float = 0.3) -> Tensor:
+    """One random crop an image, resized to [size, size]: area `least` to 1, aspect 3:4 to 4:3, flips, tone."""
+    n = len(images)
+    area = random.uniform(least, 1, n)
+    aspect = np.exp(random.uniform(-math.log(4 / 3), math.log(4 / 3), n))
+    half = np.minimum(np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)], 1), 1)
+    centre = random.uniform(-1, 1, (n, 2)) * (1 - half)
+    flip = random.choice([-1.0, 1.0], n)
+    theta = np.zeros((n, 2, 3), dtype=np.float32)
+    theta[:, 0, 0], theta[:, 0, 2] = half[:, 0] * flip, centre[:, 0]
+    theta[:, 1, 1], theta[:, 1, 2] = half[:, 1], centre[:, 1]
+    grid = F.affine_grid(torch.from_numpy(theta), [n, 3, size, size], align_corners=False)
+    crops = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    gain = torch.from_numpy(random.uniform(0.7, 1.3, (n, 3, 1, 1)).astype(np.float32) ** 0.5)
+    gain = gain * torch.from_numpy(random.uniform(0.7, 1.3, (n, 1, 1, 1)).astype(np.float32))
+    return (crops * gain).clamp_(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def pretrain(
+    model: nn.Module,
+    train: ObjectFolder,
+    validation: ObjectFolder,
+    *,
+    folder: Path,
+    epochs: float = 8,
+    batch_size: int = 64,
+    size: int = 97,
+    learning_rate: float = 0.05,
+    weight_decay: float = 5e-4,
+    seed: int = 0,
+    bfloat16: bool = True,
+    resume: bool = False,
+) -> nn.Module:
+    """Train LNet+ to name object categories (softmax cross-entropy, label smoothing 0.1); returns the averaged weights."""
+    per_epoch = len(train) // batch_size
+
+    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+        epoch, position = divmod(step, per_epoch)
+        order = np.random.default_rng((seed, epoch)).permutation(len(train))
+        chosen = np.sort(order[position * batch_size : (position + 1) * batch_size])
+        images = random_crops(to_images(train.images[chosen]), size, np.random.default_rng((seed, epoch, position)))
+        logits = net(images).float()
+        labels = torch.from_numpy(train.labels[chosen])
+        accuracy = (logits.argmax(1) == labels).float().mean().item()
+        return F.cross_entropy(logits, labels, label_smoothing=0.1), {"accuracy": accuracy}
+
+    def evaluate(net: nn.Module) -> dict[str, float]:
+        right = 0
+        for start in range(0, len(validation), batch_size):
+            images = to_images(validation.images[start : start + batch_size])
+            images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+            right += (net(images).argmax(1).numpy() == validation.labels[start : start + batch_size]).sum()
+        return {"validation accuracy": right / len(validation)}
+
+    model = model.to(memory_format=torch.channels_last)
+    return fit(
+        model,
+        sgd(model, learning_rate, weight_decay),
+        loss,
+        steps=round(epochs * per_epoch),
+        folder=folder,
+        seed=seed,
+        bfloat16=bfloat16,
+        resume=resume,
+        evaluate=evaluate,
+        evaluate_every=500,
+    )
+
+
+def tag_loss(logits: Tensor, batch: Batch, attributes: int, weight: float = 0.5) -> tuple[Tensor, dict[str, float]]:
+    """Sigmoid cross-entropy over the tags that are known: size classes, plus `weight` times the attributes."""
+    each = F.binary_cross_entropy_with_logits(logits, batch.tags, reduction="none") * batch.known
+    count = batch.known.sum(0).clamp_min(1)
+    mean = each.sum(0) / count
+    sizes, names = mean[attributes:].mean(), mean[:attributes].mean()
+    return sizes + weight * names, {"sizes": sizes.item(), "attributes": names.item()}
+
+
+def finetune(
+    model: LNet,
+    composer: Composer,
+    *,
+    folder: Path,
+    steps: int = 3000,
+    batch_size: int = 32,
+    picture_sizes: Sequence[int] = (113, 129, 145, 161),
+    learning_rate: float = 0.02,
+    weight_decay: float = 5e-4,
+    seed: int = 0,
+    bfloat16: bool = True,
+    resume: bool = False,
+) -> LNet:
+    """Train a tag net by the tags of the composer's pictures; returns the running average of the weights."""
+    model = model.to(memory_format=torch.channels_last)
+    attributes = len(model.config["tags"])
+
+    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+        random = np.random.default_rng((seed, step))
+        batch = composer.batch(batch_size, int(random.choice(picture_sizes)), random)
+        return tag_loss(net(batch.images), batch, attributes)
+
+    def evaluate(net: nn.Module) -> dict[str, float]:
+        """Ranking of pictures with and without each size tag, on new composites."""
+        random = np.random.default_rng((seed, 1 << 40))
+        batches = [composer.batch(64, picture_sizes[-1], random) for _ in range(4)]
+        logits = torch.cat([net(batch.images) for batch in batches])[:, attributes:]
+        tags = torch.cat([batch.tags for batch in batches])[:, attributes:]
+        known = torch.cat([batch.known for batch in batches])[:, attributes:] > 0
+        ranks = []
+        for k in range(tags.shape[1]):
+            true = logits[(tags[:, k] > 0) & known[:, k], k]
+            false = logits[(tags[:, k] == 0) & known[:, k], k]
+            ranks.append((true[:, None] > false).float().mean().item())
+        return {"rank": float(np.mean(ranks))}
+
+    return fit(
+        model,
+        sgd(model, learning_rate, weight_decay),
+        loss,
+        steps=steps,
+        folder=folder,
+        seed=seed,
+        bfloat16=bfloat16,
+        resume=resume,
+        evaluate=evaluate,
+        evaluate_every=500,
+    )

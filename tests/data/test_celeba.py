@@ -1,0 +1,89 @@
+"""CelebA's label files: what is right is read, what is wrong is named by file, line and value."""
+
+import numpy as np
+import pytest
+
+from faceattr.attributes import ATTRIBUTES, GROUPS, TABLE_1
+from faceattr.data.celeba import read_celeba
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three pictures; the second has every attribute."""
+    rows = [["-1"] * 40, ["1"] * 40, ["-1"] * 39 + ["1"]]
+    lines = ["3", " ".join(ATTRIBUTES) + " "] + [f"{i:06}.jpg " + "  ".join(row) for i, row in enumerate(rows, 1)]
+    (tmp_path / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "identity_CelebA.txt").write_text("000001.jpg 7\n000002.jpg 9\n000003.jpg 7\n")
+    (tmp_path / "list_eval_partition.txt").write_text("000001.jpg 0\n000002.jpg 1\n000003.jpg 0\n")
+    (tmp_path / "img_align_celeba").mkdir()
+    for i in (1, 2, 3):
+        (tmp_path / "img_align_celeba" / f"{i:06}.jpg").touch()
+    return tmp_path
+
+
+def test_labels_are_read(root):
+    data = read_celeba(root)
+    assert data.names == ["000001.jpg", "000002.jpg", "000003.jpg"]
+    assert data.tags.sum(1).tolist() == [0, 40, 1] and data.tags[2, ATTRIBUTES.index("Young")]
+    assert data.identities.tolist() == [7, 9, 7]
+    train = data.partition(0)
+    assert train.names == ["000001.jpg", "000003.jpg"] and np.array_equal(train.tags, data.tags[[0, 2]])
+    with pytest.raises(ValueError, match="no picture of partition 2"):
+        data.partition(2)
+
+
+def test_missing_pictures_are_an_error_unless_skipped(root):
+    (root / "img_align_celeba" / "000002.jpg").unlink()
+    with pytest.raises(ValueError, match=r"000002.jpg: listed in .*list_attr_celeba.txt but missing"):
+        read_celeba(root)
+    assert read_celeba(root, skip_missing=True).names == ["000001.jpg", "000003.jpg"]
+    for name in ("000001.jpg", "000003.jpg"):
+        (root / "img_align_celeba" / name).unlink()
+    with pytest.raises(ValueError, match="holds none of the 3 pictures"):
+        read_celeba(root, skip_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("list_attr_celeba.txt", "3\n", "4\n", "line 1: announces 4 pictures, 3 follow"),
+        ("list_attr_celeba.txt", "3\n", "three\n", "line 1: the number of pictures expected, got 'three'"),
+        ("list_attr_celeba.txt", "Young", "Old", "line 2: unknown attribute 'Old'"),
+        ("list_attr_celeba.txt", " Young", "", "line 2: 39 names"),
+        ("list_attr_celeba.txt", "000002.jpg 1", "000002.jpg 0", "line 4: value '0', expected 1 or -1"),
+        ("list_attr_celeba.txt", "000002.jpg 1", "000002.jpg", "line 4: 39 values"),
+        ("list_attr_celeba.txt", "000003", "000002", "line 5: 000002.jpg is listed twice"),
+        ("identity_CelebA.txt", " 9", " nine", "line 2: value 'nine', expected an identity number"),
+        ("identity_CelebA.txt", "000002.jpg 9", "000002.jpg", "line 2: '000002.jpg', expected a picture's name"),
+        ("identity_CelebA.txt", "000002.jpg 9\n", "", "no row for 000002.jpg"),
+        ("list_eval_partition.txt", "jpg 1", "jpg 3", "line 2: value '3', expected a partition 0, 1 or 2"),
+        ("list_eval_partition.txt", "000003", "000002", "line 3: 000002.jpg is listed twice"),
+    ],
+)
+def test_a_wrong_row_is_named(root, file, old, new, message):
+    path = root / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message) as error:
+        read_celeba(root)
+    assert str(path) in str(error.value)
+
+
+def test_missing_and_binary_files(root):
+    (root / "identity_CelebA.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="identity_CelebA.txt: not a text file"):
+        read_celeba(root)
+    (root / "identity_CelebA.txt").unlink()
+    with pytest.raises(ValueError, match="identity_CelebA.txt: missing"):
+        read_celeba(root)
+
+
+def test_groups_and_table_cover_the_attributes():
+    assert len(set(ATTRIBUTES)) == 40
+    assert sorted(name for group in GROUPS.values() for name in group) == sorted(ATTRIBUTES)
+    # The paper's own means, printed in the table's last column.
+    means = {"CelebA": (81, 79, 85, 87), "LFWA": (74, 71, 81, 84)}
+    for data, expected in means.items():
+        for column, mean in zip(TABLE_1[data].values(), expected, strict=True):
+            assert len(column) == 40 and abs(sum(column) / 40 - mean) < 1

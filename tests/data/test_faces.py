@@ -1,0 +1,98 @@
+"""The cache against Pillow, the crop's geometry against marked pixels, augmentation against its ranges."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from faceattr.data.faces import CROP, PICTURE, Augmentation, FaceCache, augment, crop
+
+SIZE = (55, 47)
+PLAIN = Augmentation(scale=0, shift=0, rotation=0, tone=0, coarse=0, noise=0, flip=False)
+
+
+def ramp() -> torch.Tensor:
+    """A decoded picture whose red is x and whose green is y, in pixels of the aligned picture."""
+    x, y = torch.meshgrid(torch.arange(PICTURE[0]), torch.arange(PICTURE[1]), indexing="xy")
+    return torch.stack([x, y, torch.zeros_like(x)])[None].to(torch.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(random.integers(0, 255, (218, 178, 3), np.uint8)).save(tmp_path / name)
+    return tmp_path
+
+
+def test_cache_holds_the_pictures_and_is_read_again(folder):
+    path = folder / "cache" / "faces.npy"
+    faces = FaceCache(folder, ["a.png", "b.png"], SIZE, path)
+    height, width = faces.pictures.shape[2:]
+    with Image.open(folder / "b.png") as image:
+        expected = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+    assert np.array_equal(faces.batch([1])[0].numpy(), expected)
+    # A quarter more than the crop needs.
+    assert height / 218 * (CROP[3] - CROP[1]) == pytest.approx(1.25 * SIZE[0], rel=0.02)
+    written = path.stat().st_mtime_ns
+    assert len(FaceCache(folder, ["a.png", "b.png"], SIZE, path)) == 2
+    assert path.stat().st_mtime_ns == written
+    assert len(FaceCache(folder, ["a.png"], SIZE, path)) == 1
+
+
+def test_cache_names_the_picture_that_does_not_do(folder):
+    (folder / "text.png").write_text("no picture")
+    Image.new("RGB", (100, 100)).save(folder / "small.png")
+    for name, message in (("text.png", "cannot be read"), ("none.png", "cannot be read"), ("small.png", "100x100")):
+        with pytest.raises(ValueError, match=f"{name}: {message}"):
+            FaceCache(folder, ["a.png", name], SIZE, folder / "faces.npy")
+        assert not (folder / "faces.npy").exists()
+
+
+def test_crop_takes_the_crop(size=SIZE):
+    image = crop(ramp(), size, size)[0] * 255
+    x0, y0, x1, y1 = CROP
+    # Pixel k of an output of n covers [k, k + 1] / n of the crop; the ramp's value at a place is half a pixel less.
+    for axis, (low, high, length) in enumerate(((x0, x1, size[1]), (y0, y1, size[0]))):
+        expected = low + (torch.arange(length) + 0.5) / length * (high - low) - 0.5
+        line = image[0, 20] if axis == 0 else image[1, :, 20]
+        torch.testing.assert_close(line, expected, atol=0.01, rtol=0)
+
+
+def test_a_wider_crop_keeps_the_scale_and_holds_the_plain_one():
+    wide = crop(ramp(), (SIZE[0] + 8, SIZE[1] + 4), SIZE)
+    torch.testing.assert_close(wide[:, :, 4:-4, 2:-2], crop(ramp(), SIZE, SIZE), atol=1e-4, rtol=0)
+
+
+def test_augmentation_of_nothing_is_the_plain_crop():
+    images = augment(ramp(), SIZE, PLAIN, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(images, crop(ramp(), SIZE, SIZE))
+
+
+def test_augmentation_repeats_with_its_seed_and_stays_in_range():
+    pictures = ramp().expand(20, -1, -1, -1)
+    first = augment(pictures, SIZE, Augmentation(), torch.Generator().manual_seed(1))
+    assert torch.equal(first, augment(pictures, SIZE, Augmentation(), torch.Generator().manual_seed(1)))
+    assert not torch.equal(first, augment(pictures, SIZE, Augmentation(), torch.Generator().manual_seed(2)))
+    assert first.shape == (20, 3, *SIZE) and 0 <= first.min() and first.max() <= 1
+
+
+def test_flips_scales_shifts_and_rotations_stay_within_their_limits():
+    pictures = ramp().expand(200, -1, -1, -1)
+
+    def place(**settings):
+        """Red and green slopes and centres: the affine map that was drawn, picture by picture."""
+        settings = {**PLAIN.__dict__, **settings}
+        return augment(pictures, SIZE, Augmentation(**settings), torch.Generator().manual_seed(0)) * 255
+
+    plain = crop(ramp(), SIZE, SIZE)[0] * 255
+    slope = plain[0, 27, 24] - plain[0, 27, 23]
+    flipped = place(flip=True)[:, 0, 27, 24] - place(flip=True)[:, 0, 27, 23]
+    assert set((flipped / slope).round(decimals=2).tolist()) == {1.0, -1.0}
+    scales = (place(scale=0.15)[:, 0, 27, 24] - place(scale=0.15)[:, 0, 27, 23]) / slope
+    assert 1 / 1.15 - 0.02 < scales.min() < 0.9 and 1.1 < scales.max() < 1.15 + 0.02
+    shifts = (place(shift=0.06)[:, 1, 27, 23] - plain[1, 27, 23]) / (CROP[3] - CROP[1])
+    assert -0.061 < shifts.min() < -0.05 and 0.05 < shifts.max() < 0.061
+    turned = place(rotation=10.0)
+    angles = torch.rad2deg(torch.atan2(turned[:, 1, 27, 24] - turned[:, 1, 27, 23], turned[:, 0, 27, 24] - turned[:, 0, 27, 23]))
+    assert -10.5 < angles.min() < -9 and 9 < angles.max() < 10.5

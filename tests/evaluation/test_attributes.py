@@ -1,0 +1,83 @@
+"""The figures against scikit-learn and against cases worked out by hand."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from faceattr.evaluation.attributes import (
+    area_under_roc,
+    balanced_accuracy,
+    calibration_error,
+    choose_threshold,
+    evaluate,
+    table,
+)
+
+
+@pytest.fixture
+def samples():
+    random = np.random.default_rng(0)
+    tags = random.random(500) < 0.3
+    # Rounding makes ties.
+    return np.clip(random.normal(0.4 + 0.3 * tags, 0.25), 0, 1).round(2), tags
+
+
+def test_figures_agree_with_scikit_learn(samples):
+    probabilities, tags = samples
+    assert area_under_roc(probabilities, tags) == pytest.approx(roc_auc_score(tags, probabilities))
+    labels = probabilities > 0.45
+    assert balanced_accuracy(labels, tags) == pytest.approx(balanced_accuracy_score(tags, labels))
+
+
+def test_calibration_error_by_hand():
+    # Bins of 0.1: two samples at 0.25 of which one is positive, two at 0.95, both negative.
+    probabilities = np.array([0.25, 0.25, 0.95, 0.95])
+    tags = np.array([True, False, False, False])
+    assert calibration_error(probabilities, tags, bins=10) == pytest.approx((2 * 0.25 + 2 * 0.95) / 4)
+    assert calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0
+
+
+@pytest.mark.parametrize("goal", ["accuracy", "balanced"])
+def test_no_threshold_beats_the_chosen_one(samples, goal):
+    probabilities, tags = samples
+
+    def score(threshold):
+        labels = probabilities > threshold
+        return balanced_accuracy_score(tags, labels) if goal == "balanced" else (labels == tags).mean()
+
+    chosen = choose_threshold(probabilities, tags, goal)
+    assert score(chosen) >= max(score(threshold) for threshold in np.linspace(-0.005, 1.005, 203)) - 1e-12
+
+
+def test_threshold_lies_between_the_classes():
+    assert choose_threshold(np.array([0.1, 0.2, 0.6, 0.7]), np.array([False, False, True, True]), "accuracy") == pytest.approx(0.4)
+    assert choose_threshold(np.array([0.1, 0.2]), np.array([False, False]), "balanced") == 0.5
+    with pytest.raises(ValueError, match="goal is 'f1'"):
+        choose_threshold(np.array([0.1]), np.array([True]), "f1")
+
+
+def test_evaluate_counts_and_averages():
+    probabilities = np.array([[0.9, 0.2], [0.4, 0.1], [0.6, 0.3], [0.1, 0.4]])
+    tags = np.array([[1, 0], [1, 0], [0, 0], [0, 0]], dtype=bool)
+    result = evaluate(probabilities, tags, [0.5, 0.35], ["Smiling", "Bald"])
+    smiling, bald = result["attributes"]["Smiling"], result["attributes"]["Bald"]
+    assert result["n"] == 4
+    assert (smiling["accuracy"], smiling["balanced_accuracy"], smiling["auc"], smiling["base_rate"]) == (0.5, 0.5, 0.75, 0.5)
+    assert (bald["accuracy"], bald["balanced_accuracy"], bald["auc"], bald["base_rate"]) == (0.75, None, None, 0)
+    assert result["mean"]["accuracy"] == 0.625
+    assert result["mean"]["auc"] == 0.75
+    lines = table(result).splitlines()
+    assert len(lines) == 4 and lines[-1].startswith("mean of 2") and "0.625" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "tags", "thresholds", "message"),
+    [
+        (np.zeros((2, 1)), np.zeros((3, 1)), [0.5], "must be .N, A. alike"),
+        (np.zeros((2, 1)), np.zeros((2, 1)), [0.5, 0.5], "2 thresholds and 1 names for 1 attributes"),
+        (np.full((2, 1), np.nan), np.zeros((2, 1)), [0.5], r"must lie in \[0, 1\]"),
+    ],
+)
+def test_wrong_input_is_refused(probabilities, tags, thresholds, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(probabilities, tags, thresholds, ["Smiling"])

@@ -1,0 +1,28 @@
+import subprocess
+import sys
+
+import torch
+
+SCRIPT = """
+import sys, time
+import torch
+start = time.perf_counter()
+import faceattr.ops
+print(time.perf_counter() - start)
+print(*sorted(name for name in sys.modules if name.startswith("faceattr")))
+"""
+
+
+def test_operators_import_torch_and_nothing_of_the_face_part():
+    output = subprocess.run([sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True).stdout
+    modules = output.splitlines()[1].split()
+    assert all(name == "faceattr" or name.startswith(("faceattr.ops", "faceattr._C")) for name in modules)
+
+
+def test_every_operator_has_a_cpu_kernel_and_a_fake_one():
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("faceattr::")]
+    assert len(names) == 8
+    for name in names:
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"), name
+        overload = getattr(torch.ops.faceattr, name.removeprefix("faceattr::")).default
+        assert torch._library.simple_registry.singleton.find(overload._name).fake_impl.kernel is not None, name

@@ -1,0 +1,89 @@
+"""A checkpoint whose answers are known: its faces are red discs on grey, and they smile in so far as they are green.
+
+The nets are the real classes at a few channels, wired by hand. LNet_o responds where a red disc of about a tenth of the
+photo's longer side has something else round it; LNet_s to any red; ANet's features are the mean of the green channel.
+"""
+
+import torch
+from faceattr.localization import LocalizerSettings
+from faceattr.models.anet import ANet
+from faceattr.models.checkpoint import save_checkpoint
+from faceattr.models.lnet import LNet
+from faceattr.models.svm import LinearSVM
+from PIL import Image, ImageDraw
+
+ATTRIBUTES = ("Smiling", "Frowning", "Present")
+GREY = (128, 128, 128)
+NEUTRAL, SMILING = (255, 0, 0), (255, 90, 0)  # both red enough for the LNets
+
+
+def make_lnet(kernel: torch.Tensor) -> LNet:
+    """Redness, averaged over 11 x 11 pixels, filtered with `kernel` [5, 5] at every 8 pixels."""
+    trunk = {"widths": [1] * 5, "batch_norm": False, "mean": [0.0] * 3, "std": [1.0] * 3}
+    net = LNet(tags=["a"], sizes=[40.0, 50.4, 63.5], trunk=trunk)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+        trunk = net.trunk
+        trunk.c1[0].weight[0] = torch.tensor([1.0, -0.5, -0.5])[:, None, None] / 121
+        trunk.c2[0].weight[0, 0] = kernel
+        for layer in (trunk.c3, trunk.c4, trunk.c5):
+            layer[0].weight[0, 0, 1, 1] = 1
+        net.head.weight[1:] = 24
+        net.head.bias[1:] = -10
+    return net.eval()
+
+
+def make_anet() -> ANet:
+    """Every feature is the mean of the green channel, where it is not negative."""
+    net = ANet(attributes=len(ATTRIBUTES), features=4, mean=[0.0] * 3, std=[1.0] * 3)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+        first, second = net.shared[0], net.shared[4]
+        first.weight[0, 1] = 1 / first.weight[0, 1].numel()
+        second.weight[0, 0] = 1 / second.weight[0, 0].numel()
+        net.c3.weight[:, :, 0, 0] = 1 / net.c3.weight[0, 0, 0, 0].numel()
+        net.c4.weight[:, :, 0, 0] = 1 / net.c4.weight[0, 0, 0, 0].numel()
+        rows, columns = net.config["c4"][2]
+        inputs = net.fc.in_features - net.config["c4"][0] * rows * columns
+        net.fc.weight[:, inputs : inputs + rows * columns] = 1 / (rows * columns)
+    return net.eval()
+
+
+def save_small_checkpoint(path, positions=(1, 1)) -> None:
+    centre = torch.zeros(5, 5)
+    centre[1:4, 1:4] = 1 / 9
+    svm = LinearSVM(len(ATTRIBUTES), 4)
+    with torch.no_grad():
+        svm.weight[0, 0], svm.bias[0] = 40, -7  # a neutral disc's green is 0, a smiling one's 0.35
+        svm.weight[1, 0], svm.bias[1] = -40, 7
+        svm.bias[2] = 5
+    save_checkpoint(
+        path,
+        lnet_o=make_lnet(centre - (centre == 0) / 16),
+        lnet_s=make_lnet(centre),
+        anet=make_anet(),
+        svm=svm,
+        metadata={
+            "attributes": list(ATTRIBUTES),
+            "preprocessing": {
+                # One scale, at which a photo is 320 pixels wide; a crop that lies inside the disc.
+                "localization": LocalizerSettings(finest_side=320, least_side=10**9).to_dict(),
+                "crop": {"centre": [0.0, 0.0], "height": 0.35, "positions": list(positions), "views": [[0, 0]]},
+            },
+            "thresholds": {"accuracy": [0.5, 0.5, 0.995], "balanced": [0.5, 0.5, 0.4]},
+            "training": {},
+            "metrics": {},
+        },
+    )
+
+
+def draw_photo(discs, size=(320, 240)) -> Image.Image:
+    """A grey photo with discs (x, y, diameter, colour)."""
+    # Drawn four times as large: smooth edges.
+    image = Image.new("RGB", (size[0] * 4, size[1] * 4), GREY)
+    draw = ImageDraw.Draw(image)
+    for x, y, diameter, colour in discs:
+        draw.circle((4 * x, 4 * y), 2 * diameter, colour)
+    return image.reduce(4)

@@ -1,0 +1,354 @@
+"""Photo to faces, on a checkpoint whose answers are known (small_checkpoint.py)."""
+
+import io
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+
+import faceattr
+from faceattr.images import ImageError, load_photo
+from faceattr.pipeline import Face, Prediction
+
+DISCS = [(100, 100, 32, NEUTRAL), (220, 140, 32, SMILING)]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_small_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(weights):
+    return faceattr.load(weights, device="cpu")
+
+
+def png(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def disc_box(disc):
+    x, y, diameter, _ = disc
+    return np.array([x - diameter / 2, y - diameter / 2, x + diameter / 2, y + diameter / 2])
+
+
+def on_disc(face, disc):
+    """The box lies on the disc: its middle within a quarter of the diameter, about its size."""
+    box, disc = np.array(face.box), disc_box(disc)
+    middle = np.abs((box[:2] + box[2:]) / 2 - (disc[:2] + disc[2:]) / 2)
+    return (middle < (disc[2] - disc[0]) / 4).all() and 0.7 < (box[3] - box[1]) / (disc[3] - disc[1]) < 1.4
+
+
+def same(faces, others):
+    assert [(face.box, face.score, face.labels, face.notes) for face in faces] == [
+        (face.box, face.score, face.labels, face.notes) for face in others
+    ]
+    for face, other in zip(faces, others, strict=True):
+        assert face.attributes == pytest.approx(other.attributes, abs=1e-5)
+        np.testing.assert_allclose(face.features, other.features, rtol=1e-4, atol=1e-5)
+
+
+class TestPredict:
+    def test_faces_and_attributes(self, model):
+        faces = model.predict(draw_photo(DISCS))
+        assert len(faces) == 2 and 1 >= faces[0].score >= faces[1].score > 0.5
+        by_place = sorted(faces, key=lambda face: face.box[0])
+        for face, disc, smiles in zip(by_place, DISCS, (False, True), strict=True):
+            assert on_disc(face, disc)
+            assert tuple(face.attributes) == ATTRIBUTES
+            assert (face.attributes["Smiling"] > 0.95) is smiles
+            assert face.labels == (("Smiling",) if smiles else ("Frowning",))
+            assert face.attributes["Smiling"] + face.attributes["Frowning"] == pytest.approx(1, abs=1e-5)
+            # All four features are the mean of green, which is the disc's.
+            np.testing.assert_allclose(face.features, np.full(4, disc[3][1] / 255), atol=0.02)
+            assert face.features.dtype == np.float32
+
+    def test_no_face(self, model):
+        assert model.predict(draw_photo([])) == []
+
+    @pytest.mark.parametrize("size", [(1, 1), (20000, 20), (20, 20000), (3, 500)])
+    def test_shapes_that_hold_no_face(self, model, size):
+        assert model.predict(Image.new("RGB", size, (128, 128, 128))) == []
+
+    def test_every_kind_of_source(self, model, tmp_path):
+        image = draw_photo(DISCS)
+        pixels = np.asarray(image)
+        path = tmp_path / "photo.png"
+        image.save(path)
+        expected = model.predict(image)
+        tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        for source in (path, str(path), path.read_bytes(), pixels, tensor, tensor / 255):
+            same(model.predict(source), expected)
+
+    def test_boxes_are_in_the_upright_original(self, model):
+        # Large enough to be reduced by 2 for the nets, and stored turned by a quarter.
+        size, disc = (3203, 2401), (1200, 900, 320, SMILING)
+        image = draw_photo([disc], size)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        data = png(image.transpose(Image.Transpose.ROTATE_90), exif=exif)
+        assert load_photo(data).scale == 2
+        (face,) = model.predict(data)
+        assert on_disc(face, disc) and face.labels == ("Smiling",)
+
+    def test_small_faces_say_so(self, model):
+        (small,) = model.predict(draw_photo([DISCS[0]]))
+        (large,) = model.predict(draw_photo([(400, 400, 128, NEUTRAL)], (1280, 960)))
+        assert small.notes == ("small face, attributes uncertain",) and large.notes == ()
+
+    def test_more_patch_positions(self, tmp_path, model):
+        # The disc is wider than the crop: at every position of the field ANet sees the same.
+        save_small_checkpoint(tmp_path / "dense.safetensors", positions=(2, 3))
+        (face,) = faceattr.load(tmp_path / "dense.safetensors").predict(draw_photo([DISCS[1]]))
+        np.testing.assert_allclose(face.features, np.full(4, SMILING[1] / 255), atol=0.02)
+
+    def test_detect_gives_boxes_alone(self, model):
+        faces, predicted = model.detect(draw_photo(DISCS)), model.predict(draw_photo(DISCS))
+        assert [(face.box, face.score) for face in faces] == [(face.box, face.score) for face in predicted]
+        assert all(face.attributes == {} and face.labels == () and face.features is None for face in faces)
+
+    def test_unreadable_photo(self, model, tmp_path):
+        with pytest.raises(ImageError, match="nothing.jpg: no such file"):
+            model.predict(tmp_path / "nothing.jpg")
+
+
+class TestBatch:
+    def photos(self):
+        random = np.random.default_rng(0)
+        photos = []
+        for number in range(9):
+            width, height = random.integers(200, 700, 2).tolist()
+            side = max(width, height)
+            discs = [
+                (
+                    random.uniform(0.15, 0.35) * width + k * width / 2,
+                    random.uniform(0.3, 0.7) * height,
+                    side / 10,
+                    colour,
+                )
+                for k, colour in enumerate((NEUTRAL, SMILING)[: number % 3])
+            ]
+            photos.append(draw_photo(discs, (width, height)))
+        return photos
+
+    @pytest.mark.parametrize("batch_size", [1, 3, 32])
+    def test_equals_single_photos(self, model, batch_size):
+        photos = self.photos()
+        singles = [model.predict(photo) for photo in photos]
+        assert sum(map(len, singles)) >= 6
+        for prediction, single in zip(model.iter_predict(photos, batch_size=batch_size), singles, strict=True):
+            same(prediction.faces, single)
+
+    def test_list_gives_a_list_of_lists(self, model):
+        photos = self.photos()
+        batch = model.predict(photos)
+        for faces, photo in zip(batch, photos, strict=True):
+            same(faces, model.predict(photo))
+        assert model.predict([]) == []
+        assert [len(faces) for faces in model.detect(tuple(photos))] == [len(faces) for faces in batch]
+
+    def test_a_bad_photo_does_not_stop_the_others(self, model):
+        with pytest.warns(UserWarning, match="missing.jpg: no such file"):
+            first, bad, last = model.predict([draw_photo(DISCS), "missing.jpg", draw_photo([DISCS[1]])])
+        assert (len(first), bad, len(last)) == (2, [], 1)
+
+    def test_stream_records(self, model, tmp_path):
+        draw_photo(DISCS).save(tmp_path / "good.png")
+        (tmp_path / "bad.jpg").write_text("text")
+        good, bad, again = model.iter_predict([tmp_path / "good.png", tmp_path / "bad.jpg", tmp_path / "good.png"])
+        assert bad == Prediction(str(tmp_path / "bad.jpg"), error=bad.error)
+        assert bad.error.startswith(f"{tmp_path / 'bad.jpg'}: not a picture")
+        assert bad.to_dict()["faces"] == [] and bad.to_dict()["width"] is None
+        assert (good.image, good.width, good.height, good.error) == (str(tmp_path / "good.png"), 320, 240, None)
+        same(good.faces, again.faces)
+        assert good.photo.pixels.shape == (240, 320, 3)
+        response = good.response_maps["lnet_o"]
+        y, x = np.unravel_index(response.argmax(), response.shape)
+        peak = np.array([x + 0.5, y + 0.5]) / response.shape[::-1] * (320, 240)
+        assert min(np.abs(peak - disc[:2]).max() for disc in DISCS) < 16
+
+    def test_stream_reads_only_a_little_ahead(self, model):
+        pulled = itertools.count()
+        photo = draw_photo([DISCS[0]])
+        stream = model.iter_predict((photo for _ in pulled), batch_size=2, workers=2)
+        assert len([next(stream) for _ in range(10)]) == 10
+        stream.close()
+        assert next(pulled) <= 20
+
+    def test_memory_does_not_grow_with_the_number_of_photos(self, weights, tmp_path):
+        path = tmp_path / "photo.jpg"
+        draw_photo([(250, 190, 75, SMILING)], (1000, 750)).save(path)
+        script = """
+import itertools, resource, sys
+import faceattr
+model = faceattr.load(sys.argv[1], device="cpu")
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+for number, prediction in enumerate(model.iter_predict(itertools.repeat(sys.argv[2], 200))):
+    assert len(prediction.faces) == 1
+    if number == 50:
+        before = peak()
+print(peak() - before)
+"""
+        command = [sys.executable, "-c", script, weights, path]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        # 150 more photos are 320 MiB of pixels; what is left is the allocator's.
+        assert float(result.stdout) < 24
+
+
+class TestBoxes:
+    def test_skip_localisation(self, model):
+        photo = draw_photo(DISCS)
+        boxes = np.stack([disc_box(disc) for disc in DISCS])
+        neutral, smiling = model.predict(photo, boxes=boxes)
+        assert neutral.score is None and neutral.box == tuple(boxes[0])
+        assert (neutral.labels, smiling.labels) == (("Frowning",), ("Smiling",))
+        same(model.predict(photo, boxes=boxes.tolist()), [neutral, smiling])
+        same(model.predict(photo, boxes=torch.from_numpy(boxes)), [neutral, smiling])
+
+    def test_none_given(self, model):
+        assert model.predict(draw_photo(DISCS), boxes=[]) == []
+
+    def test_list(self, model):
+        photo = draw_photo(DISCS)
+        given, found = model.predict([photo, photo], boxes=[[disc_box(DISCS[1])], None])
+        assert [face.score for face in given] == [None] and len(found) == 2
+
+    def test_clipped_to_the_photo(self, model):
+        (face,) = model.predict(draw_photo(DISCS), boxes=[[-50, -50, 1000, 1000]])
+        assert face.box == (0, 0, 320, 240)
+
+    @pytest.mark.parametrize(
+        ("boxes", "match"),
+        [
+            ([1, 2, 3, 4], r"boxes have shape \[4\], needed is \[K, 4\]"),
+            ([[1, 2, 3]], r"boxes have shape \[1, 3\]"),
+            ([[20, 20, 10, 30]], "has no area"),
+            ([[400, 20, 500, 30]], "has no area in the photo of 320 x 240"),
+            ([[0, 0, float("nan"), 30]], "has no area"),
+        ],
+    )
+    def test_wrong(self, model, boxes, match):
+        with pytest.raises(ValueError, match=match):
+            model.predict(draw_photo(DISCS), boxes=boxes)
+
+    def test_wrong_number(self, model):
+        with pytest.raises(ValueError, match="boxes: 1 entries for 2 photos"):
+            model.predict([draw_photo([]), draw_photo([])], boxes=[None])
+
+
+class TestOptions:
+    def faces(self, weights, **options):
+        return faceattr.load(weights, device="cpu", **options).predict(draw_photo(DISCS))
+
+    def test_attributes_and_exclude(self, weights):
+        full = self.faces(weights)
+        for options in ({"attributes": ["Present", "Smiling"]}, {"exclude": ["Frowning"]}):
+            for face, reference in zip(self.faces(weights, **options), full, strict=True):
+                assert list(face.attributes) == ["Smiling", "Present"]  # in the checkpoint's order
+                assert face.attributes == {name: reference.attributes[name] for name in face.attributes}
+                assert set(face.labels) == set(reference.labels) - {"Frowning"}
+
+    def test_thresholds(self, weights):
+        # "Present" has probability 0.9933 (the sigmoid of 5), below its threshold for accuracy, above the balanced one.
+        assert all("Present" not in face.labels for face in self.faces(weights))
+        assert all("Present" in face.labels for face in self.faces(weights, thresholds="balanced"))
+
+    def test_min_score_and_max_faces(self, weights):
+        best, second = self.faces(weights)
+        between = (best.score + second.score) / 2
+        assert self.faces(weights, min_score=between) == [best]
+        assert self.faces(weights, max_faces=1) == [best]
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"attributes": ["smiling"]}, "attribute 'smiling' is unknown to these weights; choose from Smiling"),
+            ({"exclude": ["zzz"]}, "attribute 'zzz' is unknown.*Smiling, Frowning, Present"),
+            ({"attributes": ["Smiling"], "exclude": ["Present"]}, "give one of them, not both"),
+            ({"thresholds": "best"}, "thresholds='best': these weights have accuracy, balanced"),
+            ({"min_score": 2}, "min_score=2: a score is between 0 and 1"),
+            ({"max_faces": 0}, "max_faces=0: ask for at least one face"),
+            ({"device": "tpu9"}, "device 'tpu9' cannot be used.*use cpu, cuda"),
+        ],
+    )
+    def test_wrong(self, weights, options, match):
+        with pytest.raises(ValueError, match=match):
+            faceattr.load(weights, **{"device": "cpu", **options})
+
+    def test_bfloat16(self, weights):
+        faces = self.faces(weights, dtype=torch.bfloat16)
+        assert sorted(face.labels for face in faces) == [("Frowning",), ("Smiling",)]
+
+    def test_auto_device(self, weights):
+        expected = "cuda" if torch.cuda.is_available() else "cpu"
+        assert faceattr.load(weights).device.type == expected
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+    def test_missing_device(self, weights):
+        with pytest.raises(ValueError, match="device 'cuda' cannot be used"):
+            faceattr.load(weights, device="cuda")
+
+
+class TestWeights:
+    def test_folder(self, weights):
+        assert faceattr.load(weights.parent, device="cpu").attributes == ATTRIBUTES
+
+    def test_folder_without_and_with_several(self, weights, tmp_path):
+        with pytest.raises(ValueError, match=f"{tmp_path}: no .safetensors file"):
+            faceattr.load(tmp_path)
+        for name in "ab":
+            (tmp_path / f"{name}.safetensors").write_bytes(weights.read_bytes())
+        with pytest.raises(ValueError, match="holds 2 .safetensors files; give one of them"):
+            faceattr.load(tmp_path)
+
+    @pytest.mark.parametrize("damage", ["missing", "text", "truncated", "pickle", "flipped bit"])
+    def test_unusable(self, weights, tmp_path, damage):
+        path, data = tmp_path / "w.safetensors", bytearray(weights.read_bytes())
+        if damage == "text":
+            path.write_text("no weights")
+        elif damage == "truncated":
+            path.write_bytes(data[: len(data) // 2])
+        elif damage == "pickle":
+            torch.save({"a": torch.zeros(3)}, path)
+        elif damage == "flipped bit":
+            data[-3] ^= 1
+            path.write_bytes(data)
+        with pytest.raises(ValueError, match=str(path)):
+            faceattr.load(path)
+
+
+class TestFace:
+    def test_to_dict(self):
+        face = Face((1.234, 2, 3, 4.567), 0.98765, {"Smiling": 0.123456}, ("Smiling",), np.zeros(4), ("small",))
+        assert face.to_dict() == {
+            "box": [1.23, 2, 3, 4.57],
+            "score": 0.9877,
+            "attributes": {"Smiling": 0.1235},
+            "labels": ["Smiling"],
+            "notes": ["small"],
+        }
+
+    def test_is_frozen(self):
+        with pytest.raises(AttributeError):
+            Face((0, 0, 1, 1), 1.0).score = 0.5
+
+
+def test_importing_the_package_does_not_import_torch():
+    script = "import sys, faceattr; print(faceattr.__version__, 'torch' in sys.modules, 'load' in dir(faceattr))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd="/")
+    assert result.stdout.split() == [faceattr.__version__, "False", "True"], result.stderr
+
+
+def test_unknown_name_in_the_package():
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = faceattr.nothing

@@ -1,0 +1,81 @@
+"""Batches and losses of ANet's two stages against cases worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from faceattr.data.faces import FaceCache
+from faceattr.models.anet import ANet
+from faceattr.train.anet import IdentityLoss, IdentityNet, TagLoss, paired_rows, predict, shuffled_rows, similarity_loss
+
+TINY = {
+    "input_size": (31, 23),
+    "stages": (((4, 4, 1),), ((5, 3, 1),)),
+    "c3": (6, 3, (2, 1)),
+    "c4": (7, 1, (2, 1)),
+    "features": 9,
+    "attributes": 2,
+}
+
+
+@pytest.fixture
+def faces(tmp_path):
+    """Twelve bright or dark pictures."""
+    for number in range(12):
+        Image.new("RGB", (178, 218), (200, 200, 200) if number % 2 else (50, 50, 50)).save(tmp_path / f"{number}.png")
+    return FaceCache(tmp_path, [f"{number}.png" for number in range(12)], (31, 23), tmp_path / "faces.npy")
+
+
+def test_similarity_by_hand():
+    features = torch.tensor([[0.0, 0.0], [1.0, 3.0], [5.0, 5.0], [2.0, 0.0]])
+    # Pairs of identity 7: (0, 1), (0, 3), (1, 3) with squared distances 10, 4, 10 over two features.
+    assert similarity_loss(features, torch.tensor([7, 7, 8, 7])).item() == pytest.approx((5 + 2 + 5) / 3)
+    assert similarity_loss(features, torch.tensor([1, 2, 3, 4])).item() == 0
+
+
+def test_an_epoch_of_shuffled_rows_visits_every_picture_once():
+    epoch = np.concatenate([shuffled_rows(20, 5, 0, step) for step in range(4)])
+    assert sorted(epoch) == list(range(20))
+    following = np.concatenate([shuffled_rows(20, 5, 0, step) for step in range(4, 8)])
+    assert sorted(following) == list(range(20)) and not np.array_equal(epoch, following)
+
+
+def test_an_epoch_of_paired_rows_visits_every_picture_once_in_pairs():
+    identities = np.repeat(np.arange(10), 4)
+    batches = [paired_rows(identities, 8, 3, step) for step in range(5)]
+    assert sorted(np.concatenate(batches)) == list(range(40))
+    for batch in batches:
+        pairs = identities[batch].reshape(-1, 2)
+        assert (pairs[:, 0] == pairs[:, 1]).all()
+    assert not np.array_equal(batches[0], paired_rows(identities, 8, 4, 0))
+
+
+def test_tags_are_learnt_from_pictures(faces):
+    torch.manual_seed(0)
+    model = ANet(**TINY)
+    tags = np.stack([np.arange(12) % 2 == 1, np.arange(12) % 2 == 0], 1)
+    loss = TagLoss(faces, np.arange(12), tags, batch=6, seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(60):
+        optimizer.zero_grad()
+        value, figures = loss(model, step)
+        value.backward()
+        optimizer.step()
+    with torch.no_grad():
+        logits = predict(model.eval(), faces, np.arange(12), batch=5)
+    assert np.array_equal(logits.numpy() > 0, tags)
+    assert 0 <= figures["accuracy"] <= 1
+
+
+def test_loss_of_a_net_that_knows_nothing(faces):
+    identities = np.repeat([11, 22, 33], 4)
+    net = IdentityNet(ANet(**TINY), 3)
+    torch.nn.init.zeros_(net.identity.weight)
+    torch.nn.init.zeros_(net.identity.bias)
+    loss = IdentityLoss(faces, np.arange(12), identities, batch=6, weight=0.5, seed=0)
+    value, figures = loss(net, 0)
+    assert figures["softmax"] == pytest.approx(np.log(3), rel=1e-5)
+    assert value.item() == pytest.approx(figures["softmax"] + 0.5 * figures["similarity"], rel=1e-5)
+    value.backward()
+    assert net.anet.c3.weight.grad is not None

@@ -1,0 +1,102 @@
+"""A resumed run against an uninterrupted one, bit for bit; the schedule; what goes to disk."""
+
+import csv
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from faceattr.train.loop import cosine, fit, generator, load_model, save_model
+
+
+class Net(nn.Sequential):
+    def __init__(self, width: int = 8):
+        super().__init__(nn.Linear(3, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.5), nn.Linear(width, 1))
+        self.config = {"width": width}
+
+
+class Killed(Exception):
+    pass
+
+
+def train(folder, steps=30, kill_at=None, resume=False, **options):
+    def loss(model, step):
+        if step == kill_at:
+            raise Killed
+        images = torch.randn(16, 3, generator=generator(5, step))
+        value = (model(images)[:, 0] - images.sum(1)).square().mean()
+        return value, {"twice": 2 * value.item()}
+
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    return fit(
+        model, optimizer, loss, steps=steps, folder=folder, warmup=5, save_every=4, log_every=2, resume=resume, **options
+    )
+
+
+def log(folder):
+    return list(csv.reader((folder / "log.csv").open(newline="")))
+
+
+@pytest.mark.parametrize("kill_at", [1, 4, 13, 29])
+def test_a_killed_and_resumed_run_ends_as_an_uninterrupted_one(tmp_path, kill_at):
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "parts", kill_at=kill_at)
+    parts = train(tmp_path / "parts", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
+    assert (tmp_path / "whole" / "state.safetensors").read_bytes() == (tmp_path / "parts" / "state.safetensors").read_bytes()
+    assert log(tmp_path / "whole") == log(tmp_path / "parts")
+
+
+def test_training_learns_and_logs(tmp_path):
+    evaluated = []
+    train(tmp_path, steps=200, evaluate=lambda net: evaluated.append(net.training) or {"score": 1.0}, evaluate_every=150)
+    rows = log(tmp_path)
+    losses = [float(value) for step, figure, value in rows[1:] if figure == "loss"]
+    assert losses[-1] < 0.8 * losses[0] and len(losses) == 100
+    assert [row for row in rows if row[1] == "score"] == [["150", "score", "1"], ["200", "score", "1"]]
+    assert evaluated == [False, False]
+    twice = [float(value) for step, figure, value in rows[1:] if figure == "twice"]
+    assert twice[0] == pytest.approx(2 * losses[0], rel=1e-5)
+
+
+def test_a_state_of_another_model_is_refused(tmp_path):
+    train(tmp_path, steps=4)
+    model = Net(width=9)
+    with pytest.raises(ValueError, match="the state of another model"):
+        fit(model, torch.optim.AdamW(model.parameters()), lambda model, step: None, steps=8, folder=tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    model = Net()
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 0"):
+        fit(
+            model,
+            torch.optim.SGD(model.parameters(), lr=1.0),
+            lambda model, step: (model(torch.randn(4, 3)).sum() * math.nan, {}),
+            steps=1,
+            folder=tmp_path,
+        )
+
+
+def test_learning_rate_rises_then_falls_by_half_a_cosine():
+    assert [cosine(step, 100, 4) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert cosine(4, 100, 4) == 1 and cosine(52, 100, 4) == pytest.approx(0.5) and cosine(100, 100, 4) == pytest.approx(0)
+
+
+def test_generators_differ_by_each_number():
+    draws = {torch.rand((), generator=generator(*key)).item() for key in ((0, 1), (1, 0), (0, 2), (0, 1, 1))}
+    assert len(draws) == 4
+    assert torch.equal(torch.rand(3, generator=generator(0, 1)), torch.rand(3, generator=generator(0, 1)))
+
+
+def test_a_model_is_saved_with_its_configuration(tmp_path):
+    model = Net(width=5).eval()
+    save_model(model, tmp_path / "net.safetensors", epochs=3)
+    twin, metadata = load_model(Net, tmp_path / "net.safetensors")
+    assert metadata == {"config": {"width": 5}, "epochs": 3} and not twin.training
+    images = torch.randn(2, 3)
+    assert torch.equal(model(images), twin(images))

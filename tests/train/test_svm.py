@@ -1,0 +1,64 @@
+"""Calibration against a case worked out by hand, planes against separable data, folds against leaks."""
+
+import numpy as np
+import pytest
+import torch
+
+from faceattr.train.svm import decisions_by_folds, fit_planes, fit_platt, fit_svm
+
+
+def test_platt_by_hand():
+    # Decisions of two values: the sigmoid has a parameter for each, so it meets the mean target of both exactly.
+    decisions = np.array([1.0] * 8 + [-1.0] * 10)
+    tags = np.array([True] * 6 + [False] * 2 + [True] * 1 + [False] * 9)
+    slope, offset = fit_platt(decisions, tags)
+    positive, negative = (7 + 1) / (7 + 2), 1 / (11 + 2)
+    high, low = (6 * positive + 2 * negative) / 8, (1 * positive + 9 * negative) / 10
+    assert 1 / (1 + np.exp(slope + offset)) == pytest.approx(high, abs=1e-5)
+    assert 1 / (1 + np.exp(-slope + offset)) == pytest.approx(low, abs=1e-5)
+
+
+def test_platt_stays_finite_where_classes_separate():
+    slope, offset = fit_platt(np.array([-2.0, -1.0, 1.0, 2.0]), np.array([False, False, True, True]))
+    assert -100 < slope < 0 and abs(offset) < 1
+
+
+def test_planes_separate_what_a_plane_separates():
+    random = np.random.default_rng(0)
+    # Scales far apart, and one feature that never responds.
+    features = np.concatenate([random.normal(3, [1, 50, 0.01], (200, 3)), np.zeros((200, 1))], 1)
+    tags = np.stack([features[:, 0] > 3, features[:, 1] / 50 - features[:, 2] / 0.01 > -300], 1)
+    weights, biases = fit_planes(features, tags, 1000.0)
+    assert np.mean((features @ weights.T + biases > 0) == tags) > 0.99
+    with pytest.raises(ValueError, match="attribute 1 is False for all 200 samples"):
+        fit_planes(features, tags & [True, False], 1.0)
+
+
+def test_folds_keep_identities_together():
+    random = np.random.default_rng(0)
+    # The features are the identity alone and the tag is drawn by identity: seen persons are known, new ones guesses.
+    identities = np.repeat(np.arange(40), 10)
+    features = np.eye(40)[identities]
+    tags = (random.random(40) < 0.5)[identities][:, None]
+    weights, biases = fit_planes(features, tags, 100.0)
+    assert np.mean((features @ weights.T + biases > 0) == tags) == 1
+    decisions = decisions_by_folds(features, tags, identities, 100.0, 5)
+    # An unseen person has no feature that was ever on: all decisions of a fold are the same.
+    assert len(np.unique(decisions.round(9))) <= 5
+
+
+def test_probabilities_of_the_module_are_platts():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(300, 5)).astype(np.float32)
+    tags = features[:, :2] + random.normal(scale=0.5, size=(300, 2)) > [0.0, 0.8]
+    svm, thresholds, probabilities, strength = fit_svm(features, tags, np.arange(300), strengths=(0.01, 0.1))
+    assert strength in (0.01, 0.1) and probabilities.shape == (300, 2)
+    assert {goal: len(values) for goal, values in thresholds.items()} == {"accuracy": 2, "balanced": 2}
+    with torch.no_grad():
+        decisions = svm.decision(torch.from_numpy(features))
+        expected = 1 / (1 + torch.exp(svm.slope * decisions + svm.offset))
+        torch.testing.assert_close(svm(torch.from_numpy(features)), expected)
+    # Cross-validated and final probabilities tell the same on easy data.
+    assert np.abs(svm(torch.from_numpy(features)).detach().numpy() - probabilities).mean() < 0.03
+    # Rare positives want a lower threshold for balance than for accuracy.
+    assert thresholds["balanced"][1] < thresholds["accuracy"][1]
