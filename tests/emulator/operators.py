@@ -1,5 +1,6 @@
 """The operators' cases, each with what plain PyTorch in float64 makes of the same numbers."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +44,7 @@ def numbers(shape, dtype, layout="contiguous", seed=0):
     return values
 
 
-@dataclass
+@dataclass(frozen=True)
 class SharedShape:
     """A locally shared convolution."""
 
@@ -71,51 +72,44 @@ class SharedShape:
         sizes = [self.batch, self.in_channels, *self.size, self.out_channels, *self.out_size]
         return [*sizes, *self.grid, *self.kernel, *self.stride, *self.padding, *self.dilation]
 
-    def tensors(self, dtype, layout):
-        input = numbers((self.batch, self.in_channels, *self.size), dtype, layout)
-        weight = numbers((*self.grid, self.out_channels, self.in_channels, *self.kernel), dtype, seed=1)
-        bias = numbers((*self.grid, self.out_channels), dtype, seed=2)
-        grad = numbers((self.batch, self.out_channels, *self.out_size), dtype, layout, seed=3)
-        return input, weight, bias, grad
+
+@functools.cache
+def _shared_example(shape, dtype, layout, with_bias):
+    """Input, weight, bias and gradient, and what float64 makes of them: output and gradients."""
+    input = numbers((shape.batch, shape.in_channels, *shape.size), dtype, layout)
+    weight = numbers((*shape.grid, shape.out_channels, shape.in_channels, *shape.kernel), dtype, seed=1)
+    bias = numbers((*shape.grid, shape.out_channels), dtype, seed=2) if with_bias else None
+    grad = numbers((shape.batch, shape.out_channels, *shape.out_size), dtype, layout, seed=3)
+    wide = [t.double().requires_grad_() if t is not None else None for t in (input, weight, bias)]
+    output = reference.locally_shared_conv2d(*wide, shape.stride, shape.padding, shape.dilation)
+    grads = torch.autograd.grad(output, [t for t in wide if t is not None], grad.double())
+    return (input, weight, bias, grad), output.detach(), grads
 
 
 def shared_checks(shape, dtype, layout="contiguous", tf32=False, with_bias=True, **device):
     """Forward, input gradient, weight and bias gradient of a :class:`SharedShape`."""
-    input, weight, bias, grad = shape.tensors(dtype, layout)
-    wide = [t.double().requires_grad_() for t in (input, weight, bias)]
-    forward = reference.locally_shared_conv2d(
-        wide[0], wide[1], wide[2] if with_bias else None, shape.stride, shape.padding, shape.dilation
-    )
-    grads = torch.autograd.grad(forward, wide[: 2 + with_bias], grad.double())
+    (input, weight, bias, grad), expected, grads = _shared_example(shape, dtype, layout, with_bias)
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    output = torch.empty(forward.shape, dtype=dtype, memory_format=memory_format)
+    output = torch.empty(expected.shape, dtype=dtype, memory_format=memory_format)
     input_grad = torch.empty(input.shape, dtype=dtype, memory_format=memory_format)
-    weight_grad, bias_grad = torch.empty_like(weight), torch.empty_like(bias)
+    weight_grad, bias_grad = torch.empty_like(weight), torch.empty(weight.shape[:3], dtype=dtype)
     tolerance = TF32_TOLERANCE if tf32 and dtype == torch.float32 else TOLERANCE[dtype]
 
     def case(operator, maps, inputs, outputs):
         arguments = [*shape.geometry, *(number for tensor in maps for number in strided(tensor))]
         return Case(operator, dtype, arguments, inputs, outputs, tf32, **device)
 
-    calls = [
-        case("locally_shared_conv2d", (input, output), [input, weight, bias if with_bias else None], [output]),
-        case("locally_shared_conv2d_input_grad", (grad, input_grad), [grad, weight], [input_grad]),
-        case("locally_shared_conv2d_weight_grad", (grad, input), [grad, input], [weight_grad, bias_grad]),
-    ]
-    if not with_bias:
-        grads = (*grads, grad.double().new_zeros(0))
-        expected_bias = []
-        results_bias = []
-    else:
-        expected_bias, results_bias = [grads[2]], [bias_grad]
+    forward = case("locally_shared_conv2d", (input, output), [input, weight, bias], [output])
+    to_input = case("locally_shared_conv2d_input_grad", (grad, input_grad), [grad, weight], [input_grad])
+    to_weight = case("locally_shared_conv2d_weight_grad", (grad, input), [grad, input], [weight_grad, bias_grad])
     return [
-        Check(calls[0], [output], [forward.detach()], tolerance),
-        Check(calls[1], [input_grad], [grads[0]], tolerance),
-        Check(calls[2], [weight_grad, *results_bias], [grads[1], *expected_bias], tolerance),
+        Check(forward, [output], [expected], tolerance),
+        Check(to_input, [input_grad], [grads[0]], tolerance),
+        Check(to_weight, [weight_grad, bias_grad][: len(grads) - 1], list(grads[1:]), tolerance),
     ]
 
 
-@dataclass
+@dataclass(frozen=True)
 class InterweavedShape:
     """An interweaved convolution."""
 
@@ -149,15 +143,22 @@ class InterweavedShape:
         return [*sizes, *self.stride, *self.dilation, *self.shift, *self.pool, *self.blocks, *self.responses]
 
 
-def interweaved_checks(shape, dtype, layout="contiguous", tf32=False, with_bias=True, **device):
-    """Forward and backward of an :class:`InterweavedShape`."""
+@functools.cache
+def _interweaved_example(shape, dtype, layout, with_bias):
+    """As `_shared_example`."""
     input = numbers((shape.batch, shape.in_channels, *shape.size), dtype, layout)
     weight = numbers((*shape.grid, shape.out_channels, shape.in_channels, *shape.kernel), dtype, seed=1)
     bias = numbers((*shape.grid, shape.out_channels), dtype, seed=2) if with_bias else None
     wide = [t.double().requires_grad_() if t is not None else None for t in (input, weight, bias)]
-    forward = reference.interweaved_conv2d(*wide, shape.stride, shape.dilation, shape.shift, shape.pool)
-    grad = numbers(forward.shape, dtype, layout, seed=3)
-    expected = torch.autograd.grad(forward, [t for t in wide if t is not None], grad.double())
+    output = reference.interweaved_conv2d(*wide, shape.stride, shape.dilation, shape.shift, shape.pool)
+    grad = numbers(output.shape, dtype, layout, seed=3)
+    grads = torch.autograd.grad(output, [t for t in wide if t is not None], grad.double())
+    return (input, weight, bias, grad), output.detach(), grads
+
+
+def interweaved_checks(shape, dtype, layout="contiguous", tf32=False, with_bias=True, **device):
+    """Forward and backward of an :class:`InterweavedShape`."""
+    (input, weight, bias, grad), forward, expected = _interweaved_example(shape, dtype, layout, with_bias)
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     output = torch.empty(forward.shape, dtype=dtype, memory_format=memory_format)
     input_grad = torch.empty(input.shape, dtype=dtype, memory_format=memory_format)
@@ -184,7 +185,7 @@ def interweaved_checks(shape, dtype, layout="contiguous", tf32=False, with_bias=
         ),
     ]
     return [
-        Check(calls[0], [output], [forward.detach()], tolerance),
+        Check(calls[0], [output], [forward], tolerance),
         Check(calls[1], [input_grad, weight_grad, bias_grad][: len(expected)], list(expected), 2 * tolerance),
     ]
 
