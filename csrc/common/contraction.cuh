@@ -58,11 +58,14 @@ struct AxisTaps {
   __device__ int cell(int t) const {
     if constexpr (direction == Direction::kForward) return axis.cell[run];
     if (axis.every_cell) return t / axis.kernel;
-    const int source = min(max(origin(t), 0), axis.source_size - 1);
-    return static_cast<int>(static_cast<int64_t>(source) * axis.cells / axis.source_size);
+    int64_t cell = static_cast<int64_t>(min(max(origin(t), 0), axis.source_size - 1)) * axis.cells;
+    take(cell, axis.source_size);
+    return static_cast<int>(cell);
   }
 
-  __device__ int kernel_index(int t) const { return t % axis.kernel; }
+  __device__ int kernel_index(int t) const {
+    return direction == Direction::kInputGrad && axis.every_cell ? t % axis.kernel : t;
+  }
 
   __device__ int next(int t) const {
     while (t < count() && !reads(t)) ++t;
@@ -78,7 +81,7 @@ struct AxisTaps {
  private:
   __device__ int numerator(int t) const {
     const int shift = axis.every_cell ? t / axis.kernel * axis.shift : 0;
-    return axis.start[run] + axis.padding - shift - t % axis.kernel * axis.dilation;
+    return axis.start[run] + axis.padding - shift - kernel_index(t) * axis.dilation;
   }
 };
 
@@ -124,10 +127,11 @@ struct ContractionLoader {
     const int64_t rows = static_cast<int64_t>(problem.batch) * height * width;
 #pragma unroll
     for (int i = 0; i < kRowCopies; ++i) {
-      const int64_t row = first_row + line() + i * kLines;
-      image[i] = row / width / height * problem.source_n;
-      row_y[i] = row < rows ? static_cast<int>(row / width % height) * taps_y.step() : kNowhere;
-      row_x[i] = static_cast<int>(row % width) * taps_x.step();
+      int64_t row = first_row + line() + i * kLines;
+      const bool inside = row < rows;
+      row_x[i] = static_cast<int>(take(row, width)) * taps_x.step();
+      row_y[i] = inside ? static_cast<int>(take(row, height)) * taps_y.step() : kNowhere;
+      image[i] = inside ? row * problem.source_n : 0;
     }
     tap_y = taps_y.next(0);
     tap_x = taps_x.next(0);
@@ -196,16 +200,14 @@ struct ContractionLoader {
 };
 
 template <typename Tile, Direction direction>
-__global__ void __launch_bounds__(Tile::kThreads)
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     contract(const __grid_constant__ Contraction<typename Tile::Element> problem, int64_t first_block) {
   using T = typename Tile::Element;
   using Warp = typename WarpOf<Tile, Layout::kDepthInner>::type;
   int64_t block = first_block + blockIdx.x;
-  const int first_column = static_cast<int>(block % problem.column_tiles) * Tile::kColumns;
-  block /= problem.column_tiles;
-  const int64_t first_row = block % problem.row_tiles * Tile::kRows;
-  block /= problem.row_tiles;
-  const int run_x = static_cast<int>(block % problem.x.run_count), run_y = static_cast<int>(block / problem.x.run_count);
+  const int first_column = static_cast<int>(take(block, problem.column_tiles)) * Tile::kColumns;
+  const int64_t first_row = take(block, problem.row_tiles) * Tile::kRows;
+  const int run_x = static_cast<int>(take(block, problem.x.run_count)), run_y = static_cast<int>(block);
   const int height = problem.y.length[run_y], width = problem.x.length[run_x];
   const int64_t rows = static_cast<int64_t>(problem.batch) * height * width;
   if (first_row >= rows) return;  // runs differ in length
@@ -219,10 +221,11 @@ __global__ void __launch_bounds__(Tile::kThreads)
   // Each row's place in the result, -1 past the end.
   auto* offsets = reinterpret_cast<int64_t*>(shared_memory());
   for (int i = threadIdx.x; i < Tile::kRows; i += Tile::kThreads) {
-    const int64_t row = first_row + i;
-    const int y = problem.y.start[run_y] + static_cast<int>(row / width % height) * problem.y.step;
-    const int x = problem.x.start[run_x] + static_cast<int>(row % width) * problem.x.step;
-    offsets[i] = row < rows ? row / width / height * problem.result_n + y * problem.result_y + x * problem.result_x : -1;
+    int64_t row = first_row + i;
+    const bool inside = row < rows;
+    const int64_t x = problem.x.start[run_x] + take(row, width) * problem.x.step;
+    const int64_t y = problem.y.start[run_y] + take(row, height) * problem.y.step;
+    offsets[i] = inside ? row * problem.result_n + y * problem.result_y + x * problem.result_x : -1;
   }
   __syncthreads();
   const int p = problem.y.cell[run_y], q = problem.x.cell[run_x];
@@ -291,10 +294,10 @@ struct WeightLoader {
     grad_cell = problem.y.cell[run_y] * problem.grad_p + problem.x.cell[run_x] * problem.grad_q;
 #pragma unroll
     for (int k = 0; k < kCopies; ++k) {
-      const int64_t position = first_stage * Tile::kDepth + threadIdx.x / kVectors + k * kLines;
-      j[k] = static_cast<int>(position % width);
-      i[k] = static_cast<int>(position / width % height);
-      n[k] = static_cast<int>(position / width / height);
+      int64_t position = first_stage * Tile::kDepth + threadIdx.x / kVectors + k * kLines;
+      j[k] = static_cast<int>(take(position, width));
+      i[k] = static_cast<int>(take(position, height));
+      n[k] = static_cast<int>(position);
     }
     step_j = Tile::kDepth % width;
     step_i = Tile::kDepth / width % height;
@@ -344,24 +347,21 @@ struct WeightLoader {
 };
 
 template <typename Tile>
-__global__ void __launch_bounds__(Tile::kThreads)
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     contract_weight(const __grid_constant__ WeightContraction<typename Tile::Element> problem, int64_t first_block) {
   using Warp = typename WarpOf<Tile, Layout::kDepthOuter>::type;
   int64_t block = first_block + blockIdx.x;
-  const int first_column = static_cast<int>(block % problem.column_tiles) * Tile::kColumns;
-  block /= problem.column_tiles;
-  const int first_row = static_cast<int>(block % problem.row_tiles) * Tile::kRows;
-  block /= problem.row_tiles;
-  const int taps = problem.y.kernel * problem.x.kernel, tap = static_cast<int>(block % taps);
-  block /= taps;
-  const int split = static_cast<int>(block % problem.splits);
-  block /= problem.splits;
-  const int run_x = static_cast<int>(block % problem.x.run_count), run_y = static_cast<int>(block / problem.x.run_count);
+  const int first_column = static_cast<int>(take(block, problem.column_tiles)) * Tile::kColumns;
+  const int first_row = static_cast<int>(take(block, problem.row_tiles)) * Tile::kRows;
+  const int taps = problem.y.kernel * problem.x.kernel, tap = static_cast<int>(take(block, taps));
+  const int split = static_cast<int>(take(block, problem.splits));
+  const int run_x = static_cast<int>(take(block, problem.x.run_count)), run_y = static_cast<int>(block);
 
   const int64_t positions =
       static_cast<int64_t>(problem.batch) * problem.y.length[run_y] * problem.x.length[run_x];
   const int64_t all_stages = (positions + Tile::kDepth - 1) / Tile::kDepth;
-  const int64_t share = (all_stages + problem.splits - 1) / problem.splits;
+  int64_t share = all_stages + problem.splits - 1;
+  take(share, problem.splits);
   const int64_t first_stage = min(split * share, all_stages), end_stage = min(first_stage + share, all_stages);
   Warp warp;
   WeightLoader<Tile> loader(problem, run_y, run_x, tap, first_row, first_column, first_stage);
@@ -392,8 +392,8 @@ __global__ void __launch_bounds__(256)
   if (i < weights) {
     accumulate_t<T> sum = 0;
     for (int s = 0; s < splits; ++s) sum += weight_parts[s * weights + i];
-    const int64_t c = i % in_channels, o = i / in_channels % out_channels;
-    const int64_t tap = i / in_channels / out_channels % taps, cell = i / in_channels / out_channels / taps;
+    int64_t cell = i;
+    const int64_t c = take(cell, in_channels), o = take(cell, out_channels), tap = take(cell, taps);
     weight[((cell * out_channels + o) * in_channels + c) * taps + tap] = narrow<T>(sum);
   } else if (i - weights < biases) {
     accumulate_t<T> sum = 0;
@@ -420,19 +420,22 @@ __global__ void __launch_bounds__(256) pack(const __grid_constant__ Packing<T> p
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   const int64_t lines = p.outers * p.inners, line_tiles = (lines + 31) / 32, row_tiles = (p.padded + 31) / 32;
   int64_t block = first_block + blockIdx.x;
-  const int64_t first_line = block % line_tiles * 32;
-  block /= line_tiles;
-  const int first_row = static_cast<int>(block % row_tiles) * 32;
-  const int64_t b = block / row_tiles;
-  const int64_t line = first_line + lane;
-  const int64_t from = b * p.source_batch + line / p.inners * p.source_outer + line % p.inners * p.source_inner;
+  const int64_t first_line = take(block, line_tiles) * 32;
+  const int first_row = static_cast<int>(take(block, row_tiles)) * 32;
+  const int64_t b = block, line = first_line + lane;
+  int64_t outer = line;
+  const int64_t inner = take(outer, p.inners);
+  const int64_t from = b * p.source_batch + outer * p.source_outer + inner * p.source_inner;
   for (int r = warp; r < 32; r += warps)
     tile[r][lane] = line < lines && first_row + r < p.rows ? p.source[from + (first_row + r) * p.source_row] : T{};
   __syncthreads();
   if (first_row + lane >= p.padded) return;
   for (int l = warp; l < 32 && first_line + l < lines; l += warps) {
-    const int64_t at = first_line + l;
-    const int64_t to = p.inner_first ? at % p.inners * p.outers + at / p.inners : at;
+    int64_t to = first_line + l;
+    if (p.inner_first) {
+      const int64_t inner_of_line = take(to, p.inners);
+      to += inner_of_line * p.outers;
+    }
     p.result[(b * lines + to) * p.padded + first_row + lane] = tile[lane][l];
   }
 }

@@ -150,19 +150,19 @@ void for_each_launch(const Convolution& c, Direction direction, const F& f) {
       f(launch_axis(c.y, direction, runs_y, i), launch_axis(c.x, direction, runs_x, j));
 }
 
-// --- Tiles. Registers and shared memory of each kernel are bounded in tests/cuda/test_build.py.
+// --- Tiles
 
 template <typename T, Unit kUnit>
 struct Tiles {
-  using Large = Tile<T, kUnit, 128, 64, 2, 2>;
-  using Small = Tile<T, kUnit, 32, 64, 1, 4>;
-  using Weight = Tile<T, kUnit, 64, 64, 2, 2>;
+  using Large = Tile<T, kUnit, 128, 64, 2, 2, 3>;
+  using Small = Tile<T, kUnit, 32, 64, 1, 4, 4>;
+  using Weight = Tile<T, kUnit, 64, 64, 2, 2, 4>;
 };
 template <>
 struct Tiles<double, Unit::kFma> {
-  using Large = Tile<double, Unit::kFma, 64, 64, 2, 2>;
-  using Small = Tile<double, Unit::kFma, 32, 64, 1, 4>;
-  using Weight = Tile<double, Unit::kFma, 64, 64, 2, 2>;
+  using Large = Tile<double, Unit::kFma, 64, 64, 2, 2, 2>;
+  using Small = Tile<double, Unit::kFma, 32, 64, 1, 4, 3>;
+  using Weight = Tile<double, Unit::kFma, 64, 64, 2, 2, 2>;
 };
 
 // Calls f with the tiles for T: tensor cores for 16-bit elements, for float32 only as TF32.

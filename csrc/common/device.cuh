@@ -134,6 +134,22 @@ __device__ inline BFloat16 narrow<BFloat16>(float value) {
   return {float_to_bfloat16(value)};
 }
 
+// Takes the innermost digit off a mixed-radix index: index % extent, and index /= extent. In 32 bits where they suffice: a
+// GPU divides 64-bit numbers in a hundred instructions.
+__device__ inline int64_t take(int64_t& index, int64_t extent) {
+  int64_t digit;
+  if (index <= INT32_MAX && extent <= INT32_MAX) {
+    const uint32_t small_index = static_cast<uint32_t>(index), small_extent = static_cast<uint32_t>(extent);
+    const uint32_t quotient = small_index / small_extent;
+    digit = small_index - quotient * small_extent;
+    index = quotient;
+  } else {
+    digit = index % extent;
+    index /= extent;
+  }
+  return digit;
+}
+
 // 16 bytes of elements, moved at once.
 template <typename T>
 struct alignas(16) Vector {

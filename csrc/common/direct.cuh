@@ -29,12 +29,10 @@ __global__ void __launch_bounds__(32 * kDirectWarps)
   using Sum = accumulate_t<T>;
   const int lane = threadIdx.x % 32;
   int64_t task = (first_block + blockIdx.x) * kDirectWarps + threadIdx.x / 32;
-  const int64_t chunk = task % problem.chunks;
-  task /= problem.chunks;
-  const int o = static_cast<int>(task % problem.out_channels);
-  task /= problem.out_channels;
-  if (task >= static_cast<int64_t>(problem.y.run_count) * problem.x.run_count) return;
-  const int run_x = static_cast<int>(task % problem.x.run_count), run_y = static_cast<int>(task / problem.x.run_count);
+  const int64_t chunk = take(task, problem.chunks);
+  const int o = static_cast<int>(take(task, problem.out_channels));
+  const int run_x = static_cast<int>(take(task, problem.x.run_count)), run_y = static_cast<int>(task);
+  if (run_y >= problem.y.run_count) return;
   const AxisTaps<Direction::kForward> taps_y{problem.y, run_y}, taps_x{problem.x, run_x};
   const int height = problem.y.length[run_y], width = problem.x.length[run_x];
   const int64_t positions = static_cast<int64_t>(problem.batch) * height * width;
@@ -44,10 +42,9 @@ __global__ void __launch_bounds__(32 * kDirectWarps)
   int y[kDirectPositions], x[kDirectPositions];  // in the run
 #pragma unroll
   for (int i = 0; i < kDirectPositions; ++i) {
-    const int64_t position = min(chunk * kDirectPositions + i, positions - 1);  // the last once more; not written
-    x[i] = static_cast<int>(position % width);
-    y[i] = static_cast<int>(position / width % height);
-    n[i] = position / width / height;
+    n[i] = min(chunk * kDirectPositions + i, positions - 1);  // the last once more; not written
+    x[i] = static_cast<int>(take(n[i], width));
+    y[i] = static_cast<int>(take(n[i], height));
   }
   const int kernel = problem.y.kernel * problem.x.kernel, depth = problem.in_channels * kernel;
   const int64_t filter = (static_cast<int64_t>(p) * problem.x.cells + q) * problem.out_channels + o;

@@ -12,14 +12,15 @@ enum class Layout { kDepthInner, kDepthOuter };
 enum class Unit { kFma, kTensorCore };
 
 // A block computes kRows x kColumns of the result, kDepth steps of depth a stage, with kWarpRows x kWarpColumns warps.
-// kStages slots of shared memory are filled by cp.async ahead of their use.
-template <typename Element_, Unit kUnit_, int kRows_, int kColumns_, int kWarpRows, int kWarpColumns>
+// kStages slots of shared memory are filled by cp.async ahead of their use. kResident blocks are to fit a multiprocessor,
+// which is each thread's budget of registers: 65536 / (kThreads * kResident).
+template <typename Element_, Unit kUnit_, int kRows_, int kColumns_, int kWarpRows, int kWarpColumns, int kResident_>
 struct Tile {
   using Element = Element_;
   static constexpr Unit kUnit = kUnit_;
   static constexpr int kRows = kRows_, kColumns = kColumns_;
   static constexpr int kWarpsDown = kWarpRows, kWarpsAcross = kWarpColumns;
-  static constexpr int kThreads = 32 * kWarpRows * kWarpColumns;
+  static constexpr int kThreads = 32 * kWarpRows * kWarpColumns, kResident = kResident_;
   static constexpr int kVector = 16 / sizeof(Element);  // elements a copy
   static constexpr int kDepth = 4 * kVector;
   static constexpr int kStages = 3;
@@ -71,7 +72,7 @@ struct FmaWarp {
   // One stage; `rows` and `columns` are the warp's first lines (kDepthOuter: its first elements of the first line).
   __device__ void add(const unsigned char* rows, const unsigned char* columns) {
     if constexpr (kLayout == Layout::kDepthInner) {
-#pragma unroll
+#pragma unroll 1
       for (int part = 0; part < 4; ++part) {
         Part right[kAcross];
 #pragma unroll

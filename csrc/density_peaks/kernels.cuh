@@ -19,9 +19,9 @@ __global__ void __launch_bounds__(kPeakThreads)
     tile_maxima(const __grid_constant__ PeakMaps m, const T* density, accumulate_t<T>* maxima, int64_t first_block) {
   using Value = accumulate_t<T>;
   const int64_t tile = (first_block + blockIdx.x) * (kPeakThreads / 32) + threadIdx.x / 32;
-  const int64_t map = tile / (m.tiles_y * m.tiles_x);
+  int64_t map = tile;
+  const int64_t left = take(map, m.tiles_x) * kPeakTile, top = take(map, m.tiles_y) * kPeakTile;
   if (map >= m.maps) return;
-  const int64_t top = tile / m.tiles_x % m.tiles_y * kPeakTile, left = tile % m.tiles_x * kPeakTile;
   Value highest = -INFINITY;
   for (int k = threadIdx.x % 32; k < kPeakTile * kPeakTile; k += 32) {
     const int64_t y = top + k / kPeakTile, x = left + k % kPeakTile;
@@ -70,13 +70,14 @@ __device__ void search_tile(const PeakMaps& m, const T* density, Value own, int6
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kPeakThreads)
+__global__ void __launch_bounds__(kPeakThreads, 6)
     find_parents(const __grid_constant__ PeakMaps m, const T* densities, const accumulate_t<T>* all_maxima,
                  const accumulate_t<T>* highest_of_map, double threshold, accumulate_t<T>* distance, int64_t* parent,
                  int64_t first_block) {
   using Value = accumulate_t<T>;
   const int64_t index = (first_block + blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t x = index % m.width, y = index / m.width % m.height, map = index / m.width / m.height;
+  int64_t map = index;
+  const int64_t x = take(map, m.width), y = take(map, m.height);
   if (map >= m.maps) return;
   const T* density = densities + map * m.height * m.width;
   const Value* maxima = all_maxima + map * m.tiles_y * m.tiles_x;

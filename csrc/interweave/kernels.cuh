@@ -22,13 +22,11 @@ __global__ void __launch_bounds__(kInterweaveThreads)
     interweave(const __grid_constant__ InterweaveGeometry g, const T* maps, const __grid_constant__ MapsStrides s, T* out,
                int64_t first_block) {
   const int64_t index = (first_block + blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t out_height = g.grid_height * g.blocks_y, out_width = g.grid_width * g.blocks_x;
-  const int64_t x = index % out_width, y = index / out_width % out_height;
-  const int64_t c = index / out_width / out_height % g.channels, n = index / out_width / out_height / g.channels;
+  int64_t n = index;
+  const int64_t q = take(n, g.grid_width), j = take(n, g.blocks_x), p = take(n, g.grid_height), i = take(n, g.blocks_y);
+  const int64_t c = take(n, g.channels);
   if (n >= g.batch) return;
-  const int64_t p = y % g.grid_height, q = x % g.grid_width;
-  out[index] = maps[n * s.n + p * s.p + q * s.q + c * s.c + (y / g.grid_height + p * g.shift_y) * s.y +
-                    (x / g.grid_width + q * g.shift_x) * s.x];
+  out[index] = maps[n * s.n + p * s.p + q * s.q + c * s.c + (i + p * g.shift_y) * s.y + (j + q * g.shift_x) * s.x];
 }
 
 // Each element of the maps went to one place or to none.
@@ -37,16 +35,9 @@ __global__ void __launch_bounds__(kInterweaveThreads)
     interweave_adjoint(const __grid_constant__ InterweaveGeometry g, const T* grad, int64_t stride_n, int64_t stride_c,
                        int64_t stride_y, int64_t stride_x, T* maps, int64_t first_block) {
   const int64_t index = (first_block + blockIdx.x) * blockDim.x + threadIdx.x;
-  int64_t rest = index;
-  const int64_t x = rest % g.width;
-  rest /= g.width;
-  const int64_t y = rest % g.height;
-  rest /= g.height;
-  const int64_t c = rest % g.channels;
-  rest /= g.channels;
-  const int64_t q = rest % g.grid_width;
-  rest /= g.grid_width;
-  const int64_t p = rest % g.grid_height, n = rest / g.grid_height;
+  int64_t n = index;
+  const int64_t x = take(n, g.width), y = take(n, g.height), c = take(n, g.channels);
+  const int64_t q = take(n, g.grid_width), p = take(n, g.grid_height);
   if (n >= g.batch) return;
   const int64_t i = y - p * g.shift_y, j = x - q * g.shift_x;
   const bool was_read = i >= 0 && i < g.blocks_y && j >= 0 && j < g.blocks_x;

@@ -43,15 +43,13 @@ __global__ void __launch_bounds__(256)
                    int64_t first_block) {
   const InterweavedGeometry& g = pooling.g;
   int64_t rest = (first_block + blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t o = rest % g.out_channels;
-  rest /= g.out_channels;
-  const int64_t x = rest % (g.grid_width * g.blocks_x);
-  rest /= g.grid_width * g.blocks_x;
-  const int64_t y = rest % (g.grid_height * g.blocks_y), n = rest / (g.grid_height * g.blocks_y);
+  const int64_t o = take(rest, g.out_channels), q = take(rest, g.grid_width), j = take(rest, g.blocks_x);
+  const int64_t p = take(rest, g.grid_height), i = take(rest, g.blocks_y), n = rest;
   if (n >= g.batch) return;
-  const auto* map = response_map(g, responses, n, y % g.grid_height, x % g.grid_width, o);
-  const int64_t at = first_maximum(g, map, y / g.grid_height, x / g.grid_width);
-  output.data[n * output.n + o * output.c + y * output.y + x * output.x] = narrow<T>(map[at * g.out_channels]);
+  const auto* map = response_map(g, responses, n, p, q, o);
+  const int64_t at = first_maximum(g, map, i, j);
+  output.data[n * output.n + o * output.c + (i * g.grid_height + p) * output.y + (j * g.grid_width + q) * output.x] =
+      narrow<T>(map[at * g.out_channels]);
 }
 
 // Gradient of each response: of the pooled ones whose maximum it is, in a fixed order. Zeros in the padding.
@@ -62,15 +60,8 @@ __global__ void __launch_bounds__(256)
   const InterweavedGeometry& g = pooling.g;
   const int64_t index = (first_block + blockIdx.x) * blockDim.x + threadIdx.x;
   int64_t rest = index;
-  const int64_t o = rest % pooling.padded;
-  rest /= pooling.padded;
-  const int64_t j = rest % g.response_width;
-  rest /= g.response_width;
-  const int64_t i = rest % g.response_height;
-  rest /= g.response_height;
-  const int64_t q = rest % g.grid_width;
-  rest /= g.grid_width;
-  const int64_t p = rest % g.grid_height, n = rest / g.grid_height;
+  const int64_t o = take(rest, pooling.padded), j = take(rest, g.response_width), i = take(rest, g.response_height);
+  const int64_t q = take(rest, g.grid_width), p = take(rest, g.grid_height), n = rest;
   if (n >= g.batch) return;
   accumulate_t<T> sum = 0;
   if (o < g.out_channels) {

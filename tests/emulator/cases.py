@@ -24,6 +24,7 @@ OPERATORS = [
 ]
 SANITIZERS = {
     "plain": [],
+    "bounds": ["-fsanitize=address"],
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-fsanitize=thread"],
 }

@@ -30,7 +30,7 @@ unsigned char* block_shared_memory;
 namespace {
 
 constexpr int kMostThreads = 1024;
-constexpr size_t kStackBytes = 256 * 1024;
+constexpr size_t kStackBytes = 512 * 1024;
 
 enum class State { kReady, kBlockBarrier, kWarp, kDone };
 

@@ -47,6 +47,8 @@ def verify(executable, checks):
         pytest.param(SharedShape(2, 3, 5, (9, 8), (3, 3), (2, 2), (2, 1), (1, 2), (1, 2)), id="stride, dilation"),
         pytest.param(SharedShape(1, 4, 4, (6, 7), (2, 3), (3, 2), (3, 2), (4, 5), (2, 1)), id="mostly padding"),
         pytest.param(SharedShape(2, 2, 3, (8, 9), (1, 1), (2, 2), (3, 4)), id="inputs that nothing reads"),
+        pytest.param(SharedShape(13, 9, 66, (8, 8), (3, 3), (2, 2)), id="full tiles"),
+        pytest.param(SharedShape(20, 5, 9, (9, 8), (3, 3), (2, 2), (2, 1), (1, 2), (1, 2)), id="full tiles, stride"),
     ],
 )
 def test_shared_convolution(executable, shape, dtype, tf32, way):
@@ -125,6 +127,7 @@ def test_without_bias(executable):
         pytest.param(InterweavedShape(2, 9, 6, (14, 11), (2, 2), (4, 3), (5, 4), shift=(1, 1)), id="as ANet's C4"),
         pytest.param(InterweavedShape(1, 4, 3, (12, 13), (2, 3), (2, 2), (2, 3), (3, 2), (2, 1), (1, 2)), id="general"),
         pytest.param(InterweavedShape(2, 3, 66, (5, 4), (1, 1), (1, 1), pool=(3, 4)), id="one cell, large windows"),
+        pytest.param(InterweavedShape(5, 9, 6, (7, 8), (3, 3), (1, 2), shift=(0, 1), pool=(2, 2)), id="full tiles"),
     ],
 )
 def test_interweaved_convolution(executable, shape, dtype, tf32, way):
