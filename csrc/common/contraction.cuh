@@ -412,16 +412,25 @@ struct Packing {
   int rows, padded;
   bool inner_first;
   T* result;
+
+  __host__ __device__ int64_t line_tiles() const { return (outers * inners + 31) / 32; }
+  __host__ __device__ int row_tiles() const { return (padded + 31) / 32; }
+  __host__ __device__ int64_t blocks() const { return batch * line_tiles() * row_tiles(); }
 };
 
+// Two packings in one launch: they come before nearly every product, and a launch costs as much as a small one.
 template <typename T>
-__global__ void __launch_bounds__(256) pack(const __grid_constant__ Packing<T> p, int64_t first_block) {
+__global__ void __launch_bounds__(256)
+    pack(const __grid_constant__ Packing<T> first, const __grid_constant__ Packing<T> second, int64_t first_block) {
   T(*tile)[33] = reinterpret_cast<T(*)[33]>(shared_memory());
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const int64_t lines = p.outers * p.inners, line_tiles = (lines + 31) / 32, row_tiles = (p.padded + 31) / 32;
   int64_t block = first_block + blockIdx.x;
-  const int64_t first_line = take(block, line_tiles) * 32;
-  const int first_row = static_cast<int>(take(block, row_tiles)) * 32;
+  const bool is_first = block < first.blocks();
+  if (!is_first) block -= first.blocks();
+  const Packing<T>& p = is_first ? first : second;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const int64_t lines = p.outers * p.inners;
+  const int64_t first_line = take(block, p.line_tiles()) * 32;
+  const int first_row = static_cast<int>(take(block, p.row_tiles())) * 32;
   const int64_t b = block, line = first_line + lane;
   int64_t outer = line;
   const int64_t inner = take(outer, p.inners);

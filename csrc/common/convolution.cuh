@@ -176,37 +176,41 @@ void with_tiles(bool allow_tf32, const F& f) {
     f(Tiles<T, Unit::kFma>{});
 }
 
-// --- Packing
+// --- Packing: what the products read has its channels side by side, padded with zeros to whole vectors.
 
+// Collects packings (up to two) and launches them together.
 template <typename T, typename Device>
-PackedMap<T> pack_map(Device& device, const Map<const T>& map, int64_t batch, int64_t channels, int64_t height,
-                      int64_t width) {
-  const int64_t vector = 16 / sizeof(T), padded = padded_channels<T>(channels);
-  require(width * padded <= INT32_MAX, "faceattr on CUDA: a row of a map may have up to 2^31 - 1 elements");
-  const bool as_it_lies = map.c == 1 && channels == padded && map.n % vector == 0 && map.y % vector == 0 &&
-                          map.x % vector == 0 && map.y <= INT32_MAX && map.x <= INT32_MAX &&
-                          reinterpret_cast<uintptr_t>(map.data) % 16 == 0;
-  if (as_it_lies) return {map.data, map.n, 0, 0, map.y, map.x, static_cast<int>(padded)};
-  T* packed = device.template workspace<T>(batch * height * width * padded);
-  const Packing<T> packing{map.data, map.n,      map.c,  map.y,        map.x,
-                           batch,    height,     width,  static_cast<int>(channels), static_cast<int>(padded),
+class Packer {
+ public:
+  explicit Packer(Device& device) : device_(device) {}
+
+  PackedMap<T> map(const Map<const T>& map, int64_t batch, int64_t channels, int64_t height, int64_t width) {
+    const int64_t vector = 16 / sizeof(T), padded = padded_channels<T>(channels);
+    require(width * padded <= INT32_MAX, "faceattr on CUDA: a row of a map may have up to 2^31 - 1 elements");
+    const bool as_it_lies = map.c == 1 && channels == padded && map.n % vector == 0 && map.y % vector == 0 &&
+                            map.x % vector == 0 && map.y <= INT32_MAX && map.x <= INT32_MAX &&
+                            reinterpret_cast<uintptr_t>(map.data) % 16 == 0;
+    if (as_it_lies) return {map.data, map.n, 0, 0, map.y, map.x, static_cast<int>(padded)};
+    T* packed = device_.template workspace<T>(batch * height * width * padded);
+    packings_[count_++] = {map.data, map.n,
+                           map.c,    map.y,
+                           map.x,    batch,
+                           height,   width,
+                           static_cast<int>(channels), static_cast<int>(padded),
                            false,    packed};
-  device.launch(pack<T>, batch * divide_up(padded, 32) * divide_up(height * width, 32), 256, 32 * 33 * sizeof(T), packing);
-  return {packed, height * width * padded, 0, 0, width * padded, padded, static_cast<int>(padded)};
-}
+    return {packed, height * width * padded, 0, 0, width * padded, padded, static_cast<int>(padded)};
+  }
 
-// [cells, O, C, taps] as [cells, taps, columns, depth]: columns O and depth C forward, the other way for the input
-// gradient; the depth padded to whole vectors.
-template <typename T, typename Device>
-const T* pack_weight(Device& device, const Convolution& c, const T* weight, Direction direction) {
-  const int64_t cells = c.y.cells * c.x.cells, taps = c.y.kernel * c.x.kernel;
-  const bool forward = direction == Direction::kForward;
-  const int64_t columns = forward ? c.out_channels : c.in_channels, depth = forward ? c.in_channels : c.out_channels;
-  const int64_t filter = c.in_channels * taps, padded = padded_channels<T>(depth);
-  if (forward && taps == 1 && padded == depth && reinterpret_cast<uintptr_t>(weight) % 16 == 0) return weight;
-  T* packed = device.template workspace<T>(cells * taps * columns * padded);
-  if (cells * taps * columns * padded == 0) return packed;
-  const Packing<T> packing{weight,
+  // [cells, O, C, taps] as [cells, taps, columns, depth]: columns O and depth C forward, the other way for the input
+  // gradient.
+  const T* weight(const Convolution& c, const T* weight, Direction direction) {
+    const int64_t cells = c.y.cells * c.x.cells, taps = c.y.kernel * c.x.kernel;
+    const bool forward = direction == Direction::kForward;
+    const int64_t columns = forward ? c.out_channels : c.in_channels, depth = forward ? c.in_channels : c.out_channels;
+    const int64_t filter = c.in_channels * taps, padded = padded_channels<T>(depth);
+    if (forward && taps == 1 && padded == depth && reinterpret_cast<uintptr_t>(weight) % 16 == 0) return weight;
+    T* packed = device_.template workspace<T>(cells * taps * columns * padded);
+    packings_[count_++] = {weight,
                            c.out_channels * filter,
                            forward ? taps : filter,
                            forward ? filter : taps,
@@ -218,9 +222,19 @@ const T* pack_weight(Device& device, const Convolution& c, const T* weight, Dire
                            static_cast<int>(padded),
                            true,
                            packed};
-  device.launch(pack<T>, cells * divide_up(padded, 32) * divide_up(columns * taps, 32), 256, 32 * 33 * sizeof(T), packing);
-  return packed;
-}
+    return packed;
+  }
+
+  void launch() {
+    const int64_t blocks = packings_[0].blocks() + packings_[1].blocks();
+    device_.launch(pack<T>, blocks, 256, 32 * 33 * sizeof(T), packings_[0], packings_[1]);
+  }
+
+ private:
+  Device& device_;
+  Packing<T> packings_[2] = {};
+  int count_ = 0;
+};
 
 // --- The three products
 
@@ -291,13 +305,15 @@ void convolve(Device& device, const Convolution& c, const Map<const T>& input, c
     });
     return;
   }
-  const auto source = pack_map<T>(device, input, c.batch, c.in_channels, c.y.in, c.x.in);
+  Packer<T, Device> packer(device);
+  const auto source = packer.map(input, c.batch, c.in_channels, c.y.in, c.x.in);
   Contraction<T> problem{};
   problem.source = source.data;
   problem.source_n = source.n;
   problem.source_y = static_cast<int>(source.y);
   problem.source_x = static_cast<int>(source.x);
-  problem.weight = pack_weight<T>(device, c, weight, Direction::kForward);
+  problem.weight = packer.weight(c, weight, Direction::kForward);
+  packer.launch();
   problem.bias = bias;
   problem.result = result.data;
   problem.result_is_sum = result.is_sum;
@@ -313,9 +329,10 @@ void convolve(Device& device, const Convolution& c, const Map<const T>& input, c
   launch_contractions<Direction::kForward>(device, c, problem, allow_tf32);
 }
 
+// `grad` with its packing still to be launched.
 template <typename T, typename Device>
-void convolve_input_grad(Device& device, const Convolution& c, const PackedMap<T>& grad, const T* weight,
-                         const Map<T>& result, bool allow_tf32) {
+void convolve_input_grad(Device& device, const Convolution& c, Packer<T, Device>& packer, const PackedMap<T>& grad,
+                         const T* weight, const Map<T>& result, bool allow_tf32) {
   check_sizes(c);
   if (c.batch * c.in_channels * c.y.in * c.x.in == 0) return;
   Contraction<T> problem{};
@@ -325,7 +342,8 @@ void convolve_input_grad(Device& device, const Convolution& c, const PackedMap<T
   problem.source_q = grad.q;
   problem.source_y = static_cast<int>(grad.y);
   problem.source_x = static_cast<int>(grad.x);
-  problem.weight = pack_weight<T>(device, c, weight, Direction::kInputGrad);
+  problem.weight = packer.weight(c, weight, Direction::kInputGrad);
+  packer.launch();
   problem.result = result.data;
   problem.result_n = result.n;
   problem.result_c = result.c;
@@ -337,13 +355,14 @@ void convolve_input_grad(Device& device, const Convolution& c, const PackedMap<T
   launch_contractions<Direction::kInputGrad>(device, c, problem, allow_tf32);
 }
 
-// `weight` [cells, O, C, taps] and `bias` [cells, O] are written whole.
+// `weight` [cells, O, C, taps] and `bias` [cells, O] are written whole; `grad` as above.
 template <typename T, typename Device>
-void convolve_weight_grad(Device& device, const Convolution& c, const PackedMap<T>& grad, const Map<const T>& input,
-                          T* weight, T* bias, bool allow_tf32) {
+void convolve_weight_grad(Device& device, const Convolution& c, Packer<T, Device>& packer, const PackedMap<T>& grad,
+                          const Map<const T>& input, T* weight, T* bias, bool allow_tf32) {
   check_sizes(c);
   if (c.out_channels == 0) return;
-  const auto source = pack_map<T>(device, input, c.batch, c.in_channels, c.y.in, c.x.in);
+  const auto source = packer.map(input, c.batch, c.in_channels, c.y.in, c.x.in);
+  packer.launch();
   const int64_t cells = c.y.cells * c.x.cells, taps = c.y.kernel * c.x.kernel;
   WeightContraction<T> problem{};
   problem.grad = grad.data;

@@ -4,14 +4,13 @@
 #include "convolution.cuh"
 #include "cuda_device.h"
 
-#define FACEATTR_CONVOLUTION(prefix, T)                                                                              \
-  prefix template void convolve<T>(CudaDevice&, const Convolution&, const Map<const T>&, const T*, const T*,        \
-                                   const Result<T>&, bool);                                                          \
-  prefix template void convolve_input_grad<T>(CudaDevice&, const Convolution&, const PackedMap<T>&, const T*,       \
-                                              const Map<T>&, bool);                                                  \
-  prefix template void convolve_weight_grad<T>(CudaDevice&, const Convolution&, const PackedMap<T>&,                \
-                                               const Map<const T>&, T*, T*, bool);                                   \
-  prefix template PackedMap<T> pack_map<T>(CudaDevice&, const Map<const T>&, int64_t, int64_t, int64_t, int64_t);
+#define FACEATTR_CONVOLUTION(prefix, T)                                                                         \
+  prefix template void convolve<T>(CudaDevice&, const Convolution&, const Map<const T>&, const T*, const T*,   \
+                                   const Result<T>&, bool);                                                     \
+  prefix template void convolve_input_grad<T>(CudaDevice&, const Convolution&, Packer<T, CudaDevice>&,          \
+                                              const PackedMap<T>&, const T*, const Map<T>&, bool);              \
+  prefix template void convolve_weight_grad<T>(CudaDevice&, const Convolution&, Packer<T, CudaDevice>&,         \
+                                               const PackedMap<T>&, const Map<const T>&, T*, T*, bool);
 
 namespace faceattr::gpu {
 

@@ -134,8 +134,9 @@ void interweaved_backward(Device& device, const InterweavedGeometry& g, const Ma
   device.launch(unpool_grads<T>, divide_up(count, 256), 256, 0, Pooling{g, padded}, grad, responses, response_grads);
   const PackedMap<T> packed{response_grads, g.grid_height * g.grid_width * map,
                             g.grid_width * map, map, row, padded, static_cast<int>(padded)};
-  convolve_input_grad<T>(device, convolution_of(g), packed, weight, input_grad, allow_tf32);
-  convolve_weight_grad<T>(device, convolution_of(g), packed, input, weight_grad, bias_grad, allow_tf32);
+  Packer<T, Device> for_input(device), for_weight(device);
+  convolve_input_grad<T>(device, convolution_of(g), for_input, packed, weight, input_grad, allow_tf32);
+  convolve_weight_grad<T>(device, convolution_of(g), for_weight, packed, input, weight_grad, bias_grad, allow_tf32);
 }
 
 }  // namespace faceattr::gpu

@@ -25,15 +25,17 @@ void locally_shared_forward(Device& device, const LocallySharedGeometry& g, cons
 template <typename T, typename Device>
 void locally_shared_input_grad(Device& device, const LocallySharedGeometry& g, const Map<const T>& grad, const T* weight,
                                const Map<T>& result, bool allow_tf32) {
-  const auto packed = pack_map<T>(device, grad, g.batch, g.out_channels, g.out_height, g.out_width);
-  convolve_input_grad<T>(device, convolution_of(g), packed, weight, result, allow_tf32);
+  Packer<T, Device> packer(device);
+  const auto packed = packer.map(grad, g.batch, g.out_channels, g.out_height, g.out_width);
+  convolve_input_grad<T>(device, convolution_of(g), packer, packed, weight, result, allow_tf32);
 }
 
 template <typename T, typename Device>
 void locally_shared_weight_grad(Device& device, const LocallySharedGeometry& g, const Map<const T>& grad,
                                 const Map<const T>& input, T* weight, T* bias, bool allow_tf32) {
-  const auto packed = pack_map<T>(device, grad, g.batch, g.out_channels, g.out_height, g.out_width);
-  convolve_weight_grad<T>(device, convolution_of(g), packed, input, weight, bias, allow_tf32);
+  Packer<T, Device> packer(device);
+  const auto packed = packer.map(grad, g.batch, g.out_channels, g.out_height, g.out_width);
+  convolve_weight_grad<T>(device, convolution_of(g), packer, packed, input, weight, bias, allow_tf32);
 }
 
 }  // namespace faceattr::gpu
