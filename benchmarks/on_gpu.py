@@ -212,7 +212,14 @@ def convolution_row(shape, batch, precision, backward, compiled):
     microseconds = {name: candidate.milliseconds * 1e3 for name, candidate in found.items()}
     own = min(microseconds["ours"], microseconds["ours, last"])
     plain = min(microseconds["plain"], microseconds["plain, last"])
-    row = [shape.name, batch, precision, "fwd+bwd" if backward else "fwd", microseconds["ours"], microseconds["ours, last"]]
+    row = [
+        shape.name,
+        batch,
+        precision,
+        "fwd+bwd" if backward else "fwd",
+        microseconds["ours"],
+        microseconds["ours, last"],
+    ]
     row += [f"{microseconds[best]:.1f} ({best})", plain, microseconds[best] / own, own / plain]
     return [*row, found["ours"].peak / 2**20]
 

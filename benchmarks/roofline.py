@@ -92,16 +92,20 @@ def row(name, batch, precision, gpu):
         blocks = cells * rows // tile * columns
         waves = blocks / (gpu.multiprocessors * resident)
         waste = rows / cell_rows * columns * 64 / outputs
-        full = math.ceil(waves) / waves if waves > 1 else 1 / max(blocks / gpu.multiprocessors, 1e-9) if waves < 1 / resident else 1
+        if waves > 1:
+            idle = math.ceil(waves) / waves  # the last wave is not full
+        else:
+            idle = max(1, gpu.multiprocessors / blocks)  # some multiprocessors have no block
         packing = 2 * (input_bytes + weight_bytes) / gpu.bandwidth / 1e6
         plan = f"{tile}x64, {blocks} blocks, {waste:.2f}x padded"
-        predicted = 3 * LAUNCH + packing + max(arithmetic * waste * full / precision.share, memory)
-    plain = LAUNCH + max(arithmetic / precision.cudnn_share, (input_bytes + positions * outputs * element) / gpu.bandwidth / 1e6)
-    return (
-        f"| {name} | {batch} | {precision.name} | {2 * products / 1e9:.3f} | {least_bytes / 1e6:.1f} | {arithmetic:.1f} | "
-        f"{memory:.1f} | {'arithmetic' if arithmetic > memory else 'memory'} | {plan} | {waves:.2f} | "
-        f"{predicted:.0f} | {predicted / plain:.1f} |"
+        predicted = 2 * LAUNCH + packing + max(arithmetic * waste * idle / precision.share, memory)
+    plain = LAUNCH + max(
+        arithmetic / precision.cudnn_share, (input_bytes + positions * outputs * element) / gpu.bandwidth / 1e6
     )
+    bound = "arithmetic" if arithmetic > memory else "memory"
+    floors = f"{2 * products / 1e9:.3f} | {least_bytes / 1e6:.1f} | {arithmetic:.1f} | {memory:.1f} | {bound}"
+    outcome = f"{plan} | {waves:.2f} | {predicted:.0f} | {predicted / plain:.1f}"
+    return f"| {name} | {batch} | {precision.name} | {floors} | {outcome} |"
 
 
 def main():

@@ -1,11 +1,13 @@
 // Convolutions whose filters change from place to place, as matrix products.
 //
-// Both directions have one shape. The result's positions are cut, on each axis, into runs inside which every tap of the
-// filter belongs to one cell; a block computes positions of one run by columns, summing over taps and channels:
-//   forward          rows: positions (n, y, x) of a cell        columns: out channels  depth: (u, v, in channel)
-//   input gradient   rows: positions with the same cells        columns: in channels   depth: (u, v, out channel)
-// The input gradient thus gathers: no position is written twice, and no product with zero is taken. The run is the
-// outermost part of the block's index, each with its own weights; halos are read in place.
+// Both directions have one shape. The result's positions are cut, on each axis, into runs inside which every
+// tap of the filter belongs to one cell; a block computes positions of one run by columns, summing over taps
+// and channels:
+//   forward          rows: positions (n, y, x) of a cell        columns: out channels  depth: (u, v, in
+//   channel) input gradient   rows: positions with the same cells        columns: in channels   depth: (u, v,
+//   out channel)
+// The input gradient thus gathers: no position is written twice, and no product with zero is taken. The run
+// is the outermost part of the block's index, each with its own weights; halos are read in place.
 #pragma once
 
 #include "tile.cuh"
@@ -16,11 +18,12 @@ constexpr int kMostRuns = 64;  // on one axis in one launch; they travel as kern
 
 enum class Direction { kForward, kInputGrad };
 
-// One axis of a convolution. All numbers fit 31 bits (checked by the caller), products of two of them may not.
+// One axis of a convolution. All numbers fit 31 bits (checked by the caller), products of two of them may
+// not.
 struct Axis {
   int source_size;  // positions of what is read
   int stride, dilation, padding, kernel;
-  int shift;        // how much farther the next cell looks (interweaved), else 0
+  int shift;  // how much farther the next cell looks (interweaved), else 0
   int cells;
   bool every_cell;  // input gradient: every cell looks at every position (interweaved)
   // Runs of result positions start[i], start[i] + step, ... ; cell[i] is theirs (forward).
@@ -85,8 +88,8 @@ struct AxisTaps {
   }
 };
 
-// Strides count elements. A source has its channels side by side, padded with zeros to whole vectors; p and q are the
-// cell, where each cell has a map of its own.
+// Strides count elements. A source has its channels side by side, padded with zeros to whole vectors; p and q
+// are the cell, where each cell has a map of its own.
 template <typename T>
 struct Contraction {
   const T* source;
@@ -102,7 +105,8 @@ struct Contraction {
   int64_t row_tiles, column_tiles;
 };
 
-// Brings the tiles of a contraction: each thread copies one vector of some lines, always the same place of the line.
+// Brings the tiles of a contraction: each thread copies one vector of some lines, always the same place of
+// the line.
 template <typename Tile, Direction direction>
 struct ContractionLoader {
   using T = typename Tile::Element;
@@ -114,14 +118,15 @@ struct ContractionLoader {
 
   const Contraction<T>& problem;
   AxisTaps<direction> taps_y, taps_x;
-  int64_t image[kRowCopies];              // offset of the row's image
+  int64_t image[kRowCopies];                 // offset of the row's image
   int row_y[kRowCopies], row_x[kRowCopies];  // source position of the row, less the tap's origin
   int first_column;
   int tap_y, tap_x, channel;  // where this thread's next vector lies in the depth
   int origin_y, origin_x;
   int64_t source_cell, weight_tap;
 
-  __device__ ContractionLoader(const Contraction<T>& problem, int run_y, int run_x, int64_t first_row, int first_column)
+  __device__ ContractionLoader(const Contraction<T>& problem, int run_y, int run_x, int64_t first_row,
+                               int first_column)
       : problem(problem), taps_y{problem.y, run_y}, taps_x{problem.x, run_x}, first_column(first_column) {
     const int height = problem.y.length[run_y], width = problem.x.length[run_x];
     const int64_t rows = static_cast<int64_t>(problem.batch) * height * width;
@@ -230,7 +235,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   __syncthreads();
   const int p = problem.y.cell[run_y], q = problem.x.cell[run_x];
   const int64_t cell_offset = p * problem.result_p + q * problem.result_q;
-  const T* bias = problem.bias ? problem.bias + (static_cast<int64_t>(p) * problem.x.cells + q) * problem.columns : nullptr;
+  const T* bias = problem.bias
+                      ? problem.bias + (static_cast<int64_t>(p) * problem.x.cells + q) * problem.columns
+                      : nullptr;
   const int warp_row = threadIdx.x / 32 / Tile::kWarpsAcross * Warp::kRows;
   const int warp_column = threadIdx.x / 32 % Tile::kWarpsAcross * Warp::kColumns + first_column;
   warp.for_each([&](int row, int column, typename Warp::Sum sum) {
@@ -246,8 +253,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   });
 }
 
-// Weight and bias gradient: rows are out channels, columns in channels of one tap, the depth the positions of a cell. The
-// depth is split among `splits` blocks; reduce_parts adds their sums in a fixed order.
+// Weight and bias gradient: rows are out channels, columns in channels of one tap, the depth the positions of
+// a cell. The depth is split among `splits` blocks; reduce_parts adds their sums in a fixed order.
 template <typename T>
 struct WeightContraction {
   const T* grad;  // channels side by side, padded to whole vectors, as `input`'s
@@ -313,7 +320,8 @@ struct WeightLoader {
     for (int k = 0; k < kCopies; ++k) {
       const bool live = n[k] < problem.batch;
       const bool row_valid = live && row_channel < problem.out_padded;
-      const int64_t row = n[k] * problem.grad_n + grad_cell + static_cast<int64_t>(start_y + i[k]) * problem.grad_y +
+      const int64_t row = n[k] * problem.grad_n + grad_cell +
+                          static_cast<int64_t>(start_y + i[k]) * problem.grad_y +
                           static_cast<int64_t>(start_x + j[k]) * problem.grad_x + row_channel;
       copy_async_16(rows + at + k * kLines * kLineBytes, problem.grad + (row_valid ? row : 0), row_valid);
       const int y = i[k] * problem.y.stride + origin_y, x = j[k] * problem.x.stride + origin_x;
@@ -322,7 +330,8 @@ struct WeightLoader {
                                 static_cast<unsigned>(x) < static_cast<unsigned>(problem.x.source_size);
       const int64_t column = n[k] * problem.input_n + static_cast<int64_t>(y) * problem.input_y +
                              static_cast<int64_t>(x) * problem.input_x + column_channel;
-      copy_async_16(columns + at + k * kLines * kLineBytes, problem.input + (column_valid ? column : 0), column_valid);
+      copy_async_16(columns + at + k * kLines * kLineBytes, problem.input + (column_valid ? column : 0),
+                    column_valid);
       n[k] += step_n;
       i[k] += step_i;
       j[k] += step_j;
@@ -348,7 +357,8 @@ struct WeightLoader {
 
 template <typename Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
-    contract_weight(const __grid_constant__ WeightContraction<typename Tile::Element> problem, int64_t first_block) {
+    contract_weight(const __grid_constant__ WeightContraction<typename Tile::Element> problem,
+                    int64_t first_block) {
   using Warp = typename WarpOf<Tile, Layout::kDepthOuter>::type;
   int64_t block = first_block + blockIdx.x;
   const int first_column = static_cast<int>(take(block, problem.column_tiles)) * Tile::kColumns;
@@ -362,7 +372,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   const int64_t all_stages = (positions + Tile::kDepth - 1) / Tile::kDepth;
   int64_t share = all_stages + problem.splits - 1;
   take(share, problem.splits);
-  const int64_t first_stage = min(split * share, all_stages), end_stage = min(first_stage + share, all_stages);
+  const int64_t first_stage = min(split * share, all_stages),
+                end_stage = min(first_stage + share, all_stages);
   Warp warp;
   WeightLoader<Tile> loader(problem, run_y, run_x, tap, first_row, first_column, first_stage);
   multiply_tiles<Tile, Layout::kDepthOuter>(loader, end_stage - first_stage, warp);
@@ -370,7 +381,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   const int64_t cells = static_cast<int64_t>(problem.y.cells) * problem.x.cells;
   const int64_t part =
       split * cells + static_cast<int64_t>(problem.y.cell[run_y]) * problem.x.cells + problem.x.cell[run_x];
-  if (loader.sums_bias && threadIdx.x < Tile::kRows && first_row + static_cast<int>(threadIdx.x) < problem.out_channels)
+  if (loader.sums_bias && threadIdx.x < Tile::kRows &&
+      first_row + static_cast<int>(threadIdx.x) < problem.out_channels)
     problem.bias_parts[part * problem.out_channels + first_row + threadIdx.x] = loader.bias_sum;
   const int warp_row = first_row + threadIdx.x / 32 / Tile::kWarpsAcross * Warp::kRows;
   const int warp_column = first_column + threadIdx.x / 32 % Tile::kWarpsAcross * Warp::kColumns;
@@ -378,15 +390,19 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     row += warp_row;
     column += warp_column;
     if (row < problem.out_channels && column < problem.in_channels)
-      problem.weight_parts[((part * taps + tap) * problem.out_channels + row) * problem.in_channels + column] = sum;
+      problem
+          .weight_parts[((part * taps + tap) * problem.out_channels + row) * problem.in_channels + column] =
+          sum;
   });
 }
 
-// Adds the splits in order and writes the gradients as the parameters lie: weight [cells, O, C, taps], bias [cells, O].
+// Adds the splits in order and writes the gradients as the parameters lie: weight [cells, O, C, taps], bias
+// [cells, O].
 template <typename T>
 __global__ void __launch_bounds__(256)
-    reduce_parts(const accumulate_t<T>* weight_parts, const accumulate_t<T>* bias_parts, int splits, int64_t cells,
-                 int taps, int out_channels, int in_channels, T* weight, T* bias, int64_t first_block) {
+    reduce_parts(const accumulate_t<T>* weight_parts, const accumulate_t<T>* bias_parts, int splits,
+                 int64_t cells, int taps, int out_channels, int in_channels, T* weight, T* bias,
+                 int64_t first_block) {
   const int64_t weights = cells * taps * out_channels * in_channels, biases = cells * out_channels;
   const int64_t i = (first_block + blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < weights) {
@@ -402,8 +418,8 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-// result[b, line, row] = source[b, row, line], rows padded with zeros to `padded`: channels side by side. A line is
-// (outer, inner); `inner_first` numbers the result's lines inner * outers + outer.
+// result[b, line, row] = source[b, row, line], rows padded with zeros to `padded`: channels side by side. A
+// line is (outer, inner); `inner_first` numbers the result's lines inner * outers + outer.
 template <typename T>
 struct Packing {
   const T* source;
@@ -418,10 +434,11 @@ struct Packing {
   __host__ __device__ int64_t blocks() const { return batch * line_tiles() * row_tiles(); }
 };
 
-// Two packings in one launch: they come before nearly every product, and a launch costs as much as a small one.
+// Two packings in one launch: they come before nearly every product, and a launch costs as much as a small
+// one.
 template <typename T>
-__global__ void __launch_bounds__(256)
-    pack(const __grid_constant__ Packing<T> first, const __grid_constant__ Packing<T> second, int64_t first_block) {
+__global__ void __launch_bounds__(256) pack(const __grid_constant__ Packing<T> first,
+                                            const __grid_constant__ Packing<T> second, int64_t first_block) {
   T(*tile)[33] = reinterpret_cast<T(*)[33]>(shared_memory());
   int64_t block = first_block + blockIdx.x;
   const bool is_first = block < first.blocks();
@@ -436,7 +453,8 @@ __global__ void __launch_bounds__(256)
   const int64_t inner = take(outer, p.inners);
   const int64_t from = b * p.source_batch + outer * p.source_outer + inner * p.source_inner;
   for (int r = warp; r < 32; r += warps)
-    tile[r][lane] = line < lines && first_row + r < p.rows ? p.source[from + (first_row + r) * p.source_row] : T{};
+    tile[r][lane] =
+        line < lines && first_row + r < p.rows ? p.source[from + (first_row + r) * p.source_row] : T{};
   __syncthreads();
   if (first_row + lane >= p.padded) return;
   for (int l = warp; l < 32 && first_line + l < lines; l += warps) {

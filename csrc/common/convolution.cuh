@@ -1,9 +1,12 @@
-// Host side of the convolutions: cuts the work into runs and tiles and launches it. `Device` is where it runs:
+// Host side of the convolutions: cuts the work into runs and tiles and launches it. `Device` is where it
+// runs:
 //   device.launch(kernel, blocks, threads, shared_bytes, arguments...)   any number of blocks
 //   device.template workspace<T>(count)                                  memory that outlives the launches
 //   device.multiprocessors                                               blocks below which it is not full
-//   device.direct_products                                               products up to which one launch that reads
-//                                                                        everything as it lies beats packing and tiles
+//   device.direct_products                                               products up to which one launch that
+//   reads
+//                                                                        everything as it lies beats packing
+//                                                                        and tiles
 // The emulator's tests run this very text.
 #pragma once
 
@@ -16,8 +19,8 @@
 
 namespace faceattr::gpu {
 
-// One axis: `out` positions a cell's map has; a locally shared convolution divides one map among the cells, an
-// interweaved one gives each cell a map of its own, `shift` farther.
+// One axis: `out` positions a cell's map has; a locally shared convolution divides one map among the cells,
+// an interweaved one gives each cell a map of its own, `shift` farther.
 struct ConvolutionAxis {
   int64_t in, out, cells, kernel, stride, padding, dilation, shift;
   bool interweaved;
@@ -50,7 +53,9 @@ struct PackedMap {
   int channels;  // with the padding
 };
 
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 template <typename T>
 int64_t padded_channels(int64_t channels) {
@@ -64,7 +69,8 @@ inline void require(bool condition, const char* message) {
 
 inline void check_sizes(const Convolution& c) {
   for (const auto& axis : {c.y, c.x})
-    require(axis.in + 2 * axis.padding <= 1 << 30, "faceattr on CUDA: a padded map may have up to 2^30 rows and columns");
+    require(axis.in + 2 * axis.padding <= 1 << 30,
+            "faceattr on CUDA: a padded map may have up to 2^30 rows and columns");
   require(std::max(c.in_channels, c.out_channels) <= 1 << 30 && c.batch <= INT32_MAX - 64,
           "faceattr on CUDA: up to 2^30 channels and 2^31 - 65 images");
   require(c.y.kernel * c.x.kernel * std::max(c.in_channels, int64_t(1)) <= INT32_MAX,
@@ -116,7 +122,8 @@ inline std::vector<Run> input_grad_runs(const ConvolutionAxis& axis) {
   return runs;
 }
 
-inline Axis launch_axis(const ConvolutionAxis& axis, Direction direction, const std::vector<Run>& runs, size_t first) {
+inline Axis launch_axis(const ConvolutionAxis& axis, Direction direction, const std::vector<Run>& runs,
+                        size_t first) {
   const bool forward = direction == Direction::kForward;
   Axis a{};
   a.source_size = static_cast<int>(forward ? axis.in : axis.out);
@@ -137,7 +144,9 @@ inline Axis launch_axis(const ConvolutionAxis& axis, Direction direction, const 
   return a;
 }
 
-inline int64_t longest(const Axis& axis) { return *std::max_element(axis.length, axis.length + axis.run_count); }
+inline int64_t longest(const Axis& axis) {
+  return *std::max_element(axis.length, axis.length + axis.run_count);
+}
 
 // Calls f(y, x) with the axes of each launch: up to kMostRuns runs on each.
 template <typename F>
@@ -192,23 +201,31 @@ class Packer {
                             reinterpret_cast<uintptr_t>(map.data) % 16 == 0;
     if (as_it_lies) return {map.data, map.n, 0, 0, map.y, map.x, static_cast<int>(padded)};
     T* packed = device_.template workspace<T>(batch * height * width * padded);
-    packings_[count_++] = {map.data, map.n,
-                           map.c,    map.y,
-                           map.x,    batch,
-                           height,   width,
-                           static_cast<int>(channels), static_cast<int>(padded),
-                           false,    packed};
+    packings_[count_++] = {map.data,
+                           map.n,
+                           map.c,
+                           map.y,
+                           map.x,
+                           batch,
+                           height,
+                           width,
+                           static_cast<int>(channels),
+                           static_cast<int>(padded),
+                           false,
+                           packed};
     return {packed, height * width * padded, 0, 0, width * padded, padded, static_cast<int>(padded)};
   }
 
-  // [cells, O, C, taps] as [cells, taps, columns, depth]: columns O and depth C forward, the other way for the input
-  // gradient.
+  // [cells, O, C, taps] as [cells, taps, columns, depth]: columns O and depth C forward, the other way for
+  // the input gradient.
   const T* weight(const Convolution& c, const T* weight, Direction direction) {
     const int64_t cells = c.y.cells * c.x.cells, taps = c.y.kernel * c.x.kernel;
     const bool forward = direction == Direction::kForward;
-    const int64_t columns = forward ? c.out_channels : c.in_channels, depth = forward ? c.in_channels : c.out_channels;
+    const int64_t columns = forward ? c.out_channels : c.in_channels,
+                  depth = forward ? c.in_channels : c.out_channels;
     const int64_t filter = c.in_channels * taps, padded = padded_channels<T>(depth);
-    if (forward && taps == 1 && padded == depth && reinterpret_cast<uintptr_t>(weight) % 16 == 0) return weight;
+    if (forward && taps == 1 && padded == depth && reinterpret_cast<uintptr_t>(weight) % 16 == 0)
+      return weight;
     T* packed = device_.template workspace<T>(cells * taps * columns * padded);
     packings_[count_++] = {weight,
                            c.out_channels * filter,
@@ -256,11 +273,13 @@ void launch_contractions(Device& device, const Convolution& c, Contraction<T> pr
     with_tiles<T>(allow_tf32, [&](auto tiles) {
       using Large = typename decltype(tiles)::Large;
       using Small = typename decltype(tiles)::Small;
-      // The large tile reads less for each product; the small one wastes less on short runs and fills the chip earlier.
+      // The large tile reads less for each product; the small one wastes less on short runs and fills the
+      // chip earlier.
       const int64_t runs = static_cast<int64_t>(y.run_count) * x.run_count;
       const int64_t large_rows = divide_up(rows, Large::kRows) * Large::kRows;
       const int64_t small_rows = divide_up(rows, Small::kRows) * Small::kRows;
-      const int64_t blocks = runs * divide_up(rows, Large::kRows) * divide_up(problem.columns, Large::kColumns);
+      const int64_t blocks =
+          runs * divide_up(rows, Large::kRows) * divide_up(problem.columns, Large::kColumns);
       if (blocks >= device.multiprocessors && 4 * large_rows <= 5 * small_rows)
         launch_contraction<Large, direction>(device, problem, rows);
       else
@@ -273,7 +292,8 @@ template <typename T, typename Device>
 void convolve(Device& device, const Convolution& c, const Map<const T>& input, const T* weight, const T* bias,
               const Result<T>& result, bool allow_tf32) {
   check_sizes(c);
-  const int64_t maps = c.y.interweaved ? c.y.cells * c.x.cells : 1, positions = c.batch * maps * c.y.out * c.x.out;
+  const int64_t maps = c.y.interweaved ? c.y.cells * c.x.cells : 1,
+                positions = c.batch * maps * c.y.out * c.x.out;
   if (positions * c.out_channels == 0) return;
   const int64_t products = positions * c.out_channels * c.in_channels * c.y.kernel * c.x.kernel;
   if (products <= device.direct_products) {
@@ -331,8 +351,8 @@ void convolve(Device& device, const Convolution& c, const Map<const T>& input, c
 
 // `grad` with its packing still to be launched.
 template <typename T, typename Device>
-void convolve_input_grad(Device& device, const Convolution& c, Packer<T, Device>& packer, const PackedMap<T>& grad,
-                         const T* weight, const Map<T>& result, bool allow_tf32) {
+void convolve_input_grad(Device& device, const Convolution& c, Packer<T, Device>& packer,
+                         const PackedMap<T>& grad, const T* weight, const Map<T>& result, bool allow_tf32) {
   check_sizes(c);
   if (c.batch * c.in_channels * c.y.in * c.x.in == 0) return;
   Contraction<T> problem{};
@@ -357,8 +377,9 @@ void convolve_input_grad(Device& device, const Convolution& c, Packer<T, Device>
 
 // `weight` [cells, O, C, taps] and `bias` [cells, O] are written whole; `grad` as above.
 template <typename T, typename Device>
-void convolve_weight_grad(Device& device, const Convolution& c, Packer<T, Device>& packer, const PackedMap<T>& grad,
-                          const Map<const T>& input, T* weight, T* bias, bool allow_tf32) {
+void convolve_weight_grad(Device& device, const Convolution& c, Packer<T, Device>& packer,
+                          const PackedMap<T>& grad, const Map<const T>& input, T* weight, T* bias,
+                          bool allow_tf32) {
   check_sizes(c);
   if (c.out_channels == 0) return;
   const auto source = packer.map(input, c.batch, c.in_channels, c.y.in, c.x.in);
@@ -385,26 +406,27 @@ void convolve_weight_grad(Device& device, const Convolution& c, Packer<T, Device
     problem.row_tiles = static_cast<int>(divide_up(c.out_channels, Tile::kRows));
     problem.column_tiles = static_cast<int>(std::max(divide_up(c.in_channels, Tile::kColumns), int64_t(1)));
     const int64_t products = taps * problem.row_tiles * problem.column_tiles;
-    // As many splits as fill the chip twice, each of at least four stages; of the shape alone, so that the sums have
-    // the same order on every GPU.
+    // As many splits as fill the chip twice, each of at least four stages; of the shape alone, so that the
+    // sums have the same order on every GPU.
     const int64_t kBlocks = 264, kLeastStages = 4;
-    const int64_t cell = c.y.interweaved ? c.y.out * c.x.out
-                                         : divide_up(c.y.out, c.y.cells) * divide_up(c.x.out, c.x.cells);
+    const int64_t cell =
+        c.y.interweaved ? c.y.out * c.x.out : divide_up(c.y.out, c.y.cells) * divide_up(c.x.out, c.x.cells);
     const int64_t most = std::max(c.batch * cell / (Tile::kDepth * kLeastStages), int64_t(1));
     problem.splits = static_cast<int>(std::min(divide_up(kBlocks, products * cells), most));
-    problem.weight_parts =
-        device.template workspace<accumulate_t<T>>(problem.splits * cells * taps * c.out_channels * c.in_channels);
+    problem.weight_parts = device.template workspace<accumulate_t<T>>(problem.splits * cells * taps *
+                                                                      c.out_channels * c.in_channels);
     problem.bias_parts = device.template workspace<accumulate_t<T>>(problem.splits * cells * c.out_channels);
     for_each_launch(c, Direction::kForward, [&](const Axis& y, const Axis& x) {
       problem.y = y;
       problem.x = x;
-      device.launch(contract_weight<Tile>, products * problem.splits * y.run_count * x.run_count, Tile::kThreads,
-                    Tile::template shared_bytes<Layout::kDepthOuter>(), problem);
+      device.launch(contract_weight<Tile>, products * problem.splits * y.run_count * x.run_count,
+                    Tile::kThreads, Tile::template shared_bytes<Layout::kDepthOuter>(), problem);
     });
   });
   const int64_t results = cells * c.out_channels * (taps * c.in_channels + 1);
-  device.launch(reduce_parts<T>, divide_up(results, 256), 256, 0, problem.weight_parts, problem.bias_parts, problem.splits,
-                cells, static_cast<int>(taps), problem.out_channels, problem.in_channels, weight, bias);
+  device.launch(reduce_parts<T>, divide_up(results, 256), 256, 0, problem.weight_parts, problem.bias_parts,
+                problem.splits, cells, static_cast<int>(taps), problem.out_channels, problem.in_channels,
+                weight, bias);
 }
 
 }  // namespace faceattr::gpu

@@ -1,4 +1,5 @@
-// Where the operators' CUDA code runs: a tensor's device, torch's current stream, memory from torch's allocator.
+// Where the operators' CUDA code runs: a tensor's device, torch's current stream, memory from torch's
+// allocator.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -41,7 +42,8 @@ class CudaDevice {
     return static_cast<T*>(workspaces_.back().mutable_data_ptr());
   }
 
-  // The kernel's last parameter is the first block's index: a grid holds fewer than 2^31 blocks, the work may have more.
+  // The kernel's last parameter is the first block's index: a grid holds fewer than 2^31 blocks, the work may
+  // have more.
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
               const Arguments&... arguments) {

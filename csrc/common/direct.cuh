@@ -1,4 +1,5 @@
-// The convolution for shapes so small that a launch costs more than the arithmetic: one launch, nothing packed.
+// The convolution for shapes so small that a launch costs more than the arithmetic: one launch, nothing
+// packed.
 #pragma once
 
 #include "contraction.cuh"
@@ -15,14 +16,14 @@ struct DirectConvolution {
   bool result_is_sum;
   int64_t result_n, result_c, result_p, result_q, result_y, result_x;
   int batch, in_channels, out_channels;
-  Axis y, x;  // forward
+  Axis y, x;       // forward
   int64_t chunks;  // of a cell's positions
 };
 
 constexpr int kDirectPositions = 4, kDirectWarps = 4;
 
-// A warp takes one out channel of one cell and kDirectPositions positions; its lanes share the depth, so that weights are
-// read as they lie, once.
+// A warp takes one out channel of one cell and kDirectPositions positions; its lanes share the depth, so that
+// weights are read as they lie, once.
 template <typename T>
 __global__ void __launch_bounds__(32 * kDirectWarps)
     convolve_direct(const __grid_constant__ DirectConvolution<T> problem, int64_t first_block) {
@@ -59,20 +60,21 @@ __global__ void __launch_bounds__(32 * kDirectWarps)
       const int row = y[i] * problem.y.stride + top, column = x[i] * problem.x.stride + left;
       if (static_cast<unsigned>(row) < static_cast<unsigned>(problem.y.source_size) &&
           static_cast<unsigned>(column) < static_cast<unsigned>(problem.x.source_size))
-        sums[i] += w * widen(problem.input[n[i] * problem.input_n + c * problem.input_c + row * problem.input_y +
-                                           column * problem.input_x]);
+        sums[i] += w * widen(problem.input[n[i] * problem.input_n + c * problem.input_c +
+                                           row * problem.input_y + column * problem.input_x]);
     }
   }
 #pragma unroll
   for (int i = 0; i < kDirectPositions; ++i)
-    for (int distance = 16; distance > 0; distance /= 2) sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], distance);
+    for (int distance = 16; distance > 0; distance /= 2)
+      sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], distance);
   if (lane != 0) return;
   const Sum bias = problem.bias ? widen(problem.bias[filter]) : Sum(0);
 #pragma unroll
   for (int i = 0; i < kDirectPositions; ++i) {
     if (chunk * kDirectPositions + i >= positions) break;
-    const int64_t at = n[i] * problem.result_n + o * problem.result_c + p * problem.result_p + q * problem.result_q +
-                       (problem.y.start[run_y] + y[i]) * problem.result_y +
+    const int64_t at = n[i] * problem.result_n + o * problem.result_c + p * problem.result_p +
+                       q * problem.result_q + (problem.y.start[run_y] + y[i]) * problem.result_y +
                        (problem.x.start[run_x] + x[i]) * problem.result_x;
     if (problem.result_is_sum)
       static_cast<Sum*>(problem.result)[at] = sums[i] + bias;

@@ -1,20 +1,23 @@
-// The inner part of a matrix product: a block's tile, staged in shared memory, and a warp's share of it, in registers.
+// The inner part of a matrix product: a block's tile, staged in shared memory, and a warp's share of it, in
+// registers.
 #pragma once
 
 #include "device.cuh"
 
 namespace faceattr::gpu {
 
-// How an operand lies in shared memory. kDepthInner: a line is a row (or column) of the product, running along the
-// depth. kDepthOuter: a line is one step of depth, running along the rows.
+// How an operand lies in shared memory. kDepthInner: a line is a row (or column) of the product, running
+// along the depth. kDepthOuter: a line is one step of depth, running along the rows.
 enum class Layout { kDepthInner, kDepthOuter };
 
 enum class Unit { kFma, kTensorCore };
 
-// A block computes kRows x kColumns of the result, kDepth steps of depth a stage, with kWarpRows x kWarpColumns warps.
-// kStages slots of shared memory are filled by cp.async ahead of their use. kResident blocks are to fit a multiprocessor,
-// which is each thread's budget of registers: 65536 / (kThreads * kResident).
-template <typename Element_, Unit kUnit_, int kRows_, int kColumns_, int kWarpRows, int kWarpColumns, int kResident_>
+// A block computes kRows x kColumns of the result, kDepth steps of depth a stage, with kWarpRows x
+// kWarpColumns warps. kStages slots of shared memory are filled by cp.async ahead of their use. kResident
+// blocks are to fit a multiprocessor, which is each thread's budget of registers: 65536 / (kThreads *
+// kResident).
+template <typename Element_, Unit kUnit_, int kRows_, int kColumns_, int kWarpRows, int kWarpColumns,
+          int kResident_>
 struct Tile {
   using Element = Element_;
   static constexpr Unit kUnit = kUnit_;
@@ -25,8 +28,9 @@ struct Tile {
   static constexpr int kDepth = 4 * kVector;
   static constexpr int kStages = 3;
 
-  // Bytes from line to line. The padding spreads the lines that a warp reads at once over all 32 banks: 8 lines of
-  // kDepthInner are 80 bytes apart; of kDepthOuter, ldmatrix reads 8 lines (16-bit), a scalar fragment 4 (32-bit).
+  // Bytes from line to line. The padding spreads the lines that a warp reads at once over all 32 banks: 8
+  // lines of kDepthInner are 80 bytes apart; of kDepthOuter, ldmatrix reads 8 lines (16-bit), a scalar
+  // fragment 4 (32-bit).
   template <Layout kLayout>
   __host__ __device__ static constexpr int line_bytes(int length) {
     if (kLayout == Layout::kDepthInner) return kDepth * sizeof(Element) + 16;
@@ -59,7 +63,8 @@ struct FmaWarp {
 
   Sum sums[kDown][kAcross] = {};
 
-  // Row of sums[i][..] and column of sums[..][j] for this lane. In kDepthOuter a lane owns kVector neighbours at a time.
+  // Row of sums[i][..] and column of sums[..][j] for this lane. In kDepthOuter a lane owns kVector neighbours
+  // at a time.
   __device__ static int row(int i) {
     const int lane = threadIdx.x % 32 / 4;
     return kLayout == Layout::kDepthInner ? lane + 8 * i : (i / kVector * 8 + lane) * kVector + i % kVector;
@@ -69,7 +74,8 @@ struct FmaWarp {
     return kLayout == Layout::kDepthInner ? lane + 4 * j : (j / kVector * 4 + lane) * kVector + j % kVector;
   }
 
-  // One stage; `rows` and `columns` are the warp's first lines (kDepthOuter: its first elements of the first line).
+  // One stage; `rows` and `columns` are the warp's first lines (kDepthOuter: its first elements of the first
+  // line).
   __device__ void add(const unsigned char* rows, const unsigned char* columns) {
     if constexpr (kLayout == Layout::kDepthInner) {
 #pragma unroll 1
@@ -96,7 +102,8 @@ struct FmaWarp {
           left[i] = *reinterpret_cast<const Part*>(rows + k * kRowLine + row(i * kVector) * sizeof(Element));
 #pragma unroll
         for (int j = 0; j < kAcross / kVector; ++j)
-          right[j] = *reinterpret_cast<const Part*>(columns + k * kColumnLine + column(j * kVector) * sizeof(Element));
+          right[j] = *reinterpret_cast<const Part*>(columns + k * kColumnLine +
+                                                    column(j * kVector) * sizeof(Element));
 #pragma unroll
         for (int i = 0; i < kDown; ++i)
 #pragma unroll
@@ -126,7 +133,8 @@ __device__ inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t 
   multiply_tf32(c, a, b0, b1);
 }
 
-// A warp's part of a tile on the tensor cores: pieces of 16 rows x 8 columns x 32 bytes of depth (float32 as TF32).
+// A warp's part of a tile on the tensor cores: pieces of 16 rows x 8 columns x 32 bytes of depth (float32 as
+// TF32).
 template <typename Tile, Layout kLayout>
 struct TensorCoreWarp {
   using Element = typename Tile::Element;
@@ -176,9 +184,11 @@ struct TensorCoreWarp {
   __device__ static void load_right(uint32_t (&right)[4], const unsigned char* columns, int j, int part) {
     const int lane = threadIdx.x % 32;
     if constexpr (kLayout == Layout::kDepthInner) {
-      load_matrices(right, columns + (j * 16 + lane % 8 + lane / 16 * 8) * kColumnLine + part * 32 + lane / 8 % 2 * 16);
+      load_matrices(
+          right, columns + (j * 16 + lane % 8 + lane / 16 * 8) * kColumnLine + part * 32 + lane / 8 % 2 * 16);
     } else if constexpr (!kTf32) {
-      load_matrices_transposed(right, columns + (part * 16 + lane % 16) * kColumnLine + (j * 16 + lane / 16 * 8) * 2);
+      load_matrices_transposed(
+          right, columns + (part * 16 + lane % 16) * kColumnLine + (j * 16 + lane / 16 * 8) * 2);
     } else {
 #pragma unroll
       for (int k = 0; k < 4; ++k)
@@ -220,14 +230,16 @@ struct WarpOf<Tile, kLayout, Unit::kTensorCore> {
   using type = TensorCoreWarp<Tile, kLayout>;
 };
 
-// Multiplies what `loader` brings: loader.load(rows, columns) starts the copies of the next stage, loader.used(rows) sees
-// a stage that has arrived. Leaves the shared memory free for other use.
+// Multiplies what `loader` brings: loader.load(rows, columns) starts the copies of the next stage,
+// loader.used(rows) sees a stage that has arrived. Leaves the shared memory free for other use.
 template <typename Tile, Layout kLayout, typename Loader, typename Warp>
 __device__ void multiply_tiles(Loader& loader, int64_t stages, Warp& warp) {
   constexpr int kStageBytes = Tile::template stage_bytes<kLayout>();
   constexpr int kRowBytes = Tile::template operand_bytes<kLayout>(Tile::kRows);
-  constexpr int kWarpRowBytes = kLayout == Layout::kDepthInner ? Warp::kRowLine : sizeof(typename Tile::Element);
-  constexpr int kWarpColumnBytes = kLayout == Layout::kDepthInner ? Warp::kColumnLine : sizeof(typename Tile::Element);
+  constexpr int kWarpRowBytes =
+      kLayout == Layout::kDepthInner ? Warp::kRowLine : sizeof(typename Tile::Element);
+  constexpr int kWarpColumnBytes =
+      kLayout == Layout::kDepthInner ? Warp::kColumnLine : sizeof(typename Tile::Element);
   unsigned char* slots = shared_memory();
   const int warp_index = threadIdx.x / 32;
   const int warp_rows = warp_index / Tile::kWarpsAcross * Warp::kRows * kWarpRowBytes;
@@ -239,7 +251,8 @@ __device__ void multiply_tiles(Loader& loader, int64_t stages, Warp& warp) {
   int slot = 0, free_slot = Tile::kStages - 1;
   for (int64_t s = 0; s < stages; ++s) {
     copy_async_wait<Tile::kStages - 2>();
-    __syncthreads();  // everyone's copies have arrived, and everyone is done with the slot that is filled next
+    __syncthreads();  // everyone's copies have arrived, and everyone is done with the slot that is filled
+                      // next
     unsigned char* next = slots + free_slot * kStageBytes;
     if (s + Tile::kStages - 1 < stages) loader.load(next, next + kRowBytes);
     copy_async_commit();

@@ -14,13 +14,14 @@ std::tuple<gpu::Tensor, gpu::Tensor> density_peaks(const gpu::Tensor& density, d
   gpu::CudaDevice device(density);
   const auto dense = torch::stable::contiguous(density);
   const auto dtype = density.scalar_type();
-  auto distance = torch::stable::new_empty(dense, density.sizes(),
-                                           dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
+  auto distance = torch::stable::new_empty(
+      dense, density.sizes(), dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
   auto parent = torch::stable::new_empty(dense, density.sizes(), ScalarType::Long);
   gpu::dispatch_kernel_type(dtype, op, [&](auto zero) {
     using T = decltype(zero);
     gpu::density_peaks<T>(device, maps, height, width, gpu::read_pointer<T>(dense), threshold,
-                          gpu::write_pointer<gpu::accumulate_t<T>>(distance), gpu::write_pointer<int64_t>(parent));
+                          gpu::write_pointer<gpu::accumulate_t<T>>(distance),
+                          gpu::write_pointer<int64_t>(parent));
   });
   return {distance, parent};
 }

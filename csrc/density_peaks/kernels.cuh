@@ -1,6 +1,6 @@
-// Density peaks on the GPU: a thread a position looks through square tiles of the map, ring by ring, and skips those
-// whose maximum is no higher than itself. Exact, and bit for bit what the CPU gives: the sum of squares is an integer,
-// its root is taken in float64.
+// Density peaks on the GPU: a thread a position looks through square tiles of the map, ring by ring, and
+// skips those whose maximum is no higher than itself. Exact, and bit for bit what the CPU gives: the sum of
+// squares is an integer, its root is taken in float64.
 #pragma once
 
 #include "../common/device.cuh"
@@ -16,7 +16,8 @@ struct PeakMaps {
 // Highest density of each tile, -inf where all are NaN; a warp a tile.
 template <typename T>
 __global__ void __launch_bounds__(kPeakThreads)
-    tile_maxima(const __grid_constant__ PeakMaps m, const T* density, accumulate_t<T>* maxima, int64_t first_block) {
+    tile_maxima(const __grid_constant__ PeakMaps m, const T* density, accumulate_t<T>* maxima,
+                int64_t first_block) {
   using Value = accumulate_t<T>;
   const int64_t tile = (first_block + blockIdx.x) * (kPeakThreads / 32) + threadIdx.x / 32;
   int64_t map = tile;
@@ -37,7 +38,8 @@ __global__ void __launch_bounds__(kPeakThreads)
 // Highest tile of each map; a warp a map.
 template <typename Value>
 __global__ void __launch_bounds__(kPeakThreads)
-    map_maxima(const __grid_constant__ PeakMaps m, const Value* maxima, Value* highest_of_map, int64_t first_block) {
+    map_maxima(const __grid_constant__ PeakMaps m, const Value* maxima, Value* highest_of_map,
+               int64_t first_block) {
   const int64_t map = (first_block + blockIdx.x) * (kPeakThreads / 32) + threadIdx.x / 32;
   if (map >= m.maps) return;
   const int64_t tiles = m.tiles_y * m.tiles_x;
@@ -60,9 +62,10 @@ struct Nearest {
 };
 
 template <typename Value, typename T>
-__device__ void search_tile(const PeakMaps& m, const T* density, Value own, int64_t y, int64_t x, int64_t tile_y,
-                            int64_t tile_x, Nearest& nearest) {
-  const int64_t bottom = min((tile_y + 1) * kPeakTile, m.height), right = min((tile_x + 1) * kPeakTile, m.width);
+__device__ void search_tile(const PeakMaps& m, const T* density, Value own, int64_t y, int64_t x,
+                            int64_t tile_y, int64_t tile_x, Nearest& nearest) {
+  const int64_t bottom = min((tile_y + 1) * kPeakTile, m.height),
+                right = min((tile_x + 1) * kPeakTile, m.width);
   for (int64_t v = tile_y * kPeakTile; v < bottom; ++v)
     for (int64_t u = tile_x * kPeakTile; u < right; ++u)
       if (widen(density[v * m.width + u]) > own)
@@ -72,8 +75,8 @@ __device__ void search_tile(const PeakMaps& m, const T* density, Value own, int6
 template <typename T>
 __global__ void __launch_bounds__(kPeakThreads, 6)
     find_parents(const __grid_constant__ PeakMaps m, const T* densities, const accumulate_t<T>* all_maxima,
-                 const accumulate_t<T>* highest_of_map, double threshold, accumulate_t<T>* distance, int64_t* parent,
-                 int64_t first_block) {
+                 const accumulate_t<T>* highest_of_map, double threshold, accumulate_t<T>* distance,
+                 int64_t* parent, int64_t first_block) {
   using Value = accumulate_t<T>;
   const int64_t index = (first_block + blockIdx.x) * blockDim.x + threadIdx.x;
   int64_t map = index;
@@ -109,17 +112,18 @@ __global__ void __launch_bounds__(kPeakThreads, 6)
 
 // density [maps, H, W] contiguous.
 template <typename T, typename Device>
-void density_peaks(Device& device, int64_t maps, int64_t height, int64_t width, const T* density, double threshold,
-                   accumulate_t<T>* distance, int64_t* parent) {
+void density_peaks(Device& device, int64_t maps, int64_t height, int64_t width, const T* density,
+                   double threshold, accumulate_t<T>* distance, int64_t* parent) {
   if (maps * height * width == 0) return;
-  const PeakMaps m{maps, height, width, (height + kPeakTile - 1) / kPeakTile, (width + kPeakTile - 1) / kPeakTile};
+  const PeakMaps m{maps, height, width, (height + kPeakTile - 1) / kPeakTile,
+                   (width + kPeakTile - 1) / kPeakTile};
   const int64_t tiles = maps * m.tiles_y * m.tiles_x, warps = kPeakThreads / 32;
   auto* maxima = device.template workspace<accumulate_t<T>>(tiles);
   auto* highest = device.template workspace<accumulate_t<T>>(maps);
   device.launch(tile_maxima<T>, (tiles + warps - 1) / warps, kPeakThreads, 0, m, density, maxima);
   device.launch(map_maxima<accumulate_t<T>>, (maps + warps - 1) / warps, kPeakThreads, 0, m, maxima, highest);
-  device.launch(find_parents<T>, (maps * height * width + kPeakThreads - 1) / kPeakThreads, kPeakThreads, 0, m, density,
-                maxima, highest, threshold, distance, parent);
+  device.launch(find_parents<T>, (maps * height * width + kPeakThreads - 1) / kPeakThreads, kPeakThreads, 0,
+                m, density, maxima, highest, threshold, distance, parent);
 }
 
 }  // namespace faceattr::gpu

@@ -27,7 +27,8 @@ Tensor interweaved_conv2d(const Tensor& input, const Tensor& weight, const std::
   gpu::dispatch_kernel_type(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
     gpu::interweaved_forward<T>(device, g, read_map<T>(input), read_pointer<T>(dense_weight),
-                                dense_bias ? read_pointer<T>(*dense_bias) : nullptr, write_map<T>(output), tf32);
+                                dense_bias ? read_pointer<T>(*dense_bias) : nullptr, write_map<T>(output),
+                                tf32);
   });
   return output;
 }
@@ -51,9 +52,10 @@ std::tuple<Tensor, Tensor, Tensor> interweaved_conv2d_backward(
   const bool tf32 = gpu::tf32_allowed(input);
   gpu::dispatch_kernel_type(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    gpu::interweaved_backward<T>(device, g, read_map<T>(grad), read_map<T>(input), read_pointer<T>(dense_weight),
-                                 dense_bias ? read_pointer<T>(*dense_bias) : nullptr, write_map<T>(input_result),
-                                 write_pointer<T>(weight_result), write_pointer<T>(bias_result), tf32);
+    gpu::interweaved_backward<T>(
+        device, g, read_map<T>(grad), read_map<T>(input), read_pointer<T>(dense_weight),
+        dense_bias ? read_pointer<T>(*dense_bias) : nullptr, write_map<T>(input_result),
+        write_pointer<T>(weight_result), write_pointer<T>(bias_result), tf32);
   });
   return {input_result, weight_result, bias_result};
 }

@@ -27,7 +27,8 @@ Tensor locally_shared_conv2d(const Tensor& input, const Tensor& weight, const st
   gpu::dispatch_kernel_type(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
     gpu::locally_shared_forward<T>(device, g, read_map<T>(input), read_pointer<T>(dense_weight),
-                                   dense_bias ? read_pointer<T>(*dense_bias) : nullptr, write_map<T>(output), tf32);
+                                   dense_bias ? read_pointer<T>(*dense_bias) : nullptr, write_map<T>(output),
+                                   tf32);
   });
   return output;
 }
@@ -67,8 +68,8 @@ std::tuple<Tensor, Tensor> locally_shared_conv2d_weight_grad(const Tensor& grad,
   const bool tf32 = gpu::tf32_allowed(input);
   gpu::dispatch_kernel_type(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    gpu::locally_shared_weight_grad<T>(device, g, read_map<T>(grad), read_map<T>(input), write_pointer<T>(weight),
-                                       write_pointer<T>(bias), tf32);
+    gpu::locally_shared_weight_grad<T>(device, g, read_map<T>(grad), read_map<T>(input),
+                                       write_pointer<T>(weight), write_pointer<T>(bias), tf32);
   });
   return {weight, bias};
 }

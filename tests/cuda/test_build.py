@@ -85,8 +85,7 @@ def test_needs_only_the_stable_abi(built):
     symbols = {line.split()[-1].split("@")[0] for line in listing.stdout.splitlines()}
     headers = Path(torch.__file__).parent / "include" / "torch" / "csrc"
     declared = "".join(
-        path.read_text()
-        for path in [*headers.glob("inductor/aoti_torch/c/*.h"), *headers.glob("stable/c/*.h")]
+        path.read_text() for path in [*headers.glob("inductor/aoti_torch/c/*.h"), *headers.glob("stable/c/*.h")]
     )
     # aoti_torch_dtype_float32 and its like are declared by macros.
     macros = {f"aoti_torch_dtype_{name}" for name in re.findall(r"torch_dtype_(\w+)", declared)}

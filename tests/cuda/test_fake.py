@@ -25,7 +25,7 @@ DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
 def backward(name, grad, tensors):
-    """The operators that the gradients are made of: a torch without CUDA builds no graph on cuda tensors, even these."""
+    """The operators that the gradients are made of: a torch without CUDA builds no graph on cuda tensors."""
     operators = torch.ops.faceattr
     if name == "locally_shared_conv2d":
         input, weight, _ = tensors

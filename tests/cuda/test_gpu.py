@@ -135,7 +135,9 @@ def test_second_order_gradients():
 
 def layer(dtype=torch.float32):
     torch.manual_seed(1)
-    return LocallySharedConv2d(40, 60, 3, (5, 4)).to("cuda", dtype), torch.randn(32, 40, 12, 10, device="cuda", dtype=dtype)
+    return LocallySharedConv2d(40, 60, 3, (5, 4)).to("cuda", dtype), torch.randn(
+        32, 40, 12, 10, device="cuda", dtype=dtype
+    )
 
 
 def test_tf32_when_torch_allows_it():

@@ -35,12 +35,12 @@ def find_tool(name):
     return None
 
 
-def build(folder, architectures=tuple(ARCHITECTURES.values())):
+def build(folder):
     """Runs setup.py with FACEATTR_CUDA=1; the CUDA library and everything that the build printed."""
     environment = {
         **os.environ,
         "FACEATTR_CUDA": "1",
-        "TORCH_CUDA_ARCH_LIST": ";".join(architectures),
+        "TORCH_CUDA_ARCH_LIST": ";".join(ARCHITECTURES.values()),
         "NVCC_APPEND_FLAGS": "-Xptxas=-v",
         "MAX_JOBS": os.environ.get("MAX_JOBS", "2"),
     }
@@ -91,7 +91,8 @@ def short_name(signature):
     """contract<float, fma, 128x64, forward> of a demangled product, the name and type of any other kernel."""
     signature = signature.replace("faceattr::gpu::", "").removeprefix("void ")
     tile = re.match(
-        r"(contract\w*)<Tile<([\w ]+), \(Unit\)(\d), (\d+), (\d+), (\d+), (\d+), (\d+)>(?:, \(Direction\)(\d))?", signature
+        r"(contract\w*)<Tile<([\w ]+), \(Unit\)(\d), (\d+), (\d+), (\d+), (\d+), (\d+)>(?:, \(Direction\)(\d))?",
+        signature,
     )
     if not tile:
         return signature.split("(")[0].strip(), None

@@ -35,16 +35,12 @@ def build(folder, sanitizer="plain", float_only=False, csrc=CSRC):
     compiler = os.environ.get("CXX", "g++")
     scheduler, executable = folder / "emulator.o", folder / "emulate"
     tsan = ["-DEMULATOR_THREAD_SANITIZER"] if sanitizer == "thread" else []
-    subprocess.run(
-        [compiler, "-std=c++20", "-O1", *tsan, "-c", HERE / "emulator.cpp", "-o", scheduler], check=True
-    )
+    subprocess.run([compiler, "-std=c++20", "-O1", *tsan, "-c", HERE / "emulator.cpp", "-o", scheduler], check=True)
     source = folder / "emulate.cpp"  # beside the csrc it is to include
     source.write_text((HERE / "emulate.cpp").read_text().replace("../../csrc", str(csrc)))
     options = ["-std=c++20", "-O1", "-g", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas", f"-I{HERE}"]
     options += ["-DEMULATE_FLOAT_ONLY"] if float_only else []
-    subprocess.run(
-        [compiler, *options, *SANITIZERS[sanitizer], source, scheduler, "-o", executable], check=True
-    )
+    subprocess.run([compiler, *options, *SANITIZERS[sanitizer], source, scheduler, "-o", executable], check=True)
     return executable
 
 

@@ -1,9 +1,9 @@
 // Runs the operators' CUDA code in the emulator on what it reads from stdin and writes the results to stdout.
 //
-// A case is a row of int64: operator, dtype, allow_tf32, the device's most_blocks, multiprocessors and direct_products,
-// number of arguments, arguments; then the buffers: number of inputs, each its bytes (-1: none) and its contents; number
-// of outputs and the bytes of each.
-// The answer: the number of launches, then the outputs' contents one after the other. tests/emulator/cases.py writes cases.
+// A case is a row of int64: operator, dtype, allow_tf32, the device's most_blocks, multiprocessors and
+// direct_products, number of arguments, arguments; then the buffers: number of inputs, each its bytes (-1:
+// none) and its contents; number of outputs and the bytes of each. The answer: the number of launches, then
+// the outputs' contents one after the other. tests/emulator/cases.py writes cases.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -44,9 +44,11 @@ struct EmulatedDevice {
   }
 
   template <typename Kernel, typename... Arguments>
-  void launch(Kernel kernel, int64_t blocks, int threads, size_t shared_bytes, const Arguments&... arguments) {
+  void launch(Kernel kernel, int64_t blocks, int threads, size_t shared_bytes,
+              const Arguments&... arguments) {
     for (int64_t first = 0; first < blocks; first += most_blocks, ++launches)
-      emulator::launch(kernel, std::min(blocks - first, most_blocks), threads, shared_bytes, arguments..., first);
+      emulator::launch(kernel, std::min(blocks - first, most_blocks), threads, shared_bytes, arguments...,
+                       first);
   }
 };
 
@@ -112,7 +114,8 @@ void run(Operator op, Case& c, EmulatedDevice& device) {
       const auto g = c.geometry<LocallySharedGeometry>();
       const auto grad = c.map<const T>(c.input<T>(0));
       const auto input = c.map<const T>(c.input<T>(1));
-      return locally_shared_weight_grad<T>(device, g, grad, input, c.output<T>(0), c.output<T>(1), c.allow_tf32);
+      return locally_shared_weight_grad<T>(device, g, grad, input, c.output<T>(0), c.output<T>(1),
+                                           c.allow_tf32);
     }
     case kInterweave: {
       const auto g = c.geometry<InterweaveGeometry>();
@@ -135,8 +138,8 @@ void run(Operator op, Case& c, EmulatedDevice& device) {
       const auto grad = c.map<const T>(c.input<T>(0));
       const auto input = c.map<const T>(c.input<T>(1));
       const auto result = c.map<T>(c.output<T>(0));
-      return interweaved_backward<T>(device, g, grad, input, c.input<T>(2), c.input<T>(3), result, c.output<T>(1),
-                                     c.output<T>(2), c.allow_tf32);
+      return interweaved_backward<T>(device, g, grad, input, c.input<T>(2), c.input<T>(3), result,
+                                     c.output<T>(1), c.output<T>(2), c.allow_tf32);
     }
     case kDensityPeaks: {
       const int64_t maps = c.argument(), height = c.argument(), width = c.argument();
@@ -146,7 +149,9 @@ void run(Operator op, Case& c, EmulatedDevice& device) {
   }
 }
 
-bool read(int64_t& value) { return std::fread(&value, sizeof(value), 1, stdin) == 1; }
+bool read(int64_t& value) {
+  return std::fread(&value, sizeof(value), 1, stdin) == 1;
+}
 
 int64_t read_number() {
   int64_t value;
@@ -178,12 +183,21 @@ int main() {
     for (size_t size : sizes) c.outputs.push_back(allocate(size));
     switch (dtype) {
 #ifndef EMULATE_FLOAT_ONLY
-      case 0: run<double>(static_cast<Operator>(op), c, device); break;
-      case 2: run<Half>(static_cast<Operator>(op), c, device); break;
-      case 3: run<BFloat16>(static_cast<Operator>(op), c, device); break;
+      case 0:
+        run<double>(static_cast<Operator>(op), c, device);
+        break;
+      case 2:
+        run<Half>(static_cast<Operator>(op), c, device);
+        break;
+      case 3:
+        run<BFloat16>(static_cast<Operator>(op), c, device);
+        break;
 #endif
-      case 1: run<float>(static_cast<Operator>(op), c, device); break;
-      default: std::abort();
+      case 1:
+        run<float>(static_cast<Operator>(op), c, device);
+        break;
+      default:
+        std::abort();
     }
     std::fwrite(&device.launches, sizeof(device.launches), 1, stdout);
     for (size_t i = 0; i < sizes.size(); ++i) std::fwrite(c.outputs[i].get(), 1, sizes[i], stdout);

@@ -1,4 +1,5 @@
-// The emulator's scheduler. Compiled without sanitizers: its own bookkeeping is shared between fibres by design.
+// The emulator's scheduler. Compiled without sanitizers: its own bookkeeping is shared between fibres by
+// design.
 #include "emulator.h"
 
 #include <ucontext.h>
@@ -12,8 +13,12 @@
 #include <sanitizer/tsan_interface.h>
 #else
 namespace {
-void* __tsan_get_current_fiber() { return nullptr; }
-void* __tsan_create_fiber(unsigned) { return nullptr; }
+void* __tsan_get_current_fiber() {
+  return nullptr;
+}
+void* __tsan_create_fiber(unsigned) {
+  return nullptr;
+}
 void __tsan_switch_to_fiber(void*, unsigned) {}
 void __tsan_acquire(void*) {}
 void __tsan_release(void*) {}
@@ -63,7 +68,9 @@ void (*grid_entry)(void*);
 void* grid_arguments;
 
 // Jumps instead of swapcontext, which asks the kernel twice a switch.
-__attribute__((noinline)) void jump_to(void** buffer) { __builtin_longjmp(buffer, 1); }
+__attribute__((noinline)) void jump_to(void** buffer) {
+  __builtin_longjmp(buffer, 1);
+}
 
 __attribute__((noinline)) void enter(Fibre& fibre) {
   __tsan_switch_to_fiber(fibre.sanitizer_fibre, __tsan_switch_to_fiber_no_sync);
@@ -128,7 +135,8 @@ void run_block(size_t shared_bytes) {
       progress = true;
       resume(i);
     }
-    if (!progress) fail("threads wait for others that never come (a barrier or a warp operation in divergent code)");
+    if (!progress)
+      fail("threads wait for others that never come (a barrier or a warp operation in divergent code)");
   }
 }
 

@@ -1,9 +1,10 @@
 // Runs CUDA kernels on the CPU: a fibre for each CUDA thread, one block at a time, deterministic.
 //
-// csrc/common/device.cuh includes this where nvcc does not compile it. It stands in for what the kernels use of CUDA:
-// built-in indices, barriers, shuffles, shared memory, cp.async, ldmatrix and mma.sync. Faults of a kernel end the
-// program with a message: a barrier that not all threads reach, a lane outside its mask. Bad addresses are left to
-// AddressSanitizer, races to ThreadSanitizer, which is told that the fibres are threads that only barriers order.
+// csrc/common/device.cuh includes this where nvcc does not compile it. It stands in for what the kernels use
+// of CUDA: built-in indices, barriers, shuffles, shared memory, cp.async, ldmatrix and mma.sync. Faults of a
+// kernel end the program with a message: a barrier that not all threads reach, a lane outside its mask. Bad
+// addresses are left to AddressSanitizer, races to ThreadSanitizer, which is told that the fibres are threads
+// that only barriers order.
 #pragma once
 
 #include <algorithm>
@@ -52,16 +53,20 @@ void block_barrier();
 void warp_barrier(unsigned mask);
 [[noreturn]] void fail(const char* message);
 
-// Waits until every lane of `mask` is here, then lets one of them do `operation` for all: lanes[i] is lane i's `own`.
+// Waits until every lane of `mask` is here, then lets one of them do `operation` for all: lanes[i] is lane
+// i's `own`.
 void collective(unsigned mask, void* own, void (*operation)(void** lanes, unsigned mask));
 
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes, const Arguments&... arguments) {
+void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
+            const Arguments&... arguments) {
   auto call = [&] { kernel(arguments...); };
   run(blocks, threads, shared_bytes, [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);
 }
 
-inline int lane() { return thread_index.x % 32; }
+inline int lane() {
+  return thread_index.x % 32;
+}
 
 template <typename T>
 struct Shuffle {
@@ -90,8 +95,12 @@ T shuffle(unsigned mask, T value, int source) {
 inline const emulator::Index &threadIdx = emulator::thread_index, &blockIdx = emulator::block_index,
                              &blockDim = emulator::block_size, &gridDim = emulator::grid_size;
 
-inline void __syncthreads() { emulator::block_barrier(); }
-inline void __syncwarp(unsigned mask = 0xffffffffu) { emulator::warp_barrier(mask); }
+inline void __syncthreads() {
+  emulator::block_barrier();
+}
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  emulator::warp_barrier(mask);
+}
 
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int distance) {
@@ -109,7 +118,9 @@ using std::isnan;
 using std::max;
 using std::min;
 
-inline unsigned char* shared_memory() { return emulator::block_shared_memory; }
+inline unsigned char* shared_memory() {
+  return emulator::block_shared_memory;
+}
 
 // --- 16-bit floating point
 
@@ -139,8 +150,8 @@ inline uint32_t round_to_tf32(uint32_t bits) {
   return (bits + 0x1000) & 0xffffe000;
 }
 
-// --- Asynchronous copies: the bytes arrive only when they are waited for. Until then the place holds garbage, written
-// at once so that a reader who is not yet done with it is found out.
+// --- Asynchronous copies: the bytes arrive only when they are waited for. Until then the place holds
+// garbage, written at once so that a reader who is not yet done with it is found out.
 
 inline void copy_async_16(void* to, const void* from, bool valid) {
   auto& pending = *emulator::pending_copies;
@@ -182,11 +193,13 @@ void copy_async_wait() {
 struct MatrixLoad {
   uint32_t row[4], result[4];
 
-  // Matrix i consists of the rows that lanes 8i..8i+7 name. Lane l gets of each the words 2(l%4), 2(l%4)+1 of row l/4.
+  // Matrix i consists of the rows that lanes 8i..8i+7 name. Lane l gets of each the words 2(l%4), 2(l%4)+1 of
+  // row l/4.
   EMULATOR_UNCHECKED static void spread(void** lanes, unsigned) {
     for (int l = 0; l < 32; ++l)
       for (int i = 0; i < 4; ++i)
-        static_cast<MatrixLoad*>(lanes[l])->result[i] = static_cast<MatrixLoad*>(lanes[8 * i + l / 4])->row[l % 4];
+        static_cast<MatrixLoad*>(lanes[l])->result[i] =
+            static_cast<MatrixLoad*>(lanes[8 * i + l / 4])->row[l % 4];
   }
 
   EMULATOR_UNCHECKED static uint32_t half_word(const MatrixLoad* row, int index) {

@@ -62,9 +62,7 @@ class SharedShape:
     def out_size(self):
         return tuple(
             (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, p, d, k, s in zip(
-                self.size, self.padding, self.dilation, self.kernel, self.stride, strict=True
-            )
+            for n, p, d, k, s in zip(self.size, self.padding, self.dilation, self.kernel, self.stride, strict=True)
         )
 
     @property
@@ -206,7 +204,9 @@ def interweave_checks(maps_shape, shift, element, layout="contiguous", **device)
     (adjoint,) = torch.autograd.grad(reference.interweave(wide, shift), wide, grad.double())
     result = torch.empty(maps_shape, dtype=element)
     forward = Case("interweave", element, [*geometry, *maps[:0].stride()], [_dense_storage(maps)], [output], **device)
-    backward = Case("interweave_adjoint", element, [*geometry, *grad.stride()], [_dense_storage(grad)], [result], **device)
+    backward = Case(
+        "interweave_adjoint", element, [*geometry, *grad.stride()], [_dense_storage(grad)], [result], **device
+    )
     return [Check(forward, [output], [expected], 0), Check(backward, [result], [adjoint], 0)]
 
 

@@ -78,7 +78,9 @@ def test_edges_of_the_tiles(executable, dtype, tf32):
 
 def test_more_cells_than_a_launch_has_runs(executable):
     shape = SharedShape(2, 2, 3, (67, 2), (2, 1), (66, 1))
-    verify(executable, shared_checks(shape, torch.float32) + shared_checks(shape, torch.float32, direct_products=1 << 60))
+    verify(
+        executable, shared_checks(shape, torch.float32) + shared_checks(shape, torch.float32, direct_products=1 << 60)
+    )
 
 
 def test_weight_gradient_split_among_blocks(executable):
@@ -154,9 +156,7 @@ def test_pooling_passes_nan_on(executable):
     forward.case.inputs[:2] = [torch.arange(9.0).reshape(1, 1, 3, 3), torch.ones(1, 1, 1, 1, 1, 1)]
     forward.case.inputs[0][0, 0, 0, 0] = math.nan
     cases.run(executable, [forward.case])
-    torch.testing.assert_close(
-        forward.results[0], torch.tensor([[[[math.nan, 5.0], [7.0, 8.0]]]]), equal_nan=True
-    )
+    torch.testing.assert_close(forward.results[0], torch.tensor([[[[math.nan, 5.0], [7.0, 8.0]]]]), equal_nan=True)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "sliced"])
