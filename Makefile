@@ -9,7 +9,7 @@ SOURCES := setup.py pyproject.toml MANIFEST.in $(shell find csrc faceattr -type 
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-sanitize bench lint
+.PHONY: demo test test-sanitize bench lint test-cuda-build test-gpu test-gpu-sanitize bench-gpu
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo-output
@@ -27,8 +27,31 @@ test-sanitize: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(PIP) pytest-benchmark scipy
+	mkdir -p build
 	$(BIN)/pytest -c benchmarks/pytest.ini benchmarks --benchmark-json=build/benchmarks.json
 	$(BIN)/python benchmarks/report.py build/benchmarks.json benchmarks/RESULTS.md
+
+# Compiles the CUDA kernels for three generations and reads what came out; needs nvcc, no GPU.
+test-cuda-build: $(INSTALLED)
+	$(PIP) nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
+	$(BIN)/pytest -m cuda_build tests/cuda
+
+# The rest needs a GPU, and faceattr built for it (FACEATTR_CUDA=1) in the environment of PYTEST and PYTHON_GPU.
+PYTEST ?= $(BIN)/pytest
+PYTHON_GPU ?= $(BIN)/python
+
+test-gpu:
+	FACEATTR_REQUIRE_CUDA=1 $(PYTEST) -m "gpu and not large" tests/cuda
+
+# Slow: a part of the tests, under each of the four tools.
+test-gpu-sanitize:
+	for tool in memcheck racecheck initcheck synccheck; do \
+		FACEATTR_REQUIRE_CUDA=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+			$(PYTEST) -q -m "gpu and not large" tests/cuda -k "C3 or peaks or interweave" || exit 1; \
+	done
+
+bench-gpu:
+	$(PYTHON_GPU) benchmarks/on_gpu.py --output benchmarks/RESULTS-cuda.md
 
 lint: $(BIN)/ruff
 	$(BIN)/ruff check .

@@ -1,12 +1,16 @@
 """Builds the operators: `_C` (CPU, always), `_C_cuda` (where nvcc and a CUDA torch are, or FACEATTR_CUDA=1).
 
 FACEATTR_SANITIZE=1 builds the CPU operators with AddressSanitizer and UndefinedBehaviorSanitizer (make test-sanitize).
-FACEATTR_CUDA=0 never builds CUDA. TORCH_CUDA_ARCH_LIST chooses its architectures, as for torch.
+FACEATTR_CUDA=0 never builds CUDA. TORCH_CUDA_ARCH_LIST chooses its architectures, as for torch; by default those of the
+GPUs that are there, without any 8.0, 9.0 and 12.0. With a torch without CUDA, FACEATTR_CUDA=1 compiles and links the
+library to check it: such a torch cannot load it.
 Both libraries use torch's stable ABI alone (torch 2.10 and later), so one build serves every newer torch.
 """
 
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import torch
@@ -19,6 +23,7 @@ STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
 # Fused multiply-adds also where -std= asks for ISO C++, which would turn them off.
 CXX_FLAGS = [
     "-O3",
+    "-g0",
     "-fvisibility=hidden",
     "-ffp-contract=fast",
     "-Wall",
@@ -37,18 +42,45 @@ def wants_cuda():
         raise SystemExit(f"FACEATTR_CUDA is {choice!r}, it must be 0 (never) or 1 (always)")
     if choice is not None:
         return choice == "1"
-    return torch.version.cuda is not None and shutil.which("nvcc") is not None and any(CSRC.glob("*/cuda.cu"))
+    return torch.version.cuda is not None and shutil.which("nvcc") is not None
 
 
-def sources(name):
-    return sorted(str(path) for path in CSRC.glob(f"*/{name}"))
+def sources(pattern):
+    return sorted(str(path) for path in CSRC.glob(f"*/{pattern}"))
+
+
+def cuda_home():
+    """Where nvcc says that it is: on the PATH there may be only a script that calls it."""
+    dryrun = subprocess.run(["nvcc", "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
+    return str(Path(re.search(r"_HERE_=(\S+)", dryrun)[1]).parent)
+
+
+def cuda_extension():
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;12.0+PTX")
+    options = {
+        "sources": sources("*.cu"),
+        "extra_compile_args": {"cxx": [*CXX_FLAGS, "-DUSE_CUDA"], "nvcc": ["-O3", "-DUSE_CUDA", *STABLE_ABI]},
+        "depends": headers(),
+        "py_limited_api": True,
+    }
+    if torch.version.cuda is not None:
+        return cpp_extension.CUDAExtension("faceattr._C_cuda", **options)
+    cpp_extension.CUDA_HOME = home = cuda_home()
+    return cpp_extension.CppExtension(
+        "faceattr._C_cuda",
+        include_dirs=[f"{home}/include"],
+        library_dirs=[f"{home}/lib64"],
+        libraries=["cudart"],
+        **options,
+    )
 
 
 def headers():
     return sorted(str(path) for path in CSRC.rglob("*.h")) + sorted(str(path) for path in CSRC.rglob("*.cuh"))
 
 
-cuda = wants_cuda()
+cuda = cuda_extension() if wants_cuda() else None
 cuda_architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "") if cuda else ""
 extensions = [
     cpp_extension.CppExtension(
@@ -64,18 +96,10 @@ extensions = [
         [str(CSRC / "build_info.cpp")],
         include_dirs=[get_include()],
         define_macros=[("FACEATTR_CUDA_ARCHITECTURES", f'"{cuda_architectures}"')],
-        extra_compile_args={"cxx": ["-O2", "-fvisibility=hidden"]},
+        extra_compile_args={"cxx": ["-O2", "-g0", "-fvisibility=hidden"]},
     ),
 ]
 if cuda:
-    extensions.append(
-        cpp_extension.CUDAExtension(
-            "faceattr._C_cuda",
-            sources("cuda.cu"),
-            extra_compile_args={"cxx": [*CXX_FLAGS, "-DUSE_CUDA"], "nvcc": ["-O3", "-DUSE_CUDA", *STABLE_ABI]},
-            depends=headers(),
-            py_limited_api=True,
-        )
-    )
+    extensions.append(cuda)
 
 setup(ext_modules=extensions, cmdclass={"build_ext": cpp_extension.BuildExtension})

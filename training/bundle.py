@@ -19,6 +19,14 @@ parser.add_argument("--lnet-s", type=Path, required=True, help="safetensors of f
 parser.add_argument("--localization", type=Path, required=True, help="JSON with the localiser's settings")
 parser.add_argument("--anet", type=Path, required=True, help="safetensors of finetune_anet.py")
 parser.add_argument("--svm", type=Path, required=True, help="safetensors of fit_svm.py")
+parser.add_argument(
+    "--aligned-box",
+    type=float,
+    nargs=4,
+    default=FACE,
+    metavar=("X0", "Y0", "X1", "Y1"),
+    help="where the localiser puts its box on an aligned 178x218 picture; ANet's crop is placed from there",
+)
 parser.add_argument("--output", type=Path, required=True)
 args = parser.parse_args()
 
@@ -30,11 +38,10 @@ notes = {"lnet_o": notes_o, "lnet_s": notes_s, "anet": notes_anet, "svm": notes_
 for note in notes.values():
     note.pop("config")
 localization = LocalizerSettings(**json.loads(args.localization.read_text()))
-# Where the localiser would put its box on an aligned picture, and from there the crop that ANet was trained on.
-face_height = FACE[3] - FACE[1]
-box_height = face_height * localization.box_height
-box_centre = [(FACE[i] + FACE[i + 2]) / 2 for i in (0, 1)]
-crop_centre = [((CROP[i] + CROP[i + 2]) / 2 - box_centre[i]) / box_height for i in (0, 1)]
+x0, y0, x1, y1 = args.aligned_box
+crop_centre = [
+    ((CROP[i] + CROP[i + 2]) / 2 - middle) / (y1 - y0) for i, middle in enumerate(((x0 + x1) / 2, (y0 + y1) / 2))
+]
 save_checkpoint(
     args.output,
     lnet_o=lnet_o.fold_batch_norm(),
@@ -47,7 +54,7 @@ save_checkpoint(
             "localization": localization.to_dict(),
             "crop": {
                 "centre": crop_centre,
-                "height": (CROP[3] - CROP[1]) / box_height,
+                "height": (CROP[3] - CROP[1]) / (y1 - y0),
                 "positions": notes_svm.pop("positions"),
             },
         },

@@ -44,7 +44,10 @@ def features_of(partition: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 features, rows = features_of(args.partition)
-svm, thresholds, probabilities, strength = fit_svm(features, data.tags[rows], data.identities[rows], folds=args.folds)
+head = (anet.head.weight.detach().double().numpy(), anet.head.bias.detach().double().numpy())
+svm, thresholds, probabilities, strength = fit_svm(
+    features, data.tags[rows], data.identities[rows], folds=args.folds, prior=head
+)
 figures = {"cross-validated": {}, "held out": {}}
 for goal in thresholds:
     result = evaluate(probabilities, data.tags[rows], thresholds[goal], ATTRIBUTES)

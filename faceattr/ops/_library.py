@@ -23,6 +23,13 @@ if torch.version.cuda is not None:  # the CUDA library needs symbols that only a
 
 _registrations = torch.library.Library("faceattr", "FRAGMENT")
 
+# Asked by the CUDA kernels at each float32 call, as torch's own ask: the stable ABI cannot tell. This spelling of the
+# setting also follows the others, torch.backends.cuda.matmul.allow_tf32 and torch.set_float32_matmul_precision.
+_registrations.define("tf32_allowed() -> bool")
+_registrations.impl(
+    "tf32_allowed", lambda: torch.backends.cuda.matmul.fp32_precision == "tf32", "CompositeExplicitAutograd"
+)
+
 
 def pair(value):
     """(value, value), or the pair itself."""

@@ -1,0 +1,337 @@
+"""Times the operators on a GPU against what people write with PyTorch and against cuDNN's plain convolution.
+
+    python benchmarks/on_gpu.py [--output RESULTS-cuda.md] [--shapes C3 ...] [--batches 1 32 256] [--compile]
+
+Every candidate is captured in a CUDA graph that goes through several input sets, replayed in turns with the others, and
+timed by events; the table holds medians. Results are checked to be equal before any is timed.
+"""
+
+import argparse
+import itertools
+import platform
+import statistics
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from faceattr import ops
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A locally shared convolution with cells of one size."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    size: tuple
+    kernel: int
+    grid: tuple
+
+    @property
+    def out_size(self):
+        return tuple(n - self.kernel + 1 for n in self.size)
+
+    @property
+    def cell(self):
+        return tuple(n // g for n, g in zip(self.out_size, self.grid, strict=True))
+
+
+SHAPES = [
+    Shape("C3", 40, 60, (12, 10), 3, (5, 4)),
+    Shape("C4", 60, 80, (5, 4), 2, (4, 3)),
+    Shape("96->128", 96, 128, (26, 26), 3, (4, 4)),
+    Shape("64->64", 64, 64, (66, 66), 3, (8, 8)),
+    Shape("128->128", 128, 128, (34, 34), 3, (8, 8)),
+    Shape("unshared", 40, 60, (14, 14), 3, (12, 12)),
+    *(Shape(f"grid {g}x{g}", 96, 128, (26, 26), 3, (g, g)) for g in (1, 2, 8, 24)),
+]
+PRECISIONS = {
+    "float32": (torch.float32, "ieee"),
+    "TF32": (torch.float32, "tf32"),
+    "bfloat16": (torch.bfloat16, "ieee"),
+    "float16": (torch.float16, "ieee"),
+}
+INPUT_SETS = 4
+ROUNDS = 15
+MOST_BYTES = 8 << 30  # a rival that needs more is left out
+
+
+def cells(shape):
+    return itertools.product(range(shape.grid[0]), range(shape.grid[1]))
+
+
+def crop(input, shape, p, q):
+    """What cell (p, q) reads, its halo included."""
+    (height, width), reach = shape.cell, shape.kernel - 1
+    return input[:, :, p * height : (p + 1) * height + reach, q * width : (q + 1) * width + reach]
+
+
+def assemble(maps, shape):
+    """[N, Gh, Gw, O, h, w] to [N, O, Gh*h, Gw*w]."""
+    return maps.permute(0, 3, 1, 4, 2, 5).reshape(maps.shape[0], shape.out_channels, *shape.out_size)
+
+
+def loop_of_convolutions(input, weight, bias, shape):
+    maps = [F.conv2d(crop(input, shape, p, q), weight[p, q], bias[p, q]) for p, q in cells(shape)]
+    return assemble(torch.stack(maps, 1).unflatten(1, shape.grid), shape)
+
+
+def grouped_convolution(input, weight, bias, shape):
+    crops = torch.cat([crop(input, shape, p, q) for p, q in cells(shape)], 1)
+    maps = F.conv2d(crops, weight.flatten(0, 2), bias.flatten(), groups=shape.grid[0] * shape.grid[1])
+    return assemble(maps.unflatten(1, (*shape.grid, shape.out_channels)), shape)
+
+
+def unfold_and_bmm(input, weight, bias, shape):
+    count, (height, width) = input.shape[0], shape.cell
+    columns = F.unfold(input, shape.kernel)  # [N, C*k*k, Ho*Wo]
+    columns = columns.view(count, -1, shape.grid[0], height, shape.grid[1], width)
+    columns = columns.permute(2, 4, 1, 0, 3, 5).reshape(shape.grid[0] * shape.grid[1], -1, count * height * width)
+    maps = torch.baddbmm(bias.flatten(0, 1).unsqueeze(-1), weight.flatten(3).flatten(0, 1), columns)
+    maps = maps.view(*shape.grid, shape.out_channels, count, height, width)
+    return assemble(maps.permute(3, 0, 1, 2, 4, 5), shape)
+
+
+def all_filters_then_select(input, weight, bias, shape):
+    (height, width), grid = shape.cell, shape.grid
+    maps = F.conv2d(input, weight.flatten(0, 2), bias.flatten())
+    maps = maps.view(-1, *grid, shape.out_channels, grid[0], height, grid[1], width)
+    maps = maps.diagonal(dim1=1, dim2=4).diagonal(dim1=1, dim2=4)  # [N, O, h, w, Gh, Gw]
+    return assemble(maps.permute(0, 4, 5, 1, 2, 3), shape)
+
+
+def ours(input, weight, bias, shape):
+    return ops.locally_shared_conv2d(input, weight, bias)
+
+
+def plain_convolution(input, weight, bias, shape):
+    return F.conv2d(input, weight[0, 0], bias[0, 0])
+
+
+RIVALS = [loop_of_convolutions, grouped_convolution, unfold_and_bmm, all_filters_then_select]
+
+
+def fits(rival, shape, batch, dtype):
+    if rival is not all_filters_then_select:
+        return True
+    positions = shape.out_size[0] * shape.out_size[1]
+    return batch * shape.grid[0] * shape.grid[1] * shape.out_channels * positions * dtype.itemsize < MOST_BYTES
+
+
+def input_sets(shape, batch, dtype, memory_format, requires_grad):
+    fan = (shape.in_channels * shape.kernel**2) ** 0.5
+    sets = []
+    for _ in range(INPUT_SETS):
+        input = torch.randn(batch, shape.in_channels, *shape.size, device="cuda", dtype=dtype)
+        weight = torch.randn(
+            *shape.grid, shape.out_channels, shape.in_channels, shape.kernel, shape.kernel, device="cuda", dtype=dtype
+        )
+        bias = torch.randn(*shape.grid, shape.out_channels, device="cuda", dtype=dtype)
+        tensors = input.contiguous(memory_format=memory_format), weight / fan, bias
+        sets.append([tensor.requires_grad_(requires_grad) for tensor in tensors])
+    return sets
+
+
+def with_backward(function):
+    def run(input, weight, bias, shape):
+        output = function(input, weight, bias, shape)
+        return torch.autograd.grad(output, (input, weight, bias), torch.ones_like(output), allow_unused=True)
+
+    return run
+
+
+class Candidate:
+    """A function captured over the input sets; `milliseconds` are of one call, `peak` is bytes beyond its inputs."""
+
+    def __init__(self, function, sets, *arguments):
+        def run():
+            for tensors in sets:
+                function(*tensors, *arguments)
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                run()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function(*sets[0], *arguments)
+        torch.cuda.synchronize()
+        self.peak = torch.cuda.max_memory_allocated() - before
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            run()
+        self.times = []
+
+    def time(self):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        self.graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        self.times.append(start.elapsed_time(end) / INPUT_SETS)
+
+    @property
+    def milliseconds(self):
+        return statistics.median(self.times)
+
+
+def timed(candidates):
+    """All candidates in turns, the first turn thrown away."""
+    for turn in range(ROUNDS + 1):
+        for candidate in candidates.values():
+            candidate.time()
+            if turn == 0:
+                candidate.times.clear()
+    return candidates
+
+
+def convolution_row(shape, batch, precision, backward, compiled):
+    dtype, setting = PRECISIONS[precision]
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = setting
+    formats = torch.contiguous_format, torch.channels_last
+    contiguous, last = (input_sets(shape, batch, dtype, memory_format, backward) for memory_format in formats)
+    functions = {rival.__name__: rival for rival in RIVALS if fits(rival, shape, batch, dtype)}
+    expected = ours(*contiguous[0], shape)
+    for rival in functions.values():
+        torch.testing.assert_close(rival(*contiguous[0], shape), expected, rtol=0.05, atol=0.05)
+    if compiled:
+        functions["unfold_and_bmm, compiled"] = torch.compile(unfold_and_bmm)
+    wrap = with_backward if backward else lambda function: function
+    found = {name: Candidate(wrap(function), contiguous, shape) for name, function in functions.items()}
+    for name, function in (("ours", ours), ("plain", plain_convolution)):
+        found[name] = Candidate(wrap(function), contiguous, shape)
+        found[f"{name}, last"] = Candidate(wrap(function), last, shape)
+    timed(found)
+    best = min(functions, key=lambda name: found[name].milliseconds)
+    microseconds = {name: candidate.milliseconds * 1e3 for name, candidate in found.items()}
+    own = min(microseconds["ours"], microseconds["ours, last"])
+    plain = min(microseconds["plain"], microseconds["plain, last"])
+    row = [
+        shape.name,
+        batch,
+        precision,
+        "fwd+bwd" if backward else "fwd",
+        microseconds["ours"],
+        microseconds["ours, last"],
+    ]
+    row += [f"{microseconds[best]:.1f} ({best})", plain, microseconds[best] / own, own / plain]
+    return [*row, found["ours"].peak / 2**20]
+
+
+def pairwise_distances(maps):
+    """Density peaks as people write them: all pairs, a masked minimum."""
+    height, width = maps.shape[-2:]
+    index = torch.arange(height * width, device="cuda")
+    y, x = index // width, index % width
+    squared = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
+    nearest = [
+        squared.masked_fill(values[None, :] <= values[:, None], height**2 + width**2).min(1).values
+        for values in maps.flatten(1)
+    ]
+    return torch.stack(nearest).double().sqrt().float()
+
+
+def other_rows():
+    """Density peaks; ANet on one face, and over 16x16 offsets against the same faces cropped."""
+    from faceattr.models.anet import ANet
+
+    def row(name, own, other=None):
+        microseconds = [f"{c.milliseconds * 1e3:.1f}" if c else "" for c in (own, other)]
+        return [name, *microseconds, other.milliseconds / own.milliseconds if other else ""]
+
+    def cropped(images):
+        offsets = itertools.product(range(0, 64, 4), repeat=2)
+        return net(torch.cat([images[:, :, i : i + 55, j : j + 47] for i, j in offsets]))
+
+    maps = [[torch.rand(64, 57, 57, device="cuda") + 0.01] for _ in range(INPUT_SETS)]
+    distance, _ = ops.density_peaks(maps[0][0])
+    assert torch.equal(distance.flatten(1), pairwise_distances(maps[0][0]))
+    net = ANet().cuda().eval()
+    faces = [[torch.rand(1, 3, 55, 47, device="cuda")] for _ in range(INPUT_SETS)]
+    fields = [[torch.rand(1, 3, 115, 107, device="cuda")] for _ in range(INPUT_SETS)]
+    with torch.no_grad():
+        found = timed(
+            {
+                "peaks": Candidate(ops.density_peaks, maps),
+                "pairs": Candidate(pairwise_distances, maps),
+                "one": Candidate(net, faces),
+                "dense": Candidate(net.forward_dense, fields),
+                "cropped": Candidate(cropped, fields),
+            }
+        )
+    return [
+        row("density peaks of 64 maps of 57x57 (all pairs)", found["peaks"], found["pairs"]),
+        row("ANet.forward of one face", found["one"]),
+        row("ANet.forward_dense, 16x16 offsets (cropped)", found["dense"], found["cropped"]),
+    ]
+
+
+def table(header, rows):
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for row in rows:
+        lines.append("| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
+    return "\n".join(lines)
+
+
+def geometric_means(rows):
+    lines = []
+    for kind in ("fwd", "fwd+bwd"):
+        chosen = [row for row in rows if row[3] == kind and row[1] >= 32]
+        if not chosen:
+            continue
+        rival, plain = (statistics.geometric_mean(row[column] for row in chosen) for column in (8, 9))
+        worst = min(row[8] for row in chosen)
+        lines.append(
+            f"- {kind}, N >= 32, geometric means: {rival:.2f}x as fast as the best rival (worst {worst:.2f}x), "
+            f"{plain:.2f}x the time of the plain convolution"
+        )
+    return "\n".join(lines)
+
+
+def machine():
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    gpu = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    return f"{gpu}; {versions}, Python {platform.python_version()}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "RESULTS-cuda.md")
+    parser.add_argument("--shapes", nargs="+", default=[shape.name for shape in SHAPES])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 32, 256])
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--compile", action="store_true", help="also torch.compile of unfold and bmm: minutes more")
+    arguments = parser.parse_args()
+    torch.backends.cudnn.benchmark = True
+    header = ["shape", "N", "precision", "", "ours, us", "ours, channels last", "best rival", "plain conv2d"]
+    header += ["rival / ours", "ours / plain", "peak MiB"]
+    chosen = [shape for shape in SHAPES if shape.name in arguments.shapes]
+    rows = []
+    for shape, batch, precision, backward in itertools.product(
+        chosen, arguments.batches, arguments.precisions, (False, True)
+    ):
+        rows.append(convolution_row(shape, batch, precision, backward, arguments.compile))
+        print(*rows[-1], sep="  ", flush=True)
+        torch.cuda.empty_cache()
+    others = table(["", "us", "other, us", "other / ours"], other_rows())
+    parts = [
+        "# Measured on a GPU",
+        machine(),
+        "Microseconds a call, medians of CUDA graph replays; the better layout counts. Peak: beyond the inputs.",
+        geometric_means(rows),
+        table(header, rows),
+        others,
+    ]
+    arguments.output.write_text("\n\n".join(parts) + "\n")
+    print(geometric_means(rows), others, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+#include "cuda_convolution.h"
+
+namespace faceattr::gpu {
+FACEATTR_CONVOLUTION(, float)
+}  // namespace faceattr::gpu

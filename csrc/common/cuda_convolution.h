@@ -1,0 +1,41 @@
+// The convolutions on CUDA tensors; instantiated once for each dtype, in convolution_<dtype>.cu.
+#pragma once
+
+#include "convolution.cuh"
+#include "cuda_device.h"
+
+#define FACEATTR_CONVOLUTION(prefix, T)                                                                      \
+  prefix template void convolve<T>(CudaDevice&, const Convolution&, const Map<const T>&, const T*, const T*, \
+                                   const Result<T>&, bool);                                                  \
+  prefix template void convolve_input_grad<T>(CudaDevice&, const Convolution&, Packer<T, CudaDevice>&,       \
+                                              const PackedMap<T>&, const T*, const Map<T>&, bool);           \
+  prefix template void convolve_weight_grad<T>(CudaDevice&, const Convolution&, Packer<T, CudaDevice>&,      \
+                                               const PackedMap<T>&, const Map<const T>&, T*, T*, bool);
+
+namespace faceattr::gpu {
+
+FACEATTR_CONVOLUTION(extern, double)
+FACEATTR_CONVOLUTION(extern, float)
+FACEATTR_CONVOLUTION(extern, Half)
+FACEATTR_CONVOLUTION(extern, BFloat16)
+
+template <typename T>
+Map<const T> read_map(const Tensor& t) {
+  return {read_pointer<T>(t), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
+}
+
+template <typename T>
+Map<T> write_map(const Tensor& t) {
+  return {write_pointer<T>(t), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
+}
+
+// Whether torch lets float32 products be taken as TF32, at this moment, as its own do. The stable ABI has no
+// such question; faceattr/ops/_library.py answers it through the dispatcher.
+inline bool tf32_allowed(const Tensor& tensor) {
+  if (tensor.scalar_type() != ScalarType::Float) return false;
+  StableIValue answer[1];
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("faceattr::tf32_allowed", "", answer, TORCH_ABI_VERSION));
+  return torch::stable::detail::to<bool>(answer[0]);
+}
+
+}  // namespace faceattr::gpu

@@ -1,0 +1,94 @@
+// Where the operators' CUDA code runs: a tensor's device, torch's current stream, memory from torch's
+// allocator.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "device.cuh"
+#include "dtypes.h"
+
+namespace faceattr::gpu {
+
+using torch::stable::Tensor;
+
+class CudaDevice {
+ public:
+  // To be measured on a GPU: about what one launch of packing costs on an H200.
+  static constexpr int64_t direct_products = 1 << 23;
+  int64_t multiprocessors;
+
+  explicit CudaDevice(const Tensor& tensor) : device_(tensor.device()), guard_(tensor.get_device_index()) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+    int count = 0;
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, tensor.get_device_index()));
+    multiprocessors = count;
+  }
+
+  // Lives until the operator returns; the allocator reuses it only after the work on this stream.
+  template <typename T>
+  T* workspace(int64_t count) {
+    const std::vector<int64_t> bytes{count * static_cast<int64_t>(sizeof(T))};
+    workspaces_.push_back(torch::stable::empty(bytes, ScalarType::Byte, std::nullopt, device_));
+    return static_cast<T*>(workspaces_.back().mutable_data_ptr());
+  }
+
+  // The kernel's last parameter is the first block's index: a grid holds fewer than 2^31 blocks, the work may
+  // have more.
+  template <typename... Parameters, typename... Arguments>
+  void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
+              const Arguments&... arguments) {
+    const int64_t most = INT32_MAX;
+    for (int64_t first = 0; first < blocks; first += most) {
+      const auto count = static_cast<unsigned>(std::min(blocks - first, most));
+      kernel<<<count, threads, shared_bytes, stream_>>>(arguments..., first);
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
+    }
+  }
+
+ private:
+  torch::stable::Device device_;
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+  std::vector<Tensor> workspaces_;
+};
+
+// From torch's types to the kernels'.
+template <typename T>
+struct KernelType {
+  using type = T;
+};
+template <>
+struct KernelType<torch::headeronly::Half> {
+  using type = gpu::Half;
+};
+template <>
+struct KernelType<torch::headeronly::BFloat16> {
+  using type = gpu::BFloat16;
+};
+
+template <typename F>
+void dispatch_kernel_type(ScalarType dtype, const char* op, const F& body) {
+  dispatch_floating(dtype, op, [&](auto zero) { body(typename KernelType<decltype(zero)>::type{}); });
+}
+
+template <typename T>
+const T* read_pointer(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <typename T>
+T* write_pointer(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+}  // namespace faceattr::gpu

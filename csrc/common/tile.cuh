@@ -1,0 +1,268 @@
+// The inner part of a matrix product: a block's tile, staged in shared memory, and a warp's share of it, in
+// registers.
+#pragma once
+
+#include "device.cuh"
+
+namespace faceattr::gpu {
+
+// How an operand lies in shared memory. kDepthInner: a line is a row (or column) of the product, running
+// along the depth. kDepthOuter: a line is one step of depth, running along the rows.
+enum class Layout { kDepthInner, kDepthOuter };
+
+enum class Unit { kFma, kTensorCore };
+
+// A block computes kRows x kColumns of the result, kDepth steps of depth a stage, with kWarpRows x
+// kWarpColumns warps. kStages slots of shared memory are filled by cp.async ahead of their use. kResident
+// blocks are to fit a multiprocessor, which is each thread's budget of registers: 65536 / (kThreads *
+// kResident).
+template <typename Element_, Unit kUnit_, int kRows_, int kColumns_, int kWarpRows, int kWarpColumns,
+          int kResident_>
+struct Tile {
+  using Element = Element_;
+  static constexpr Unit kUnit = kUnit_;
+  static constexpr int kRows = kRows_, kColumns = kColumns_;
+  static constexpr int kWarpsDown = kWarpRows, kWarpsAcross = kWarpColumns;
+  static constexpr int kThreads = 32 * kWarpRows * kWarpColumns, kResident = kResident_;
+  static constexpr int kVector = 16 / sizeof(Element);  // elements a copy
+  static constexpr int kDepth = 4 * kVector;
+  static constexpr int kStages = 3;
+
+  // Bytes from line to line. The padding spreads the lines that a warp reads at once over all 32 banks: 8
+  // lines of kDepthInner are 80 bytes apart; of kDepthOuter, ldmatrix reads 8 lines (16-bit), a scalar
+  // fragment 4 (32-bit).
+  template <Layout kLayout>
+  __host__ __device__ static constexpr int line_bytes(int length) {
+    if (kLayout == Layout::kDepthInner) return kDepth * sizeof(Element) + 16;
+    return length * sizeof(Element) + (sizeof(Element) == 2 ? 16 : 32);
+  }
+  template <Layout kLayout>
+  __host__ __device__ static constexpr int operand_bytes(int length) {
+    return (kLayout == Layout::kDepthInner ? length : kDepth) * line_bytes<kLayout>(length);
+  }
+  template <Layout kLayout>
+  __host__ __device__ static constexpr int stage_bytes() {
+    return operand_bytes<kLayout>(kRows) + operand_bytes<kLayout>(kColumns);
+  }
+  template <Layout kLayout>
+  __host__ __device__ static constexpr int shared_bytes() {
+    return kStages * stage_bytes<kLayout>();
+  }
+};
+
+// A warp's part of a tile on the plain arithmetic units: lanes lie 8 down, 4 across.
+template <typename Tile, Layout kLayout>
+struct FmaWarp {
+  using Element = typename Tile::Element;
+  using Sum = accumulate_t<Element>;
+  static constexpr int kRows = Tile::kRows / Tile::kWarpsDown, kColumns = Tile::kColumns / Tile::kWarpsAcross;
+  static constexpr int kDown = kRows / 8, kAcross = kColumns / 4, kVector = Tile::kVector;
+  static constexpr int kRowLine = Tile::template line_bytes<kLayout>(Tile::kRows);
+  static constexpr int kColumnLine = Tile::template line_bytes<kLayout>(Tile::kColumns);
+  using Part = Vector<Element>;
+
+  Sum sums[kDown][kAcross] = {};
+
+  // Row of sums[i][..] and column of sums[..][j] for this lane. In kDepthOuter a lane owns kVector neighbours
+  // at a time.
+  __device__ static int row(int i) {
+    const int lane = threadIdx.x % 32 / 4;
+    return kLayout == Layout::kDepthInner ? lane + 8 * i : (i / kVector * 8 + lane) * kVector + i % kVector;
+  }
+  __device__ static int column(int j) {
+    const int lane = threadIdx.x % 4;
+    return kLayout == Layout::kDepthInner ? lane + 4 * j : (j / kVector * 4 + lane) * kVector + j % kVector;
+  }
+
+  // One stage; `rows` and `columns` are the warp's first lines (kDepthOuter: its first elements of the first
+  // line).
+  __device__ void add(const unsigned char* rows, const unsigned char* columns) {
+    if constexpr (kLayout == Layout::kDepthInner) {
+#pragma unroll 1
+      for (int part = 0; part < 4; ++part) {
+        Part right[kAcross];
+#pragma unroll
+        for (int j = 0; j < kAcross; ++j)
+          right[j] = *reinterpret_cast<const Part*>(columns + column(j) * kColumnLine + part * 16);
+#pragma unroll
+        for (int i = 0; i < kDown; ++i) {
+          const Part left = *reinterpret_cast<const Part*>(rows + row(i) * kRowLine + part * 16);
+#pragma unroll
+          for (int j = 0; j < kAcross; ++j)
+#pragma unroll
+            for (int k = 0; k < kVector; ++k) sums[i][j] += left.at[k] * right[j].at[k];
+        }
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < Tile::kDepth; ++k) {
+        Part left[kDown / kVector], right[kAcross / kVector];
+#pragma unroll
+        for (int i = 0; i < kDown / kVector; ++i)
+          left[i] = *reinterpret_cast<const Part*>(rows + k * kRowLine + row(i * kVector) * sizeof(Element));
+#pragma unroll
+        for (int j = 0; j < kAcross / kVector; ++j)
+          right[j] = *reinterpret_cast<const Part*>(columns + k * kColumnLine +
+                                                    column(j * kVector) * sizeof(Element));
+#pragma unroll
+        for (int i = 0; i < kDown; ++i)
+#pragma unroll
+          for (int j = 0; j < kAcross; ++j)
+            sums[i][j] += left[i / kVector].at[i % kVector] * right[j / kVector].at[j % kVector];
+      }
+    }
+  }
+
+  // Calls f(row, column, sum) for each of this lane's sums; row and column count from the warp's first.
+  template <typename F>
+  __device__ void for_each(const F& f) const {
+#pragma unroll
+    for (int i = 0; i < kDown; ++i)
+#pragma unroll
+      for (int j = 0; j < kAcross; ++j) f(row(i), column(j), sums[i][j]);
+  }
+};
+
+__device__ inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Half) {
+  multiply_half(c, a, b0, b1);
+}
+__device__ inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, BFloat16) {
+  multiply_bfloat16(c, a, b0, b1);
+}
+__device__ inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float) {
+  multiply_tf32(c, a, b0, b1);
+}
+
+// A warp's part of a tile on the tensor cores: pieces of 16 rows x 8 columns x 32 bytes of depth (float32 as
+// TF32).
+template <typename Tile, Layout kLayout>
+struct TensorCoreWarp {
+  using Element = typename Tile::Element;
+  using Sum = float;
+  static constexpr int kRows = Tile::kRows / Tile::kWarpsDown, kColumns = Tile::kColumns / Tile::kWarpsAcross;
+  static constexpr int kDown = kRows / 16, kAcross = kColumns / 8;
+  static constexpr int kRowLine = Tile::template line_bytes<kLayout>(Tile::kRows);
+  static constexpr int kColumnLine = Tile::template line_bytes<kLayout>(Tile::kColumns);
+  static constexpr bool kTf32 = sizeof(Element) == 4;
+  static_assert(kColumns % 16 == 0, "two pieces across are loaded at once");
+
+  float sums[kDown][kAcross][4] = {};
+
+  __device__ void add(const unsigned char* rows, const unsigned char* columns) {
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      uint32_t left[kDown][4], right[kAcross / 2][4];
+#pragma unroll
+      for (int i = 0; i < kDown; ++i) load_left(left[i], rows, i, part);
+#pragma unroll
+      for (int j = 0; j < kAcross / 2; ++j) load_right(right[j], columns, j, part);
+#pragma unroll
+      for (int i = 0; i < kDown; ++i)
+#pragma unroll
+        for (int j = 0; j < kAcross; ++j)
+          multiply(sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1], Element{});
+    }
+  }
+
+  // 16 rows; registers: (upper, lower half of the rows) of the first half of the depth, then of the second.
+  __device__ static void load_left(uint32_t (&left)[4], const unsigned char* rows, int i, int part) {
+    const int lane = threadIdx.x % 32;
+    if constexpr (kLayout == Layout::kDepthInner) {
+      load_matrices(left, rows + (i * 16 + lane % 16) * kRowLine + part * 32 + lane / 16 * 16);
+    } else if constexpr (!kTf32) {
+      load_matrices_transposed(
+          left, rows + (part * 16 + lane % 8 + lane / 16 * 8) * kRowLine + (i * 16 + lane / 8 % 2 * 8) * 2);
+    } else {
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        left[k] = word(rows, part * 8 + lane % 4 + k / 2 * 4, kRowLine, i * 16 + lane / 4 + k % 2 * 8);
+    }
+    round(left);
+  }
+
+  // Two pieces of 8 columns; registers: first and second half of the depth of the one, then of the other.
+  __device__ static void load_right(uint32_t (&right)[4], const unsigned char* columns, int j, int part) {
+    const int lane = threadIdx.x % 32;
+    if constexpr (kLayout == Layout::kDepthInner) {
+      load_matrices(
+          right, columns + (j * 16 + lane % 8 + lane / 16 * 8) * kColumnLine + part * 32 + lane / 8 % 2 * 16);
+    } else if constexpr (!kTf32) {
+      load_matrices_transposed(
+          right, columns + (part * 16 + lane % 16) * kColumnLine + (j * 16 + lane / 16 * 8) * 2);
+    } else {
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        right[k] = word(columns, part * 8 + lane % 4 + k % 2 * 4, kColumnLine, j * 16 + lane / 4 + k / 2 * 8);
+    }
+    round(right);
+  }
+
+  __device__ static uint32_t word(const unsigned char* lines, int line, int line_bytes, int at) {
+    return *reinterpret_cast<const uint32_t*>(lines + line * line_bytes + at * 4);
+  }
+
+  __device__ static void round(uint32_t (&words)[4]) {
+    if constexpr (kTf32) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) words[k] = round_to_tf32(words[k]);
+    }
+  }
+
+  template <typename F>
+  __device__ void for_each(const F& f) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kDown; ++i)
+#pragma unroll
+      for (int j = 0; j < kAcross; ++j)
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+          f(i * 16 + lane / 4 + k / 2 * 8, j * 8 + lane % 4 * 2 + k % 2, sums[i][j][k]);
+  }
+};
+
+template <typename Tile, Layout kLayout, Unit kUnit = Tile::kUnit>
+struct WarpOf {
+  using type = FmaWarp<Tile, kLayout>;
+};
+template <typename Tile, Layout kLayout>
+struct WarpOf<Tile, kLayout, Unit::kTensorCore> {
+  using type = TensorCoreWarp<Tile, kLayout>;
+};
+
+// Multiplies what `loader` brings: loader.load(rows, columns) starts the copies of the next stage,
+// loader.used(rows) sees a stage that has arrived. Leaves the shared memory free for other use.
+template <typename Tile, Layout kLayout, typename Loader, typename Warp>
+__device__ void multiply_tiles(Loader& loader, int64_t stages, Warp& warp) {
+  constexpr int kStageBytes = Tile::template stage_bytes<kLayout>();
+  constexpr int kRowBytes = Tile::template operand_bytes<kLayout>(Tile::kRows);
+  constexpr int kWarpRowBytes =
+      kLayout == Layout::kDepthInner ? Warp::kRowLine : sizeof(typename Tile::Element);
+  constexpr int kWarpColumnBytes =
+      kLayout == Layout::kDepthInner ? Warp::kColumnLine : sizeof(typename Tile::Element);
+  unsigned char* slots = shared_memory();
+  const int warp_index = threadIdx.x / 32;
+  const int warp_rows = warp_index / Tile::kWarpsAcross * Warp::kRows * kWarpRowBytes;
+  const int warp_columns = warp_index % Tile::kWarpsAcross * Warp::kColumns * kWarpColumnBytes;
+  for (int s = 0; s < Tile::kStages - 1; ++s) {
+    if (s < stages) loader.load(slots + s * kStageBytes, slots + s * kStageBytes + kRowBytes);
+    copy_async_commit();
+  }
+  int slot = 0, free_slot = Tile::kStages - 1;
+  for (int64_t s = 0; s < stages; ++s) {
+    copy_async_wait<Tile::kStages - 2>();
+    __syncthreads();  // everyone's copies have arrived, and everyone is done with the slot that is filled
+                      // next
+    unsigned char* next = slots + free_slot * kStageBytes;
+    if (s + Tile::kStages - 1 < stages) loader.load(next, next + kRowBytes);
+    copy_async_commit();
+    const unsigned char* rows = slots + slot * kStageBytes;
+    loader.used(rows);
+    warp.add(rows + warp_rows, rows + kRowBytes + warp_columns);
+    free_slot = slot;
+    slot = slot + 1 == Tile::kStages ? 0 : slot + 1;
+  }
+  __syncthreads();
+}
+
+}  // namespace faceattr::gpu

@@ -1,0 +1,44 @@
+// Locally shared convolution on the GPU: csrc/common/convolution.cuh with one map that the cells divide among
+// them.
+#pragma once
+
+#include "../common/convolution.cuh"
+#include "geometry.h"
+
+namespace faceattr::gpu {
+
+inline Convolution convolution_of(const LocallySharedGeometry& g) {
+  return {g.batch,
+          g.in_channels,
+          g.out_channels,
+          {g.in_height, g.out_height, g.grid_height, g.kernel_height, g.stride_y, g.padding_y, g.dilation_y,
+           0, false},
+          {g.in_width, g.out_width, g.grid_width, g.kernel_width, g.stride_x, g.padding_x, g.dilation_x, 0,
+           false}};
+}
+
+// weight [cells, O, C, taps] and bias [cells, O] are contiguous, maps have any strides.
+template <typename T, typename Device>
+void locally_shared_forward(Device& device, const LocallySharedGeometry& g, const Map<const T>& input,
+                            const T* weight, const T* bias, const Map<T>& output, bool allow_tf32) {
+  const Result<T> result{output.data, output.n, output.c, 0, 0, output.y, output.x, false};
+  convolve<T>(device, convolution_of(g), input, weight, bias, result, allow_tf32);
+}
+
+template <typename T, typename Device>
+void locally_shared_input_grad(Device& device, const LocallySharedGeometry& g, const Map<const T>& grad,
+                               const T* weight, const Map<T>& result, bool allow_tf32) {
+  Packer<T, Device> packer(device);
+  const auto packed = packer.map(grad, g.batch, g.out_channels, g.out_height, g.out_width);
+  convolve_input_grad<T>(device, convolution_of(g), packer, packed, weight, result, allow_tf32);
+}
+
+template <typename T, typename Device>
+void locally_shared_weight_grad(Device& device, const LocallySharedGeometry& g, const Map<const T>& grad,
+                                const Map<const T>& input, T* weight, T* bias, bool allow_tf32) {
+  Packer<T, Device> packer(device);
+  const auto packed = packer.map(grad, g.batch, g.out_channels, g.out_height, g.out_width);
+  convolve_weight_grad<T>(device, convolution_of(g), packer, packed, input, weight, bias, allow_tf32);
+}
+
+}  // namespace faceattr::gpu

@@ -1,0 +1,123 @@
+"""The kernels under Address-, UndefinedBehavior- and ThreadSanitizer, and the proof that faults are found."""
+
+import shutil
+
+import pytest
+import torch
+
+from . import cases
+from .operators import (
+    InterweavedShape,
+    SharedShape,
+    density_check,
+    interweave_checks,
+    interweaved_checks,
+    shared_checks,
+)
+
+
+def checks_of_every_kernel(dtype, tf32):
+    """Unaligned in every way, and more than one block and stage of each kernel."""
+    shape = SharedShape(13, 9, 66, (7, 8), (3, 3), (2, 2), padding=(1, 0))
+    pooled = InterweavedShape(2, 5, 7, (7, 6), (2, 2), (2, 2), shift=(1, 1), pool=(2, 2))
+    straight = InterweavedShape(2, 5, 7, (7, 6), (2, 2), (2, 2), stride=(2, 1), shift=(1, 1))
+    checks = []
+    for device in ({}, {"multiprocessors": 1 << 30}, {"direct_products": 1 << 60}):
+        checks += shared_checks(shape, dtype, "sliced", tf32, **device)
+        checks += interweaved_checks(pooled, dtype, "sliced", tf32, **device)
+        checks += interweaved_checks(straight, dtype, "channels_last", tf32, **device)
+    checks += shared_checks(SharedShape(2, 8, 8, (5, 6), (2, 2), (2, 2)), dtype, "channels_last", tf32)
+    checks += interweave_checks((2, 2, 3, 3, 6, 5), (1, 1), dtype, "sliced")
+    checks.append(density_check(torch.rand(2, 17, 9).to(dtype)))
+    return checks
+
+
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+def test_every_kernel_is_clean(tmp_path, sanitizer):
+    executable = cases.build(tmp_path, sanitizer)
+    checks = [check for dtype in cases.DTYPES for check in checks_of_every_kernel(dtype, False)]
+    checks += checks_of_every_kernel(torch.float32, True)
+    cases.run(executable, [check.case for check in checks])
+    for check in checks:
+        check.verify()
+
+
+# File, what is there, what is planted in its place, where it is found, and what the finder says.
+FAULTS = {
+    "no barrier between the copies and their use": (
+        "common/tile.cuh",
+        "    __syncthreads();  // everyone's",
+        "    // everyone's",
+        "thread",
+        "data race",
+    ),
+    "no barrier before shared memory is used anew": (
+        "common/contraction.cuh",
+        "-1;\n  }\n  __syncthreads();\n",
+        "-1;\n  }\n",
+        "thread",
+        "ThreadSanitizer",  # a race, or the wild address that it made
+    ),
+    "no wait for the copies": (
+        "common/tile.cuh",
+        "    copy_async_wait<Tile::kStages - 2>();\n",
+        "    copy_async_wait<Tile::kStages>();\n",
+        "plain",
+        None,
+    ),
+    "a slot filled while it is read": (
+        "common/tile.cuh",
+        "unsigned char* next = slots + free_slot * kStageBytes;",
+        "unsigned char* next = slots + slot * kStageBytes;",
+        "thread",
+        "data race",
+    ),
+    "a column too many": (
+        "common/contraction.cuh",
+        "live && column < problem.columns;",
+        "live && column <= problem.columns;",
+        "bounds",
+        "heap-buffer-overflow",
+    ),
+    "a row of the result too many": (
+        "common/contraction.cuh",
+        "row = first_row + i;\n    const bool inside = row < rows;",
+        "row = first_row + i;\n    const bool inside = row <= rows;",
+        "bounds",
+        "heap-buffer-overflow",
+    ),
+    "a shuffle whose mask leaves a lane out": (
+        "common/direct.cuh",
+        "__shfl_xor_sync(0xffffffffu,",
+        "__shfl_xor_sync(0x7fffffffu,",
+        "plain",
+        "a lane outside its mask",
+    ),
+    "a shuffle that half of the lanes never reach": (
+        "common/direct.cuh",
+        "#pragma unroll\n  for (int i = 0; i < kDirectPositions; ++i)\n    for (int distance",
+        "  if (lane >= 16) return;\n  for (int i = 0; i < kDirectPositions; ++i)\n    for (int distance",
+        "plain",
+        "threads wait for others that never come",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(tmp_path, fault):
+    file, there, planted, finder, message = FAULTS[fault]
+    csrc = shutil.copytree(cases.CSRC, tmp_path / "csrc")
+    text = (csrc / file).read_text()
+    assert text.count(there) == 1
+    (csrc / file).write_text(text.replace(there, planted))
+    executable = cases.build(tmp_path, finder, float_only=True, csrc=csrc)
+    shape = SharedShape(3, 41, 66, (6, 5), (3, 2), (2, 2))
+    checks = shared_checks(shape, torch.float32)[:1] + shared_checks(shape, torch.float32, direct_products=1 << 60)[:1]
+    process = cases.run(executable, [check.case for check in checks], check=False)
+    if message is None:  # only the numbers are wrong
+        cases.run(executable, [check.case for check in checks])
+        with pytest.raises(AssertionError):
+            checks[0].verify()
+    else:
+        assert process.returncode != 0
+        assert message in process.stderr.decode()
