@@ -9,13 +9,27 @@ SOURCES := setup.py pyproject.toml MANIFEST.in $(shell find csrc faceattr -type 
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint test-cuda-build test-gpu test-gpu-sanitize bench-gpu
+.PHONY: demo test test-sanitize bench lint test-cuda-build test-gpu test-gpu-sanitize bench-gpu
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo-output
 
 test: $(INSTALLED)
 	$(BIN)/pytest tests
+
+# Python itself is not instrumented: the sanitizer's library is loaded before it, and its leaks are not ours.
+test-sanitize: $(INSTALLED)
+	FACEATTR_SANITIZE=1 FACEATTR_CUDA=0 $(BIN)/python setup.py -q build --build-base build/sanitize \
+		--build-lib build/sanitize/lib
+	cd build/sanitize && LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(CURDIR)/build/sanitize/lib $(abspath $(BIN))/python -m pytest \
+		-p no:cacheprovider $(CURDIR)/tests/ops $(CURDIR)/tests/test_kernels_fuzz.py -k "not compile and not export"
+
+bench: $(INSTALLED)
+	$(PIP) pytest-benchmark scipy
+	mkdir -p build
+	$(BIN)/pytest -c benchmarks/pytest.ini benchmarks --benchmark-json=build/benchmarks.json
+	$(BIN)/python benchmarks/report.py build/benchmarks.json benchmarks/RESULTS.md
 
 # Compiles the CUDA kernels for three generations and reads what came out; needs nvcc, no GPU.
 test-cuda-build: $(INSTALLED)

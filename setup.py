@@ -1,5 +1,6 @@
 """Builds the operators: `_C` (CPU, always), `_C_cuda` (where nvcc and a CUDA torch are, or FACEATTR_CUDA=1).
 
+FACEATTR_SANITIZE=1 builds the CPU operators with AddressSanitizer and UndefinedBehaviorSanitizer (make test-sanitize).
 FACEATTR_CUDA=0 never builds CUDA. TORCH_CUDA_ARCH_LIST chooses its architectures, as for torch; by default those of the
 GPUs that are there, without any 8.0, 9.0 and 12.0. With a torch without CUDA, FACEATTR_CUDA=1 compiles and links the
 library to check it: such a torch cannot load it.
@@ -19,7 +20,20 @@ from torch.utils import cpp_extension
 
 CSRC = Path("csrc")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
+# Fused multiply-adds also where -std= asks for ISO C++, which would turn them off.
+CXX_FLAGS = [
+    "-O3",
+    "-g0",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    *STABLE_ABI,
+]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O1", "-g1"]
+if os.environ.get("FACEATTR_SANITIZE") != "1":
+    SANITIZE = []
 
 
 def wants_cuda():
@@ -72,7 +86,8 @@ extensions = [
     cpp_extension.CppExtension(
         "faceattr._C",
         [str(CSRC / "library.cpp"), *sources("cpu*.cpp")],
-        extra_compile_args={"cxx": CXX_FLAGS},
+        extra_compile_args={"cxx": CXX_FLAGS + SANITIZE},
+        extra_link_args=SANITIZE,
         depends=headers(),
         py_limited_api=True,
     ),

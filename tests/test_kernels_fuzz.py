@@ -57,10 +57,14 @@ def convolutions(draw):
     ]
     grid = [draw(st.integers(1, min(n, 5))) for n in output]
     batch, channels = draw(st.sampled_from([0, 1, 2, 5, 13])), draw(st.sampled_from([0, 1, 3, 8, 17]))
-    return (batch, channels, *size), (*grid, draw(st.sampled_from([1, 2, 16, 21, 67])), channels, *kernel), (
-        stride,
-        padding,
-        dilation,
+    return (
+        (batch, channels, *size),
+        (*grid, draw(st.sampled_from([1, 2, 16, 21, 67])), channels, *kernel),
+        (
+            stride,
+            padding,
+            dilation,
+        ),
     )
 
 

@@ -72,7 +72,8 @@ def test_instruction_sets_agree(isa, baseline, tmp_path):
 
 
 def test_an_unknown_instruction_set_is_refused_by_name():
-    program = "import torch; from faceattr import ops; ops.locally_shared_conv2d(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1, 1))"
+    ones = "torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1, 1)"
+    program = f"import torch; from faceattr import ops; ops.locally_shared_conv2d({ones})"
     done = run("sse9", program=program)
     assert done.returncode != 0
     assert "FACEATTR_CPU_ISA is 'sse9', it must be baseline, avx2 or avx512" in done.stderr

@@ -27,7 +27,8 @@ std::vector<AxisBlock> plan_axis(int64_t size, int64_t step, int64_t source_step
     for (int64_t position = start; position < size; position += step) {
       taps.clear();
       const int64_t owner = taps_of(position, taps);
-      bool continues = position != start && owner == blocks.back().owner && taps.size() == blocks.back().taps.size();
+      bool continues =
+          position != start && owner == blocks.back().owner && taps.size() == blocks.back().taps.size();
       for (size_t i = 0; continues && i < taps.size(); ++i) {
         const AxisTap& before = blocks.back().taps[i];
         continues = taps[i].tap == before.tap && taps[i].cell == before.cell &&

@@ -29,7 +29,8 @@ Isa choose() {
   for (const auto& level : levels) {
     if (!forced && supported(level.isa)) return level.isa;
     if (!forced || std::string(forced) != level.name) continue;
-    check(supported(level.isa), "FACEATTR_CPU_ISA is ", forced, ", which this machine does not have; unset it");
+    check(supported(level.isa), "FACEATTR_CPU_ISA is ", forced,
+          ", which this machine does not have; unset it");
     return level.isa;
   }
   check(false, "FACEATTR_CPU_ISA is '", forced, "', it must be baseline, avx2 or avx512");

@@ -7,8 +7,8 @@
 
 namespace faceattr {
 
-// Rows of one channel group lie one after the other. Each is padded to whole vectors, unless the padding would
-// take more than `spare` elements: then vectors reach into the next row, whose values are never used.
+// Rows of one channel group lie one after the other. Each is padded to whole vectors, unless the padding
+// would take more than `spare` elements: then vectors reach into the next row, whose values are never used.
 template <typename T>
 class Panels {
  public:
@@ -16,7 +16,8 @@ class Panels {
       : groups_(groups),
         rows_(rows),
         padded_((groups.vectors * groups.lanes - groups.channels) * rows <= spare),
-        data_(make_buffer<T>((padded_ ? groups.vectors * groups.lanes : groups.channels) * rows + groups.lanes)) {}
+        data_(make_buffer<T>((padded_ ? groups.vectors * groups.lanes : groups.channels) * rows +
+                             groups.lanes)) {}
 
   const ChannelGroups& groups() const { return groups_; }
   bool padded() const { return padded_; }
@@ -45,8 +46,8 @@ void pack_matrix(const TileKernels<T>& kernels, const Panels<T>& panels, int64_t
     const int64_t here = std::min(lanes, channels - m);
     // Copies of the last channel fill a padded row up.
     const int64_t filled = here < lanes && panels.padded() ? lanes : here;
-    kernels.pack(source + (groups.first(group) + m) * stride, end, stride, here, filled, rows.data(), rows.size(),
-                 panels.row(group, first_row) + m, panels.width(group));
+    kernels.pack(source + (groups.first(group) + m) * stride, end, stride, here, filled, rows.data(),
+                 rows.size(), panels.row(group, first_row) + m, panels.width(group));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 namespace faceattr {
@@ -20,14 +21,21 @@ struct Strided4 {
   }
 };
 
+// An empty tensor has no memory, but offsets are still added to its pointer: any but null will do.
+template <typename T>
+T* not_null(T* data) {
+  static std::remove_const_t<T> unused;
+  return data ? data : &unused;
+}
+
 template <typename T>
 Strided4<const T> read4(const torch::stable::Tensor& t) {
-  return {t.const_data_ptr<T>(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
+  return {not_null(t.const_data_ptr<T>()), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
 }
 
 template <typename T>
 Strided4<T> write4(const torch::stable::Tensor& t) {
-  return {t.mutable_data_ptr<T>(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
+  return {not_null(t.mutable_data_ptr<T>()), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
 }
 
 // Dense in the order N, H, W, C and not also dense in the order N, C, H, W: such an input gives such an

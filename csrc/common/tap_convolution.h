@@ -70,7 +70,8 @@ void convolve(const TileKernels<T>& kernels, const TapConvolution<T>& c, const C
     job.x_step[0] = c.source.n;
     job.x_step[1] = c.source_step_y * c.source.h;
     job.x_step[2] = c.source_step_x * c.source.w;
-    job.out_step[0] = c.result.n, job.out_step[1] = row.step * c.result.h, job.out_step[2] = column.step * c.result.w;
+    job.out_step[0] = c.result.n, job.out_step[1] = row.step * c.result.h,
+    job.out_step[2] = column.step * c.result.w;
     job.x = c.source.data;
     job.out = &c.result(0, first, row.first, column.first);
     job.channel_step = c.result.c;
@@ -102,8 +103,8 @@ struct CellPanels {
 // For blocks with so many positions or fewer, packing their filters costs more than it gains.
 constexpr int64_t kFewPositions = 8;
 
-// What a block's positions read, unfolded: [positions][filter], each row `pitch` long, as TileKernels::Dot wants
-// it. offsets: where a filter's inputs lie from its first one.
+// What a block's positions read, unfolded: [positions][filter], each row `pitch` long, as TileKernels::Dot
+// wants it. offsets: where a filter's inputs lie from its first one.
 template <typename T, typename A = accumulate_t<T>>
 void unfold_block(const TapConvolution<T>& c, const AxisBlock& row, const AxisBlock& column,
                   const std::vector<int64_t>& offsets, int64_t lanes, int64_t pitch, A* patches) {
@@ -146,11 +147,12 @@ std::vector<int64_t> filter_offsets(Strided4<const T> input, int64_t channels, i
 
 // For blocks with few positions: filters are read as they lie, once.
 template <typename T, typename A = accumulate_t<T>>
-void convolve_few(const TileKernels<T>& kernels, const TapConvolution<T>& c, const T* weight, int64_t channels,
-                  const std::vector<int64_t>& offsets) {
+void convolve_few(const TileKernels<T>& kernels, const TapConvolution<T>& c, const T* weight,
+                  int64_t channels, const std::vector<int64_t>& offsets) {
   constexpr int64_t step = TileKernels<T>::kDotRows;
   const int64_t length = offsets.size(), lanes = kernels.lanes, pitch = ceil_div(length, lanes) * lanes;
-  const int64_t quads = ceil_div(channels, step), grain = 1 + kGrain * lanes / (step * kFewPositions * length);
+  const int64_t quads = ceil_div(channels, step),
+                grain = 1 + kGrain * lanes / (step * kFewPositions * length);
   const auto order = order_blocks(c, 1);
   torch::stable::parallel_for(0, order.size() * quads, grain, [&](int64_t begin, int64_t end) {
     const auto patches = make_buffer<A>(kFewPositions * pitch);
@@ -170,15 +172,16 @@ void convolve_few(const TileKernels<T>& kernels, const TapConvolution<T>& c, con
           const int64_t n = (r + k) / area, y = (r + k) % area / column.count, x = (r + k) % column.count;
           T* to = &c.result(n, first, row.first + y * row.step, column.first + x * column.step);
           for (int64_t j = 0; j < rows; ++j)
-            to[j * c.result.c] = static_cast<T>(sums[k * step + j] + (c.bias ? static_cast<A>(c.bias[filter + j]) : A(0)));
+            to[j * c.result.c] =
+                static_cast<T>(sums[k * step + j] + (c.bias ? static_cast<A>(c.bias[filter + j]) : A(0)));
         }
       }
     }
   });
 }
 
-// With the filters of a contiguous weight [Gh, Gw, channels, summed channels, kh, kw]; every block belongs to one
-// cell.
+// With the filters of a contiguous weight [Gh, Gw, channels, summed channels, kh, kw]; every block belongs to
+// one cell.
 template <typename T>
 void convolve_forward(const TapConvolution<T>& c, const T* weight, int64_t cells, int64_t channels,
                       const std::vector<int64_t>& offsets) {
@@ -188,13 +191,15 @@ void convolve_forward(const TapConvolution<T>& c, const T* weight, int64_t cells
   int64_t most = 0;
   for (const AxisBlock& row : c.rows)
     for (const AxisBlock& column : c.columns) most = std::max(most, c.batch * row.count * column.count);
-  if (length >= kernels.lanes && most <= kFewPositions) return convolve_few(kernels, c, weight, channels, offsets);
+  if (length >= kernels.lanes && most <= kFewPositions)
+    return convolve_few(kernels, c, weight, channels, offsets);
 
   const ChannelGroups groups(channels, kernels.lanes, kernels.max_vectors);
   std::vector<int64_t> rows(length);
   for (int64_t k = 0; k < length; ++k) rows[k] = k % c.taps * c.summed + k / c.taps;
   const auto pack = [&](const Panels<T>& panels, int64_t first_row, int64_t cell, int64_t group) {
-    pack_matrix(kernels, panels, group, weight + cell * channels * length, weight_end, length, first_row, rows);
+    pack_matrix(kernels, panels, group, weight + cell * channels * length, weight_end, length, first_row,
+                rows);
   };
   if (cells >= torch::stable::get_num_threads()) {  // each thread packs the filters of the cells that it does
     convolve<CellPanels<T>>(kernels, c, groups, [&](int64_t cell, int64_t group, CellPanels<T>& own) {

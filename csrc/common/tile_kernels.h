@@ -1,5 +1,5 @@
-// The vectorised inner loops of the convolutions: one set an instruction set and dtype, all from the same text
-// (tile_kernels_impl.h).
+// The vectorised inner loops of the convolutions: one set an instruction set and dtype, all from the same
+// text (tile_kernels_impl.h).
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ struct TileKernels {
   //               s.panel[i * panel_step + m] * x[r][s.x + i * x_step],   m < V * lanes
   using Tile = void (*)(const Segment<T>* segments, int64_t segment_count, int64_t steps, int64_t panel_step,
                         int64_t x_step, const T* const* x, const A* init, A* out);
-  // out[j][k] = sum over r < positions of g[j][r] * x[r * x_stride + k], j < kDotRows, k < length; whole vectors of x
-  // are read, of out only the elements are written.
+  // out[j][k] = sum over r < positions of g[j][r] * x[r * x_stride + k], j < kDotRows, k < length; whole
+  // vectors of x are read, of out only the elements are written.
   using Outer = void (*)(const A* const* g, const A* x, int64_t x_stride, int64_t positions, int64_t length,
                          T* const* out);
   // to[rows[j] * to_stride + i] = from[min(i, channels - 1) * from_stride + j] for i < filled <= lanes, j <
@@ -34,7 +34,8 @@ struct TileKernels {
   using Pack = void (*)(const T* from, const T* end, int64_t from_stride, int64_t channels, int64_t filled,
                         const int64_t* rows, int64_t columns, T* to, int64_t to_stride);
   // out[r][j] = sum over k < length of rows[j][k] * x[r * x_stride + k], j < kDotRows; length >= lanes. The
-  // last elements of x[r], which do not fill a vector, stand at the end of a vector of their own, after zeros.
+  // last elements of x[r], which do not fill a vector, stand at the end of a vector of their own, after
+  // zeros.
   using Dot = void (*)(const T* const* rows, int64_t length, const A* x, int64_t x_stride, A* out);
 
   int lanes;                       // elements of A in a vector

@@ -47,7 +47,8 @@ FACEATTR_INLINE V load_vector(const P* from) {
   return v;
 }
 
-// A register of A from as many elements of T (load), or from one of them (broadcast), and back, rounded (store).
+// A register of A from as many elements of T (load), or from one of them (broadcast), and back, rounded
+// (store).
 template <typename T>
 struct Convert {
   static FACEATTR_INLINE Register<T> load(const T* from) { return load_vector<Register<T>>(from); }
@@ -64,7 +65,8 @@ FACEATTR_INLINE Register<float> widen_halves(Vec<uint16_t, 16> halves) {
   return (Register<float>)_mm512_maskz_cvtph_ps(0xffff, (__m256i)halves);
 }
 FACEATTR_INLINE Vec<uint16_t, 16> narrow_to_halves(Register<float> v) {
-  return (Vec<uint16_t, 16>)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return (Vec<uint16_t, 16>)_mm512_maskz_cvtps_ph(0xffff, (__m512)v,
+                                                  _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 #elif FACEATTR_VECTOR_BYTES == 32
 FACEATTR_INLINE Vec<uint32_t, 8> widen_words(Vec<uint16_t, 8> words) {
@@ -125,10 +127,10 @@ struct Convert<Half> {
   }
 };
 
-// The micro-kernel. All V x R sums live in registers while the loop runs over what is summed. Every step loads
-// V vectors of the panel (neighbouring output channels) and, for each position, one input element that is
-// spread over a register: V * R multiply-adds for V + R loads. The inputs are read where they lie, so nothing
-// is unfolded, and any strides will do.
+// The micro-kernel. All V x R sums live in registers while the loop runs over what is summed. Every step
+// loads V vectors of the panel (neighbouring output channels) and, for each position, one input element that
+// is spread over a register: V * R multiply-adds for V + R loads. The inputs are read where they lie, so
+// nothing is unfolded, and any strides will do.
 template <typename T, int V, int R>
 FACEATTR_TARGET void tile(const Segment<T>* segments, int64_t segment_count, int64_t steps,
                           int64_t panel_step, int64_t x_step, const T* const* x, const accumulate_t<T>* init,
@@ -343,7 +345,8 @@ FACEATTR_INLINE void outer_vectors(const A* const* g, const A* x, int64_t x_stri
   }
 }
 
-// The gradient's counterpart of dot: written along what dot sums over, so that filters are written as they lie.
+// The gradient's counterpart of dot: written along what dot sums over, so that filters are written as they
+// lie.
 template <typename T>
 FACEATTR_TARGET void outer(const accumulate_t<T>* const* g, const accumulate_t<T>* x, int64_t x_stride,
                            int64_t positions, int64_t length, T* const* out) {

@@ -11,7 +11,9 @@
 
 namespace faceattr {
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 // Channels are cut into groups of whole vectors, as even as can be, each no wider than a tile.
 struct ChannelGroups {
@@ -36,9 +38,9 @@ struct TileJob {
   int64_t count[3], x_step[3], out_step[3];
   const T* x;
   T* out;
-  int64_t channel_step;                      // of out
-  int64_t vectors, channels;                 // the last vector may hold fewer than `lanes` channels
-  const std::vector<Segment<T>>* segments;   // each of `steps` products
+  int64_t channel_step;                     // of out
+  int64_t vectors, channels;                // the last vector may hold fewer than `lanes` channels
+  const std::vector<Segment<T>>* segments;  // each of `steps` products
   int64_t steps, panel_step, segment_step;
   accumulate_t<T> init[TileKernels<T>::kMaxVectors * 16];
 
@@ -87,7 +89,8 @@ void run_tile(const TileKernels<T>& kernels, const TileJob<T>& job, int64_t begi
       for (int64_t m = 0; m < job.channels; ++m) out[r][m] = static_cast<T>(sums[r * width + m]);
   } else {
     for (int64_t m = 0; m < job.channels; ++m)
-      for (int64_t r = 0; r < positions; ++r) out[r][m * job.channel_step] = static_cast<T>(sums[r * width + m]);
+      for (int64_t r = 0; r < positions; ++r)
+        out[r][m * job.channel_step] = static_cast<T>(sums[r * width + m]);
   }
 }
 
@@ -98,7 +101,8 @@ constexpr int64_t kGrain = 20000;
 // segments, scratch) fills in the rest, with a Scratch for each thread. Tiles are dealt out evenly; the order
 // of a sum never depends on the tile or thread that it falls to.
 template <typename Scratch, typename T, typename Size, typename Make>
-void run_jobs(const TileKernels<T>& kernels, int64_t jobs, int64_t products, const Size& size, const Make& make) {
+void run_jobs(const TileKernels<T>& kernels, int64_t jobs, int64_t products, const Size& size,
+              const Make& make) {
   std::vector<int64_t> first_tile(jobs + 1, 0);
   int64_t work = 0;
   for (int64_t j = 0; j < jobs; ++j) {

@@ -15,50 +15,50 @@ namespace {
 
 using torch::stable::Tensor;
 
-// A map and its maxima over blocks of 2 x 2, 4 x 4, ... positions, up to one block for all. NaN becomes -inf:
-// it is nobody's higher neighbour.
-template <typename A>
+// A map and its maxima over blocks of 2 x 2, 4 x 4, ... positions, up to one block for all. A NaN is denser
+// than nothing, so maxima pass over it.
+template <typename T>
 class Pyramid {
  public:
+  using A = accumulate_t<T>;
+
   Pyramid(int64_t height, int64_t width) {
     int64_t elements = 0;
     for (;; height = (height + 1) / 2, width = (width + 1) / 2) {
       levels_.push_back({height, width, elements});
-      elements += height * width;
+      if (levels_.size() > 1) elements += height * width;  // level 0 is the map itself
       if (height == 1 && width == 1) break;
     }
-    values_ = make_buffer<A>(elements);
+    maxima_ = make_buffer<A>(elements);
   }
 
-  template <typename T>
-  void fill(const T* density) {
-    const auto& map = levels_[0];
-    for (int64_t i = 0; i < map.height * map.width; ++i) {
-      const A value = static_cast<A>(density[i]);
-      values_[i] = std::isnan(value) ? -std::numeric_limits<A>::infinity() : value;
-    }
-    for (size_t l = 1; l < levels_.size(); ++l) {
+  void fill(const T* map) {
+    map_ = map;
+    for (int64_t l = 1; l < levels(); ++l) {
       const Level& below = levels_[l - 1];
-      for (int64_t y = 0; y < levels_[l].height; ++y) {
-        const A* upper = &values_[below.first + 2 * y * below.width];
-        const A* lower = 2 * y + 1 < below.height ? upper + below.width : upper;
-        A* to = &values_[levels_[l].first + y * levels_[l].width];
+      A* to = &maxima_[levels_[l].first];
+      for (int64_t y = 0; y < levels_[l].height; ++y)
         for (int64_t x = 0; x < levels_[l].width; ++x) {
-          const int64_t right = std::min(2 * x + 1, below.width - 1);
-          to[x] = std::max(std::max(upper[2 * x], upper[right]), std::max(lower[2 * x], lower[right]));
+          const int64_t bottom = std::min(2 * y + 1, below.height - 1),
+                        right = std::min(2 * x + 1, below.width - 1);
+          A most = -std::numeric_limits<A>::infinity();
+          for (const A value : {at(l - 1, 2 * y, 2 * x), at(l - 1, 2 * y, right), at(l - 1, bottom, 2 * x),
+                                at(l - 1, bottom, right)})
+            if (value > most) most = value;
+          *to++ = most;
         }
-      }
     }
   }
 
   int64_t levels() const { return levels_.size(); }
   int64_t width() const { return levels_[0].width; }
-  A top() const { return values_[levels_.back().first]; }
+  A top() const { return at(levels() - 1, 0, 0); }
   bool inside(int64_t level, int64_t y, int64_t x) const {
     return y >= 0 && x >= 0 && y < levels_[level].height && x < levels_[level].width;
   }
   A at(int64_t level, int64_t y, int64_t x) const {
-    return values_[levels_[level].first + y * levels_[level].width + x];
+    const int64_t i = levels_[level].first + y * levels_[level].width + x;
+    return level == 0 ? static_cast<A>(map_[i]) : maxima_[i];
   }
 
  private:
@@ -66,16 +66,17 @@ class Pyramid {
     int64_t height, width, first;
   };
   std::vector<Level> levels_;
-  Buffer<A> values_;
+  const T* map_ = nullptr;
+  Buffer<A> maxima_;
 };
 
-// Search for the nearest position denser than the one at (y, x). Blocks round it are visited from small to large,
-// and only while they may hold something denser that is as near as what has been found.
-template <typename A>
+// Search for the nearest position denser than the one at (y, x). Blocks round it are visited from small to
+// large, and only while they may hold something denser that is as near as what has been found.
+template <typename T>
 struct Search {
-  const Pyramid<A>& pyramid;
+  const Pyramid<T>& pyramid;
   int64_t y, x;
-  A own;
+  accumulate_t<T> own;
   int64_t squared = INT64_MAX, index = -1;
 
   void run() {
@@ -116,15 +117,15 @@ struct Search {
   }
 };
 
-template <typename A>
-void search_rows(const Pyramid<A>& pyramid, int64_t height, int64_t begin, int64_t end, double threshold, A* distance,
-                 int64_t* parent) {
+template <typename T, typename A = accumulate_t<T>>
+void search_rows(const Pyramid<T>& pyramid, int64_t height, int64_t begin, int64_t end, double threshold,
+                 A* distance, int64_t* parent) {
   const int64_t width = pyramid.width();
   const A farthest = static_cast<A>(std::sqrt(static_cast<double>(height * height + width * width)));
   for (int64_t y = begin; y < end; ++y)
     for (int64_t x = 0; x < width; ++x) {
       const int64_t i = y * width + x;
-      Search<A> search{pyramid, y, x, pyramid.at(0, y, x)};
+      Search<T> search{pyramid, y, x, pyramid.at(0, y, x)};
       const bool foreground = static_cast<double>(search.own) > threshold;
       if (foreground) search.run();
       parent[i] = search.index;
@@ -141,7 +142,7 @@ void search_maps(const T* density, int64_t maps, int64_t height, int64_t width, 
   const int64_t area = height * width;
   if (maps >= torch::stable::get_num_threads()) {
     torch::stable::parallel_for(0, maps, 1 + 1024 / area, [&](int64_t begin, int64_t end) {
-      Pyramid<A> pyramid(height, width);
+      Pyramid<T> pyramid(height, width);
       for (int64_t at = begin * area; at < end * area; at += area) {
         pyramid.fill(density + at);
         search_rows(pyramid, height, 0, height, threshold, distance + at, parent + at);
@@ -149,7 +150,7 @@ void search_maps(const T* density, int64_t maps, int64_t height, int64_t width, 
     });
     return;
   }
-  Pyramid<A> pyramid(height, width);
+  Pyramid<T> pyramid(height, width);
   for (int64_t at = 0; at < maps * area; at += area) {
     pyramid.fill(density + at);
     torch::stable::parallel_for(0, height, 1 + 1024 / width, [&](int64_t begin, int64_t end) {

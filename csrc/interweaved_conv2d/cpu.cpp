@@ -1,6 +1,6 @@
 // Interweaved convolution on the CPU. Cells' responses go straight to their places in the output; only with
-// pooling does one row of cells stand in a buffer of its own. A cell's filters run only over the rows and columns
-// that some block needs.
+// pooling does one row of cells stand in a buffer of its own. A cell's filters run only over the rows and
+// columns that some block needs.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -29,8 +29,19 @@ template <typename T>
 TapConvolution<T> convolution(const InterweavedGeometry& g, Strided4<const T> input, const T* bias) {
   const int64_t spare = g.batch * (g.in_channels * g.in_height * g.in_width +
                                    g.out_channels * g.grid_height * g.blocks_y * g.grid_width * g.blocks_x);
-  return {{},    {},    g.stride_y, g.stride_x, g.batch, g.grid_width, g.kernel_width, g.kernel_height * g.kernel_width,
-          g.in_channels, input, {}, bias, spare};
+  return {{},
+          {},
+          g.stride_y,
+          g.stride_x,
+          g.batch,
+          g.grid_width,
+          g.kernel_width,
+          g.kernel_height * g.kernel_width,
+          g.in_channels,
+          input,
+          {},
+          bias,
+          spare};
 }
 
 // Responses of cell row p: [N, O, response_height, Gw, response_width].
@@ -41,7 +52,8 @@ void respond(const InterweavedGeometry& g, TapConvolution<T> c, const T* weight,
   c.rows = {cell_block(p, 0, 1, g.response_height, g.shift_y, g.kernel_height, g.dilation_y)};
   c.columns.clear();
   for (int64_t q = 0; q < g.grid_width; ++q)
-    c.columns.push_back(cell_block(q, q * g.response_width, 1, g.response_width, g.shift_x, g.kernel_width, g.dilation_x));
+    c.columns.push_back(
+        cell_block(q, q * g.response_width, 1, g.response_width, g.shift_x, g.kernel_width, g.dilation_x));
   c.result = {responses, g.out_channels * area, area, width, 1};
   convolve_forward(c, weight, g.grid_height * g.grid_width, g.out_channels, offsets);
 }
@@ -86,6 +98,32 @@ std::vector<int64_t> offsets_of(const InterweavedGeometry& g, Strided4<const T> 
   return filter_offsets(input, g.in_channels, g.kernel_height, g.kernel_width, g.dilation_y, g.dilation_x);
 }
 
+// Pools the responses of cell row p into the output, a row of blocks at a time.
+template <typename T, typename A = accumulate_t<T>>
+void pool_row(const InterweavedGeometry& g, const T* responses, int64_t p, Strided4<T> output) {
+  const int64_t width = g.grid_width * g.response_width, rows = g.batch * g.out_channels * g.blocks_y;
+  parallel_for(0, rows, 1 + 4096 / width, [&](int64_t begin, int64_t end) {
+    std::vector<A> most(g.blocks_x);
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t map = row / g.blocks_y, i = row % g.blocks_y;
+      for (int64_t q = 0; q < g.grid_width; ++q) {
+        for (int64_t a = 0; a < g.pool_y; ++a)
+          for (int64_t b = 0; b < g.pool_x; ++b) {
+            const T* from = responses + (map * g.response_height + i + a) * width + q * g.response_width + b;
+            const bool first = a + b == 0;
+            A* to = most.data();
+            for (int64_t j = 0; j < g.blocks_x; ++j) {
+              const A here = static_cast<A>(from[j]);
+              to[j] = !first && (to[j] >= here || to[j] != to[j]) ? to[j] : here;  // a NaN stays
+            }
+          }
+        T* to = &output(map / g.out_channels, map % g.out_channels, i * g.grid_height + p, q);
+        for (int64_t j = 0; j < g.blocks_x; ++j) to[j * g.grid_width * output.w] = static_cast<T>(most[j]);
+      }
+    }
+  });
+}
+
 template <typename T>
 void forward(const InterweavedGeometry& g, Strided4<const T> input, const T* weight, const T* bias,
              Strided4<T> output) {
@@ -95,21 +133,20 @@ void forward(const InterweavedGeometry& g, Strided4<const T> input, const T* wei
     for (int64_t p = 0; p < g.grid_height; ++p)
       c.rows.push_back(cell_block(p, p, g.grid_height, g.blocks_y, g.shift_y, g.kernel_height, g.dilation_y));
     for (int64_t q = 0; q < g.grid_width; ++q)
-      c.columns.push_back(cell_block(q, q, g.grid_width, g.blocks_x, g.shift_x, g.kernel_width, g.dilation_x));
+      c.columns.push_back(
+          cell_block(q, q, g.grid_width, g.blocks_x, g.shift_x, g.kernel_width, g.dilation_x));
     c.result = output;
     return convolve_forward(c, weight, g.grid_height * g.grid_width, g.out_channels, offsets);
   }
   const auto responses = make_buffer<T>(response_elements(g));
   for (int64_t p = 0; p < g.grid_height; ++p) {
     respond(g, c, weight, offsets, p, responses.get());
-    for_each_block(g, [&](int64_t n, int64_t o, int64_t i, int64_t j, int64_t q, int64_t begin) {
-      output(n, o, i * g.grid_height + p, j * g.grid_width + q) = responses[first_maximum(g, responses.get(), begin)];
-    });
+    pool_row(g, responses.get(), p, output);
   }
 }
 
-// The gradients are those of one convolution a cell, each on its part of the input. The input's are added up in
-// the order of the cells, whatever the threads.
+// The gradients are those of one convolution a cell, each on its part of the input. The input's are added up
+// in the order of the cells, whatever the threads.
 template <typename T>
 void backward(const InterweavedGeometry& g, Strided4<const T> grad, Strided4<const T> input, const T* weight,
               const T* bias, Strided4<T> input_grad, T* weight_grad, T* bias_grad) {
@@ -120,19 +157,20 @@ void backward(const InterweavedGeometry& g, Strided4<const T> grad, Strided4<con
   const int64_t filters = g.out_channels * g.in_channels * g.kernel_height * g.kernel_width;
   const int64_t in_height = (g.response_height - 1) * g.stride_y + (g.kernel_height - 1) * g.dilation_y + 1;
   const int64_t in_width = (g.response_width - 1) * g.stride_x + (g.kernel_width - 1) * g.dilation_x + 1;
-  const LocallySharedGeometry cell{g.batch,       g.in_channels,      in_height,        in_width,
-                                   g.out_channels, g.response_height, g.response_width, 1,
-                                   1,             g.kernel_height,    g.kernel_width,   g.stride_y,
-                                   g.stride_x,    0,                  0,                g.dilation_y,
-                                   g.dilation_x};
+  const LocallySharedGeometry cell{g.batch,           g.in_channels,    in_height,  in_width, g.out_channels,
+                                   g.response_height, g.response_width, 1,          1,        g.kernel_height,
+                                   g.kernel_width,    g.stride_y,       g.stride_x, 0,        0,
+                                   g.dilation_y,      g.dilation_x};
   const auto responses = make_buffer<T>(pools ? response_elements(g) : 0);
   const auto grads = make_buffer<T>(response_elements(g));
   const auto patch = make_buffer<T>(g.batch * g.in_channels * in_height * in_width);
-  const Strided4<T> patch_grad{patch.get(), g.in_channels * in_height * in_width, in_height * in_width, in_width, 1};
+  const Strided4<T> patch_grad{patch.get(), g.in_channels * in_height * in_width, in_height * in_width,
+                               in_width, 1};
   parallel_for(0, g.batch * g.in_channels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t map = begin; map < end; ++map)
       for (int64_t y = 0; y < g.in_height; ++y)
-        for (int64_t x = 0; x < g.in_width; ++x) input_grad(map / g.in_channels, map % g.in_channels, y, x) = 0;
+        for (int64_t x = 0; x < g.in_width; ++x)
+          input_grad(map / g.in_channels, map % g.in_channels, y, x) = 0;
   });
   for (int64_t p = 0; p < g.grid_height; ++p) {
     if (pools) respond(g, c, weight, offsets, p, responses.get());
@@ -143,18 +181,21 @@ void backward(const InterweavedGeometry& g, Strided4<const T> grad, Strided4<con
     });
     for (int64_t q = 0; q < g.grid_width; ++q) {
       const int64_t index = p * g.grid_width + q;
-      const Strided4<const T> cell_grad{grads.get() + q * g.response_width, g.out_channels * area, area, width, 1};
-      const Strided4<const T> cell_input{&input(0, 0, p * g.shift_y, q * g.shift_x), input.n, input.c, input.h, input.w};
+      const Strided4<const T> cell_grad{grads.get() + q * g.response_width, g.out_channels * area, area,
+                                        width, 1};
+      const Strided4<const T> cell_input{&input(0, 0, p * g.shift_y, q * g.shift_x), input.n, input.c,
+                                         input.h, input.w};
       locally_shared_weight_grad<T>(cell, cell_grad, cell_input, weight_grad + index * filters,
                                     bias_grad + index * g.out_channels);
       locally_shared_input_grad<T>(cell, cell_grad, weight + index * filters, patch_grad);
-      parallel_for(0, g.batch * g.in_channels, 1 + 4096 / (in_height * in_width), [&](int64_t begin, int64_t end) {
-        for (int64_t map = begin; map < end; ++map)
-          for (int64_t y = 0; y < in_height; ++y)
-            for (int64_t x = 0; x < in_width; ++x)
-              input_grad(map / g.in_channels, map % g.in_channels, p * g.shift_y + y, q * g.shift_x + x) +=
-                  patch_grad(map / g.in_channels, map % g.in_channels, y, x);
-      });
+      parallel_for(
+          0, g.batch * g.in_channels, 1 + 4096 / (in_height * in_width), [&](int64_t begin, int64_t end) {
+            for (int64_t map = begin; map < end; ++map)
+              for (int64_t y = 0; y < in_height; ++y)
+                for (int64_t x = 0; x < in_width; ++x)
+                  input_grad(map / g.in_channels, map % g.in_channels, p * g.shift_y + y,
+                             q * g.shift_x + x) += patch_grad(map / g.in_channels, map % g.in_channels, y, x);
+          });
     }
   }
 }
@@ -192,10 +233,11 @@ std::tuple<Tensor, Tensor, Tensor> interweaved_conv2d_backward(
   const Tensor wide_weight = widened(weight);
   std::optional<Tensor> wide_bias;
   if (bias) wide_bias = widened(*bias);
-  Tensor input_result = empty_map({g.batch, g.in_channels, g.in_height, g.in_width}, wide_input, is_channels_last(input));
+  Tensor input_result =
+      empty_map({g.batch, g.in_channels, g.in_height, g.in_width}, wide_input, is_channels_last(input));
   Tensor weight_result = torch::stable::new_empty(wide_weight, weight.sizes());
-  Tensor bias_result =
-      torch::stable::new_empty(wide_weight, std::vector<int64_t>{g.grid_height, g.grid_width, g.out_channels});
+  Tensor bias_result = torch::stable::new_empty(
+      wide_weight, std::vector<int64_t>{g.grid_height, g.grid_width, g.out_channels});
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     backward<T>(g, read4<T>(wide_grad), read4<T>(wide_input), wide_weight.const_data_ptr<T>(),

@@ -1,7 +1,7 @@
 // Locally shared convolution on the CPU: forward, and the three operators' registration.
 //
-// Output positions are cut into blocks that read the same taps of the same cell, so that no product with padding
-// is formed and no input unfolded; within a block the common inner loops do the work.
+// Output positions are cut into blocks that read the same taps of the same cell, so that no product with
+// padding is formed and no input unfolded; within a block the common inner loops do the work.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -28,9 +28,19 @@ std::vector<AxisBlock> plan_forward(const Axis& a) {
 template <typename T>
 void forward(const LocallySharedGeometry& g, Strided4<const T> input, const T* weight, const T* bias,
              Strided4<T> output) {
-  const TapConvolution<T> convolution{plan_forward(rows_of(g)), plan_forward(columns_of(g)), g.stride_y, g.stride_x,
-                                      g.batch, g.grid_width, g.kernel_width, g.kernel_height * g.kernel_width,
-                                      g.in_channels, input, output, bias, spare_elements(g)};
+  const TapConvolution<T> convolution{plan_forward(rows_of(g)),
+                                      plan_forward(columns_of(g)),
+                                      g.stride_y,
+                                      g.stride_x,
+                                      g.batch,
+                                      g.grid_width,
+                                      g.kernel_width,
+                                      g.kernel_height * g.kernel_width,
+                                      g.in_channels,
+                                      input,
+                                      output,
+                                      bias,
+                                      spare_elements(g)};
   const auto offsets =
       filter_offsets(input, g.in_channels, g.kernel_height, g.kernel_width, g.dilation_y, g.dilation_x);
   convolve_forward(convolution, weight, g.grid_height * g.grid_width, g.out_channels, offsets);
@@ -85,7 +95,7 @@ std::tuple<Tensor, Tensor> locally_shared_conv2d_weight_grad(const Tensor& grad,
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
     locally_shared_weight_grad<T>(g, read4<T>(grad), read4<T>(input), weight.mutable_data_ptr<T>(),
-                   bias.mutable_data_ptr<T>());
+                                  bias.mutable_data_ptr<T>());
   });
   return {weight, bias};
 }

@@ -26,7 +26,8 @@ struct TapRange {
 };
 
 std::vector<TapRange> plan_taps(const Axis& a, int64_t cell) {
-  const int64_t cell_first = cell_begin(cell, a.cells, a.out), cell_end = cell_begin(cell + 1, a.cells, a.out);
+  const int64_t cell_first = cell_begin(cell, a.cells, a.out),
+                cell_end = cell_begin(cell + 1, a.cells, a.out);
   std::vector<TapRange> ranges;
   for (int64_t u = 0; u < a.kernel; ++u) {
     const int64_t reach = u * a.dilation - a.padding;  // position y reads y * stride + reach
@@ -127,11 +128,13 @@ void weight_grad_outer(const TileKernels<T>& kernels, const LocallySharedGeometr
   const int64_t length = g.in_channels * g.kernel_height * g.kernel_width, lanes = kernels.lanes;
   const int64_t pitch = ceil_div(length, lanes) * lanes, quads = ceil_div(g.out_channels, step);
   const int64_t most = positions_of_cell(g), grain = 1 + kGrain * lanes / (step * most * length + 1);
-  const auto offsets = filter_offsets(input, g.in_channels, g.kernel_height, g.kernel_width, g.dilation_y, g.dilation_x);
+  const auto offsets =
+      filter_offsets(input, g.in_channels, g.kernel_height, g.kernel_width, g.dilation_y, g.dilation_x);
   parallel_for(0, g.grid_height * g.grid_width * quads, grain, [&](int64_t begin, int64_t end) {
     const auto patches = make_buffer<A>(most * pitch + lanes), grads = make_buffer<A>(most * step);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t cell = i / quads, first = i % quads * step, p = cell / g.grid_width, q = cell % g.grid_width;
+      const int64_t cell = i / quads, first = i % quads * step, p = cell / g.grid_width,
+                    q = cell % g.grid_width;
       if (i == begin || first == 0) unfold_cell(g, input, offsets, p, q, pitch, patches.get());
       const int64_t y_end = cell_begin(p + 1, g.grid_height, g.out_height);
       const int64_t x_end = cell_begin(q + 1, g.grid_width, g.out_width);
@@ -145,7 +148,7 @@ void weight_grad_outer(const TileKernels<T>& kernels, const LocallySharedGeometr
         for (int64_t n = 0; n < g.batch; ++n)
           for (int64_t y = cell_begin(p, g.grid_height, g.out_height); y < y_end; ++y)
             for (int64_t x = cell_begin(q, g.grid_width, g.out_width); x < x_end; ++x)
-              sum += *to++ = static_cast<A>(grad(n, first + j, y, x));
+              sum += * to++ = static_cast<A>(grad(n, first + j, y, x));
         bias_grad[filter + j] = static_cast<T>(sum);
         factors[j] = grads.get() + j * most;
         filters[j] = weight_grad + (filter + j) * length;
@@ -162,7 +165,7 @@ void weight_grad_outer(const TileKernels<T>& kernels, const LocallySharedGeometr
 // Gathers: each input element sums over the outputs that read it.
 template <typename T>
 void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
-                Strided4<T> input_grad) {
+                               Strided4<T> input_grad) {
   const auto& kernels = tile_kernels<T>();
   const int64_t cells = g.grid_height * g.grid_width, taps = g.kernel_height * g.kernel_width;
   const int64_t length = g.in_channels * taps, filters = cells * g.out_channels;
@@ -178,8 +181,19 @@ void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T>
                     cell * taps * g.out_channels + o, rows);
     }
   });
-  const TapConvolution<T> convolution{plan_input_grad(rows_of(g)), plan_input_grad(columns_of(g)), 1, 1, g.batch,
-                                      g.grid_width, g.kernel_width, taps, g.out_channels, grad, input_grad, nullptr, 0};
+  const TapConvolution<T> convolution{plan_input_grad(rows_of(g)),
+                                      plan_input_grad(columns_of(g)),
+                                      1,
+                                      1,
+                                      g.batch,
+                                      g.grid_width,
+                                      g.kernel_width,
+                                      taps,
+                                      g.out_channels,
+                                      grad,
+                                      input_grad,
+                                      nullptr,
+                                      0};
   convolve<int>(kernels, convolution, groups, [&](int64_t cell, int64_t group, int) {
     return std::pair(panels.row(group, cell * taps * g.out_channels), panels.width(group));
   });
@@ -187,10 +201,11 @@ void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T>
 
 // Gradients of filters and biases: sums over a cell's outputs, with the output's gradients as panels.
 template <typename T>
-void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad, Strided4<const T> input,
-                 T* weight_grad, T* bias_grad) {
+void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad,
+                                Strided4<const T> input, T* weight_grad, T* bias_grad) {
   const auto& kernels = tile_kernels<T>();
-  if (positions_of_cell(g) <= kFewOutputs) return weight_grad_outer(kernels, g, grad, input, weight_grad, bias_grad);
+  if (positions_of_cell(g) <= kFewOutputs)
+    return weight_grad_outer(kernels, g, grad, input, weight_grad, bias_grad);
   const int64_t taps = g.kernel_height * g.kernel_width, length = g.in_channels * taps;
   const int64_t most = positions_of_cell(g);
   const ChannelGroups groups(g.out_channels, kernels.lanes, kernels.max_vectors);
@@ -203,7 +218,8 @@ void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T
   const auto make = [&](int64_t j, TileJob<T>& job, std::vector<Segment<T>>& segments, CellPanels<T>& own) {
     const auto& [p, q, group, u, v] = blocks[j];
     const GradRows rows(g, p, q);
-    const int64_t cell = p * g.grid_width + q, first = groups.first(group), channels = groups.channels_in(group);
+    const int64_t cell = p * g.grid_width + q, first = groups.first(group),
+                  channels = groups.channels_in(group);
     if (!own.panels) own.panels = std::make_unique<Panels<T>>(groups, most, spare_elements(g));
     const int64_t width = own.panels->width(group);
     if (own.cell != cell || own.group != group) {
@@ -232,24 +248,26 @@ void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T
     job.out = weight_grad + (cell * g.out_channels + first) * length + u.first * g.kernel_width + v.first;
     job.channel_step = length;
     const int64_t stride_x = g.stride_x * input.w;
-    job.steps = rows.batch_inside ? g.batch : v.end - v.begin, job.segment_step = rows.batch_inside ? input.n : stride_x;
+    job.steps = rows.batch_inside ? g.batch : v.end - v.begin,
+    job.segment_step = rows.batch_inside ? input.n : stride_x;
     for (int64_t n = 0; n < (rows.batch_inside ? 1 : g.batch); ++n)
       for (int64_t y = u.begin; y < u.end; ++y)
         for (int64_t x = v.begin; x < (rows.batch_inside ? v.end : std::min(v.end, v.begin + 1)); ++x) {
           const int64_t top = y * g.stride_y - g.padding_y + u.first * g.dilation_y;
           const int64_t left = x * g.stride_x - g.padding_x + v.first * g.dilation_x;
-          segments.push_back({panel + rows.row(n, y, x) * width, n * input.n + top * input.h + left * input.w});
+          segments.push_back(
+              {panel + rows.row(n, y, x) * width, n * input.n + top * input.h + left * input.w});
         }
   };
   run_jobs<CellPanels<T>>(kernels, blocks.size(), most, size, make);
 }
 
 // Instantiated here, used by both convolutions.
-#define FACEATTR_GRADIENTS(T)                                                                                   \
-  template void locally_shared_input_grad<T>(const LocallySharedGeometry&, Strided4<const T>, const T*,         \
-                                             Strided4<T>);                                                      \
-  template void locally_shared_weight_grad<T>(const LocallySharedGeometry&, Strided4<const T>, Strided4<const T>, \
-                                              T*, T*);
+#define FACEATTR_GRADIENTS(T)                                                                           \
+  template void locally_shared_input_grad<T>(const LocallySharedGeometry&, Strided4<const T>, const T*, \
+                                             Strided4<T>);                                              \
+  template void locally_shared_weight_grad<T>(const LocallySharedGeometry&, Strided4<const T>,          \
+                                              Strided4<const T>, T*, T*);
 FACEATTR_GRADIENTS(double)
 FACEATTR_GRADIENTS(float)
 FACEATTR_GRADIENTS(Half)

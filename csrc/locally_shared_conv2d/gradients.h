@@ -13,7 +13,7 @@ void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T>
 
 // weight_grad, bias_grad: contiguous [Gh, Gw, O, C, kh, kw] and [Gh, Gw, O], all written.
 template <typename T>
-void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad, Strided4<const T> input,
-                                T* weight_grad, T* bias_grad);
+void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad,
+                                Strided4<const T> input, T* weight_grad, T* bias_grad);
 
 }  // namespace faceattr

@@ -196,7 +196,9 @@ class ANet(nn.Module):
         if "c3" in self.config["fc_inputs"]:
             blocks.insert(0, _blocks(h3, self._size3))
         joined = torch.cat(blocks, -1)
-        features = F.relu(F.linear(joined.flatten(0, 2), weight, bias)).unflatten(0, joined.shape[:3]).permute(0, 3, 1, 2)
+        features = (
+            F.relu(F.linear(joined.flatten(0, 2), weight, bias)).unflatten(0, joined.shape[:3]).permute(0, 3, 1, 2)
+        )
         logits = F.conv2d(self.dropout(features), self.head.weight[:, :, None, None], self.head.bias)
         strongest = F.max_pool2d(h4.amax(1), self._size4).flatten(1).argmax(1)
         best = torch.stack([strongest // features.shape[3], strongest % features.shape[3]], 1)

@@ -1,0 +1,76 @@
+"""locally_shared_conv2d against what people write instead, and against plain conv2d of the same shape: the bound."""
+
+import pytest
+import torch
+from recipes import LOCALLY_SHARED
+from torch.nn import functional as F
+
+from faceattr.ops import locally_shared_conv2d
+
+# N, C, O, input, kernel, grid; the last six are ANet's C3 and C4.
+SHAPES = [
+    (1, 40, 60, (26, 26), 3, (4, 4)),
+    (32, 40, 60, (26, 26), 3, (4, 4)),
+    (32, 60, 80, (13, 13), 2, (4, 4)),
+    (32, 96, 128, (26, 26), 3, (4, 4)),
+    (8, 64, 64, (66, 66), 3, (8, 8)),
+    (32, 40, 60, (14, 14), 3, (12, 12)),
+    *((n, 40, 60, (12, 10), 3, (5, 4)) for n in (1, 32, 128)),
+    *((n, 60, 80, (5, 4), 2, (4, 3)) for n in (1, 32, 128)),
+]
+CONTENDERS = ["ours", "ours, bfloat16", "plain conv2d", "plain conv2d, bfloat16", *LOCALLY_SHARED]
+
+
+def name(shape):
+    n, c, o, size, kernel, grid = shape
+    return f"{n} x {c} -> {o}, {size[0]}x{size[1]}, kernel {kernel}, grid {grid[0]}x{grid[1]}"
+
+
+def problem(shape, contender):
+    """The contender as a function of its leaves, and the leaves."""
+    n, c, o, size, kernel, grid = shape
+    torch.manual_seed(0)
+    leaves = (
+        torch.randn(n, c, *size),
+        torch.randn(*grid, o, c, kernel, kernel) / (c * kernel**2) ** 0.5,
+        torch.randn(*grid, o),
+    )
+    if contender in LOCALLY_SHARED:
+        function = LOCALLY_SHARED[contender]
+        torch.testing.assert_close(function(*leaves), locally_shared_conv2d(*leaves), rtol=1e-4, atol=1e-4)
+    elif contender.startswith("plain"):
+        function, leaves = F.conv2d, (leaves[0], leaves[1][0, 0].clone(), leaves[2][0, 0].clone())
+    else:
+        function = locally_shared_conv2d
+    if "bfloat16" in contender:
+        leaves = [leaf.bfloat16() for leaf in leaves]
+    return function, leaves
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("shape", SHAPES, ids=name)
+def bench_forward(shape, contender, measure):
+    function, leaves = problem(shape, contender)
+    with torch.no_grad():
+        measure(f"forward | {name(shape)}", contender, lambda: function(*leaves))
+
+
+@pytest.mark.parametrize("contender", [c for c in CONTENDERS if "bfloat16" not in c])
+@pytest.mark.parametrize("shape", SHAPES, ids=name)
+def bench_forward_and_backward(shape, contender, measure):
+    function, leaves = problem(shape, contender)
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    grad = torch.randn_like(function(*leaves))
+    measure(
+        f"forward + backward | {name(shape)}",
+        contender,
+        lambda: torch.autograd.grad(function(*leaves), leaves, grad),
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES[6:8], ids=name)
+def bench_compiled(shape, measure):
+    function, leaves = problem(shape, "unfold + baddbmm")
+    compiled = torch.compile(function, dynamic=False)
+    with torch.no_grad():
+        measure(f"forward | {name(shape)}", "unfold + baddbmm, compiled", lambda: compiled(*leaves))

@@ -1,0 +1,74 @@
+"""Turns pytest-benchmark's JSON into a Markdown table of ratios: python benchmarks/report.py IN.json OUT.md."""
+
+import json
+import math
+import sys
+from collections import defaultdict
+
+BOUND = "plain conv2d"
+
+
+def geometric_mean(values):
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def read(path):
+    """{kind: {shape: {contender: fastest round in milliseconds}}} and the machine."""
+    with open(path) as file:
+        run = json.load(file)
+    times = defaultdict(lambda: defaultdict(dict))
+    for benchmark in run["benchmarks"]:
+        kind, shape = benchmark["group"].split(" | ")
+        times[kind][shape][benchmark["extra_info"]["contender"]] = 1e3 * benchmark["stats"]["min"]
+    return times, run["machine_info"]
+
+
+def ratios(times):
+    """Best rival over ours (larger is better), and ours over the bound (smaller is better), where there are any."""
+    ours = times.get("ours")
+    rivals = [time for name, time in times.items() if not name.startswith(("ours", BOUND))]
+    best = min(rivals) / ours if ours and rivals else None
+    return best, ours / times[BOUND] if ours and BOUND in times else None
+
+
+def table(shapes):
+    contenders = list(dict.fromkeys(name for times in shapes.values() for name in times))
+    head = ["", *contenders, "best rival / ours", f"ours / {BOUND}"]
+    rows, means = [], []
+    for shape, times in shapes.items():
+        both = ratios(times)
+        means.append(both)
+        cells = [f"{times[name]:.3f}" if name in times else "" for name in contenders]
+        rows.append([shape, *cells, *("" if ratio is None else f"{ratio:.2f}" for ratio in both)])
+    columns = [[ratio for ratio in column if ratio is not None] for column in zip(*means, strict=True)]
+    if len(shapes) > 1:
+        summary = [f"{geometric_mean(column):.2f}" if column else "" for column in columns]
+        rows.append(["geometric mean", *[""] * len(contenders), *summary])
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def growth_table(shapes):
+    rows = [["", "256x256", "512x512", "growth"], ["---"] * 4]
+    for kind, times in shapes.items():
+        small, large = times["256x256"], times["512x512"]
+        rows.append([kind, f"{small:.3f}", f"{large:.3f}", f"{large / small:.2f}"])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main(source, target):
+    kinds, machine = read(source)
+    parts = [
+        "# Results",
+        "Milliseconds of the fastest round; only ratios within this one run mean anything.",
+        f"Made by `make bench` on {machine['cpu_model']}, {machine['cores']} cores, {machine['threads']} thread(s), "
+        f"clock {machine['clock']}; torch {machine['torch']}, Python {machine['python_version']}, "
+        f"faceattr {machine['faceattr']}.",
+    ]
+    for kind, shapes in kinds.items():
+        parts += [f"## {kind[0].upper() + kind[1:]}", growth_table(shapes) if "growth" in kind else table(shapes)]
+    with open(target, "w") as file:
+        file.write("\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
