@@ -19,7 +19,7 @@ from torch.utils import cpp_extension
 
 CSRC = Path("csrc")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-CXX_FLAGS = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
+CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
 
 
 def wants_cuda():
@@ -28,7 +28,7 @@ def wants_cuda():
         raise SystemExit(f"FACEATTR_CUDA is {choice!r}, it must be 0 (never) or 1 (always)")
     if choice is not None:
         return choice == "1"
-    return torch.version.cuda is not None and shutil.which("nvcc") is not None and any(CSRC.glob("*/cuda.cu"))
+    return torch.version.cuda is not None and shutil.which("nvcc") is not None
 
 
 def sources(pattern):
@@ -81,7 +81,7 @@ extensions = [
         [str(CSRC / "build_info.cpp")],
         include_dirs=[get_include()],
         define_macros=[("FACEATTR_CUDA_ARCHITECTURES", f'"{cuda_architectures}"')],
-        extra_compile_args={"cxx": ["-O2", "-fvisibility=hidden"]},
+        extra_compile_args={"cxx": ["-O2", "-g0", "-fvisibility=hidden"]},
     ),
 ]
 if cuda:

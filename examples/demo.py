@@ -10,4 +10,7 @@ PICTURES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # chels
 if __name__ == "__main__":
     folder = sys.argv[1] if len(sys.argv) > 1 else "demo-output"
     data = resources.files("skimage.data")
-    sys.exit(main(["predict", *(str(data / name) for name in PICTURES), "--output", folder]))
+    status = main(["predict", *(str(data / name) for name in PICTURES), "--output", folder, "--quiet"])
+    if status == 0:
+        print(f"\nThe photos with their faces (NAME.faces.jpg) and the nets' response maps are in {folder}/")
+    sys.exit(status)

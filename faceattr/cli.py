@@ -1,4 +1,4 @@
-"""The command line: `faceattr predict | detect | info`."""
+"""The command line: `faceattr predict | detect | evaluate | info`."""
 
 import argparse
 import importlib
@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import warnings
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import chain
 from pathlib import Path
 
 from faceattr import __version__
+from faceattr.arguments import positive
+from faceattr.evaluation.command import add_arguments
 
 # torch and the pipeline are imported when a command runs, so that --help and wrong options answer at once.
 
@@ -51,11 +53,16 @@ def _parser() -> argparse.ArgumentParser:
         default="accuracy",
         help="what the labels' thresholds were chosen for: plain or balanced accuracy (default: %(default)s)",
     )
+    _add_engine(predict)
     predict.set_defaults(run=_predict)
 
     detect = commands.add_parser("detect", help="boxes of faces alone", description="Boxes of faces alone.")
     _add_pictures(detect)
+    _add_engine(detect)
     detect.set_defaults(run=_predict, attributes=None, exclude=None, thresholds="accuracy")
+
+    evaluate = commands.add_parser("evaluate", help="figures on labelled pictures", description="Figures on labels.")
+    add_arguments(evaluate)
 
     info = commands.add_parser("info", help="versions, devices and what the weights say of themselves")
     _add_weights(info)
@@ -75,17 +82,23 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-score", type=float, default=0.0, metavar="S", help="leave out faces below this score, 0 to 1"
     )
-    parser.add_argument("--max-faces", type=_positive, metavar="K", help="at most the K best faces of a photo")
+    parser.add_argument("--max-faces", type=positive, metavar="K", help="at most the K best faces of a photo")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
-    parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="faces a batch (default: 32)")
-    parser.add_argument("--workers", type=_positive, default=2, metavar="N", help="decoding threads (default: 2)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="decoding threads (default: 2)")
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    ray = parser.add_argument_group("more pictures than one machine holds")
+    ray.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on Ray Data, into part files in --output; the same command goes on where it was stopped",
+    )
+    ray.add_argument("--parts", choices=("jsonl", "parquet"), default="jsonl", help="format of the part files")
+    ray.add_argument("--part-size", type=positive, default=256, metavar="N", help="pictures a part (default: 256)")
 
 
 def _names(text: str) -> list[str]:
@@ -93,6 +106,8 @@ def _names(text: str) -> list[str]:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    if options.engine == "ray":
+        return _predict_on_ray(options)
     from PIL import Image
     from tqdm import tqdm
 
@@ -127,11 +142,11 @@ def _predict(options: argparse.Namespace) -> int:
     failed = 0
     with closing(stream), progress, RecordWriter(sys.stdout, options.format, columns) as writer:
         for prediction in chain(empty, stream):
-            # On a terminal both share the screen with the progress bar.
-            with tqdm.external_write_mode():
-                if prediction.error is not None:
-                    failed += 1
-                    print(f"faceattr: {prediction.error}", file=sys.stderr)
+            if prediction.error is not None:
+                failed += 1
+                tqdm.write(f"faceattr: {prediction.error}", file=sys.stderr)
+            # Where results and progress share a terminal, the bar makes room.
+            with tqdm.external_write_mode() if sys.stdout.isatty() else nullcontext():
                 writer.write(prediction)
             if gallery is not None and prediction.photo is not None:
                 gallery.write(prediction)
@@ -139,6 +154,38 @@ def _predict(options: argparse.Namespace) -> int:
     if gallery is not None and not options.quiet:
         print(f"faceattr: pictures are in {options.output}", file=sys.stderr)
     return EXIT_SOME_FAILED if failed else 0
+
+
+def _predict_on_ray(options: argparse.Namespace) -> int:
+    from faceattr.images import find_pictures
+    from faceattr.ray import predict_parts
+
+    if options.output is None:
+        raise ValueError("--engine ray: give the folder for its parts with --output")
+    done = predict_parts(
+        [photo for path in options.paths for photo in find_pictures(path)],
+        options.output,
+        options.weights,
+        format=options.parts,
+        part_size=options.part_size,
+        workers=options.workers,
+        device=options.device,
+        quiet=options.quiet,
+        detect_only=options.command == "detect",
+        faces_a_batch=options.batch_size,
+        attributes=options.attributes,
+        exclude=options.exclude,
+        thresholds=options.thresholds,
+        min_score=options.min_score,
+        max_faces=options.max_faces,
+    )
+    if not options.quiet:
+        kept = f", {done.kept_parts} parts were there before" if done.kept_parts else ""
+        print(
+            f"faceattr: {done.photos} photos, {done.failed} failed{kept}; parts are in {options.output}",
+            file=sys.stderr,
+        )
+    return EXIT_SOME_FAILED if done.failed else 0
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -156,7 +203,8 @@ def _info(options: argparse.Namespace) -> int:
     print(f"kernels {_build()}")
     path = find_weights(options.weights)
     print(f"weights {path}, {path.stat().st_size / 1e6:.1f} MB")
-    print(json.dumps(load_checkpoint(path).metadata, indent=2))
+    for key, value in load_checkpoint(path).metadata.items():
+        print(f"  {key}: {json.dumps(value)}")
     return 0
 
 
@@ -166,7 +214,7 @@ def _build() -> str:
     except ImportError:
         return "not built; run pip install --no-build-isolation . in the source folder"
     cuda = build.cuda_architectures or "none"
-    return f"compiled by {build.compiler} against torch {build.torch_built_with}, CUDA architectures: {cuda}"
+    return f"built by compiler {build.compiler} with torch {build.torch_built_with}, CUDA architectures: {cuda}"
 
 
 if __name__ == "__main__":

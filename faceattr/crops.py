@@ -13,17 +13,15 @@ class CropSettings:
 
     centre: of the crop, from the box's centre, to the right and down, in heights of the box.
     height: of the crop, in heights of the box; its width follows from ANet's input.
-    positions: rows and columns of patch positions round the centre that eq. 5 searches; (1, 1) is the crop alone.
-    views: offsets (rows, columns) from the best position whose features are joined for the SVMs.
+    positions: rows and columns of patch positions round the centre whose features are pooled; (1, 1) is the crop alone.
     """
 
     centre: tuple[float, float] = (0.0, 0.0)
     height: float = 1.4
     positions: tuple[int, int] = (1, 1)
-    views: tuple[tuple[int, int], ...] = ((0, 0),)
 
     def size(self, input_size: tuple[int, int], step: int) -> tuple[int, int]:
-        """Height and width in ANet's pixels of the crop with every patch position."""
+        """Height and width, in ANet's pixels, of the crop with all patch positions, `step` pixels apart."""
         rows, columns = self.positions
         return input_size[0] + step * (rows - 1), input_size[1] + step * (columns - 1)
 

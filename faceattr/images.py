@@ -4,6 +4,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def load_photo(source, max_side: int | None = 2048) -> Photo:
     """
     name = describe(source)
     if isinstance(source, Image.Image):
-        return _from_pil(source, name, max_side)
+        with _errors_name(name):
+            return _from_pil(source, name, max_side)
     if isinstance(source, torch.Tensor):
         return _from_array(_channels_last(source, name), name, max_side)
     if isinstance(source, np.ndarray):
@@ -144,9 +146,15 @@ def _from_file(file, name: str, max_side: int | None) -> Photo:
     Image.init()
     # Pillow would run Ghostscript on an EPS file: no picture is worth running a program that it brings along.
     formats = [known for known in Image.ID if known != "EPS"]
+    with _errors_name(name), Image.open(file, formats=formats) as image:
+        return _from_pil(image, name, max_side, draft=True)
+
+
+@contextmanager
+def _errors_name(name: str) -> Iterator[None]:
+    """Whatever Pillow raises becomes an ImageError about the picture of that name."""
     try:
-        with Image.open(file, formats=formats) as image:
-            return _from_pil(image, name, max_side, draft=True)
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError as error:

@@ -1,4 +1,4 @@
-"""From a photo to face boxes: LNet_o's response at several scales, its density peaks, and LNet_s on the window round each."""
+"""From a photo to face boxes: LNet_o's response at several scales, its density peaks, LNet_s on the window of each."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from faceattr.ops import find_peaks
 class LocalizerSettings:
     """What the localiser needs beside its nets; part of a checkpoint's metadata.
 
-    A face's height is the net's: of the region that training pictures call a face. A box is `box_height` times as high,
-    `box_aspect` times as high as wide, and its centre lies `box_offset` heights (columns, rows) from the face's.
+    Lengths are in heights of the face as the net's size classes mean it. No one tells the nets which point of a face
+    their maps should peak at; the two offsets lead from the peak to the middle of the face.
     """
 
     finest_side: int = 400
@@ -38,16 +38,22 @@ class LocalizerSettings:
     """Side of the window as LNet_s sees it."""
     overlap: float = 0.3
     """Of two boxes with a larger intersection over union the weaker is dropped."""
+    offset_o: tuple[float, float] = (0.0, 0.0)
+    """From the peak of LNet_o's map to the middle of the face (columns, rows)."""
+    offset_s: tuple[float, float] = (0.0, 0.0)
+    """The same for LNet_s."""
     box_height: float = 1.0
+    """Height of the reported box."""
     box_aspect: float = 1.38
-    box_offset: tuple[float, float] = (0.0, 0.0)
+    """Its height over its width."""
 
     def __post_init__(self):
-        object.__setattr__(self, "box_offset", tuple(self.box_offset))
+        for name in ("offset_o", "offset_s"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def to_dict(self) -> dict:
         """As JSON takes it; `LocalizerSettings(**settings.to_dict())` is the same again."""
-        return {**asdict(self), "box_offset": list(self.box_offset)}
+        return {**asdict(self), "offset_o": list(self.offset_o), "offset_s": list(self.offset_s)}
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
-    """Indices of the boxes that no stronger kept box overlaps by more than `overlap`, in falling score (ties by index)."""
+    """Indices of boxes that no stronger kept box overlaps by more than `overlap`, in falling score (ties by index)."""
     order = torch.sort(scores, descending=True, stable=True).indices
     iou = box_iou(boxes, boxes)
     kept: list[int] = []
@@ -86,10 +92,10 @@ def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
 
 
 def read_peaks(maps: Tensor, sizes: Tensor, threshold: float, max_peaks: int) -> tuple[Tensor, Tensor]:
-    """Faces at the density peaks of size maps [K, h, w] (logits): faces [P, 3] (x, y of the centre and height, in pixels of
-    the net's input) and logits [P], of the probability that there is a face of any size.
+    """Faces at the density peaks of size maps [K, h, w] (logits): faces [P, 3] (x, y of the peak and height, in pixels
+    of the net's input) and logits [P], of the probability that there is a face of any size.
 
-    The centre is refined below the stride by the responses round the peak, the height by those of the neighbouring sizes.
+    The peak is placed below the stride by the responses round it, the height by those of the neighbouring sizes.
     """
     evidence = maps.logsumexp(0)
     density = evidence.sigmoid()
@@ -108,31 +114,52 @@ def read_peaks(maps: Tensor, sizes: Tensor, threshold: float, max_peaks: int) ->
     return torch.stack([x, y, height], 1), evidence[rows, columns]
 
 
+def resample(density: Tensor, rows: Tensor, columns: Tensor, padding: str) -> Tensor:
+    """A map [h, w] read between its positions: at `rows` [H] and `columns` [W] (fractional indices), [H, W]."""
+    height, width = density.shape
+    y = rows / max(1, height - 1) * 2 - 1
+    x = columns / max(1, width - 1) * 2 - 1
+    grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
+    return F.grid_sample(density[None, None], grid[None], padding_mode=padding, align_corners=True)[0, 0]
+
+
+def size_maps(net: LNet, image: Tensor) -> Tensor:
+    """The net's size maps [K, h, w] of one image [1, 3, H, W], brought to the CPU, where peaks are few and small."""
+    weight = net.head.weight
+    image = image.to(weight.device, weight.dtype, memory_format=torch.channels_last)
+    return net.size_maps(image)[0].cpu()
+
+
 class Localizer:
     """Finds the faces of a photo.
 
-    `localizer(photo)`, photo float [3, H, W], RGB in [0, 1], any size -> :class:`Localization`. Each photo is handled alone,
-    so its result does not depend on what else is asked for; memory is bounded by `settings.finest_side`.
+    `localizer(photo)`, photo float [3, H, W], RGB in [0, 1], any size -> :class:`Localization`. Each photo is handled
+    alone, so its result does not depend on what else is asked for; memory is bounded by `settings.finest_side`.
 
     Raises ValueError for a photo of another shape, of an integer dtype or with values that are not finite.
     """
 
     def __init__(self, lnet_o: LNet, lnet_s: LNet, settings: LocalizerSettings | None = None):
-        self.lnet_o, self.lnet_s = lnet_o.eval(), lnet_s.eval()
+        # Channels last is the convolutions' faster layout, on CPUs as on GPUs.
+        self.lnet_o = lnet_o.eval().to(memory_format=torch.channels_last)
+        self.lnet_s = lnet_s.eval().to(memory_format=torch.channels_last)
         self.settings = settings or LocalizerSettings()
 
     @torch.inference_mode()
     def __call__(self, photo: Tensor) -> Localization:
         if photo.ndim != 3 or photo.shape[0] != 3 or not photo.is_floating_point() or 0 in photo.shape:
-            raise ValueError(f"Localizer: a photo must be a float tensor [3, H, W], got {photo.dtype} {list(photo.shape)}")
+            raise ValueError(
+                f"Localizer: a photo must be a float tensor [3, H, W], got {photo.dtype} {list(photo.shape)}"
+            )
         if not photo.isfinite().all():
             raise ValueError("Localizer: the photo has values that are not finite (NaN or infinity)")
         settings = self.settings
+        photo = photo.to(self.lnet_o.head.weight.device)
         levels = self._levels(photo)
         faces, logits, maps = self._propose(photo, levels)
         first = suppress(self._boxes(faces), logits, settings.overlap)[: settings.max_windows]
         faces, first_logits = faces[first], logits[first]
-        faces, second_logits, windows = self._refine(photo, levels, faces)
+        faces, second_logits, windows = self._refine(photo, levels, faces, maps.shape)
         # Both nets must agree: the mean of their log-odds.
         scores = ((first_logits + second_logits) / 2).sigmoid()
         boxes = self._boxes(faces)
@@ -158,41 +185,58 @@ class Localizer:
         return levels
 
     def _propose(self, photo: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """LNet_o's faces in photo pixels, their logits, and its response: the largest of all scales at the finest one's
+        positions."""
         sizes = torch.tensor(self.lnet_o.config["sizes"])
         all_faces, all_logits, response = [], [], None
         for level in levels:
-            maps = self.lnet_o.size_maps(level)[0]
+            maps = size_maps(self.lnet_o, level)
             faces, logits = read_peaks(maps, sizes, self.settings.proposal_threshold, 2 * self.settings.max_windows)
             scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
-            all_faces.append(faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()]))
+            faces = faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()])
+            faces[:, :2] += faces[:, 2:] * torch.tensor(self.settings.offset_o)
+            all_faces.append(faces)
             all_logits.append(logits)
             density = maps.logsumexp(0).sigmoid()
             if response is None:
-                response = density
-            else:
-                enlarged = F.interpolate(density[None, None], size=response.shape, mode="bilinear", align_corners=False)
-                response = torch.maximum(response, enlarged[0, 0])
+                response = torch.zeros_like(density)
+                x, y = self._cells(photo, response.shape)
+            response = torch.maximum(
+                response, resample(density, (y / scale[1] - 0.5) / STRIDE, (x / scale[0] - 0.5) / STRIDE, "border")
+            )
         return torch.cat(all_faces), torch.cat(all_logits), response
 
-    def _refine(self, photo: Tensor, levels: list[Tensor], faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """LNet_s's view of each face: the refined face, its logit, and its map in the photo."""
+    @staticmethod
+    def _cells(photo: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Photo pixels of the middles of a response map's columns and rows; its cells divide the photo evenly."""
+        x = (torch.arange(shape[1]) + 0.5) * (photo.shape[2] / shape[1])
+        y = (torch.arange(shape[0]) + 0.5) * (photo.shape[1] / shape[0])
+        return x, y
+
+    def _refine(
+        self, photo: Tensor, levels: list[Tensor], faces: Tensor, shape: torch.Size
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """LNet_s's view of each face: the faces refined, their logits, and its response [*shape] over the photo."""
         pixels = self.settings.window_pixels
         sizes = torch.tensor(self.lnet_s.config["sizes"])
-        refined, logits = [], []
-        for face in faces:
-            window = self._cut(photo, levels, face)
-            maps = self.lnet_s.size_maps(window)[0]
+        refined, logits = torch.empty_like(faces), faces.new_empty(len(faces))
+        response = faces.new_zeros(shape)
+        x, y = self._cells(photo, shape)
+        for i, face in enumerate(faces):
+            maps = size_maps(self.lnet_s, self._cut(photo, levels, face))
             found, strength = read_peaks(maps, sizes, 0.0, 4)
+            found[:, :2] += found[:, 2:] * torch.tensor(self.settings.offset_s)
             # The window is about this face: the farther from its middle, the less a peak counts.
             distance = (found[:, :2] - pixels / 2).norm(dim=1) / pixels
             best = (strength - 8 * (distance - 0.15).clamp_min(0)).argmax()
             scale = face[2] * self.settings.window / pixels
-            centre = face[:2] + (found[best, :2] - pixels / 2) * scale
-            refined.append(torch.cat([centre, found[best, 2:] * scale]))
-            logits.append(strength[best])
-        if not refined:
-            return faces, faces.new_zeros(0), faces.new_zeros(0)
-        return torch.stack(refined), torch.stack(logits), faces.new_zeros(0)
+            refined[i, :2] = face[:2] + (found[best, :2] - pixels / 2) * scale
+            refined[i, 2] = found[best, 2] * scale
+            logits[i] = strength[best]
+            rows = ((y - face[1]) / scale + pixels / 2 - 0.5) / STRIDE
+            columns = ((x - face[0]) / scale + pixels / 2 - 0.5) / STRIDE
+            response = torch.maximum(response, resample(maps.logsumexp(0).sigmoid(), rows, columns, "zeros"))
+        return refined, logits, response
 
     def _cut(self, photo: Tensor, levels: list[Tensor], face: Tensor) -> Tensor:
         """The window round a face, [1, 3, window_pixels, window_pixels]; beyond the photo its border is repeated."""
@@ -207,12 +251,11 @@ class Localizer:
         axis = ((torch.arange(pixels) + 0.5) / pixels - 0.5) * side
         x = (face[0] + axis) / photo.shape[2] * 2 - 1
         y = (face[1] + axis) / photo.shape[1] * 2 - 1
-        grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
+        grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1).to(level.device)
         return F.grid_sample(level, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
 
     def _boxes(self, faces: Tensor) -> Tensor:
         settings = self.settings
-        centre = faces[:, :2] + faces[:, 2:] * torch.tensor(settings.box_offset)
         height = faces[:, 2:] * settings.box_height
         half = torch.cat([height / settings.box_aspect, height], 1) / 2
-        return torch.cat([centre - half, centre + half], 1)
+        return torch.cat([faces[:, :2] - half, faces[:, :2] + half], 1)

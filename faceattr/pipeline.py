@@ -118,10 +118,12 @@ class FaceAttributes:
         self._thresholds = dict(zip(names, metadata["thresholds"][thresholds], strict=True))
         self._min_score, self._max_faces = min_score, max_faces
         self._anet, self._svm = checkpoint.anet, checkpoint.svm
-        self._localizer = Localizer(
-            checkpoint.lnet_o, checkpoint.lnet_s, LocalizerSettings(**preprocessing["localization"])
-        )
-        self._crops = CropSettings(**preprocessing["crop"])
+        try:
+            localization = LocalizerSettings(**preprocessing["localization"])
+            self._crops = CropSettings(**preprocessing["crop"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the weights' preprocessing does not fit this version of faceattr: {error}") from error
+        self._localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, localization)
         self._input_size = tuple(checkpoint.anet.config["input_size"])
 
     @property
@@ -199,7 +201,7 @@ class FaceAttributes:
             found = [(box, None) for box in _check_boxes(boxes, photo, name)]
         windows = [self._crops.window(box, self._input_size, self._anet.step) for box, _ in found]
         faces = [
-            Face(tuple(box.tolist()), score, notes=self._notes(window))
+            Face(tuple(box.tolist()), score, notes=self._notes(score, window))
             for (box, score), window in zip(found, windows, strict=True)
         ]
         crops = []
@@ -208,10 +210,17 @@ class FaceAttributes:
             crops = [crop_window(photo.pixels, photo.from_original(window), size) for window in windows]
         return _Located(Prediction(name, photo.width, photo.height, faces, None, photo, maps), crops)
 
-    def _notes(self, window: tuple[float, float, float, float]) -> tuple[str, ...]:
+    def _notes(self, score: float | None, window: tuple[float, float, float, float]) -> tuple[str, ...]:
+        notes = []
+        least = self._localizer.settings.score_threshold
+        # Odds of less than twice those that make a face at all.
+        if score is not None and score * (1 - least) < 2 * least * (1 - score):
+            notes.append("low score, perhaps no face")
         # Enlarged to more than twice its size for ANet, a face shows little of what its attributes are read from.
         height = self._crops.size(self._input_size, self._anet.step)[0]
-        return ("small face, attributes uncertain",) if window[3] - window[1] < height / 2 else ()
+        if window[3] - window[1] < height / 2:
+            notes.append("small face, attributes uncertain")
+        return tuple(notes)
 
     def _complete(self, waiting: Sequence[_Located], batch_size: int = 32) -> Iterator[Prediction]:
         """The predictions with their faces' attributes; crops of several photos share a batch."""
@@ -229,7 +238,7 @@ class FaceAttributes:
         """What ANet and the SVMs say of each crop: the fields of its `Face`."""
         weight = self._anet.head.weight
         images = torch.from_numpy(np.stack(crops)).to(self.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
-        features = self._anet.forward_dense(images, self._crops.views).views
+        features = self._anet.pooled_features(images)
         probabilities = self._svm(features).float().cpu()
         described = []
         for row, row_features in zip(probabilities.tolist(), features.float().cpu().numpy(), strict=True):
@@ -248,10 +257,13 @@ def load(
 ) -> FaceAttributes:
     """The pipeline with the bundled weights, or those of a checkpoint file or of a folder that holds one.
 
-    device: "cpu", "cuda", "cuda:1", ..., or "auto": cuda where there is one. dtype: the nets' floating-point type.
+    device: "cpu", "cuda", "cuda:1", ..., or "auto": cuda where there is one.
+    dtype: floating-point type of ANet and the SVMs. Localisation stays float32: rounding must not move a box.
     options: as `FaceAttributes`. Raises ValueError for weights, a device or options that do not do.
     """
-    checkpoint = load_checkpoint(find_weights(weights), choose_device(device), dtype)
+    checkpoint = load_checkpoint(find_weights(weights), choose_device(device))
+    checkpoint.anet.to(dtype)
+    checkpoint.svm.to(dtype)
     return FaceAttributes(checkpoint, **options)
 
 

@@ -5,12 +5,13 @@ photo's longer side has something else round it; LNet_s to any red; ANet's featu
 """
 
 import torch
+from PIL import Image, ImageDraw
+
 from faceattr.localization import LocalizerSettings
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import save_checkpoint
 from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
-from PIL import Image, ImageDraw
 
 ATTRIBUTES = ("Smiling", "Frowning", "Present")
 GREY = (128, 128, 128)
@@ -51,7 +52,7 @@ def make_anet() -> ANet:
     return net.eval()
 
 
-def save_small_checkpoint(path, positions=(1, 1)) -> None:
+def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5) -> None:
     centre = torch.zeros(5, 5)
     centre[1:4, 1:4] = 1 / 9
     svm = LinearSVM(len(ATTRIBUTES), 4)
@@ -69,8 +70,10 @@ def save_small_checkpoint(path, positions=(1, 1)) -> None:
             "attributes": list(ATTRIBUTES),
             "preprocessing": {
                 # One scale, at which a photo is 320 pixels wide; a crop that lies inside the disc.
-                "localization": LocalizerSettings(finest_side=320, least_side=10**9).to_dict(),
-                "crop": {"centre": [0.0, 0.0], "height": 0.35, "positions": list(positions), "views": [[0, 0]]},
+                "localization": LocalizerSettings(
+                    finest_side=320, least_side=10**9, score_threshold=score_threshold
+                ).to_dict(),
+                "crop": {"centre": [0.0, 0.0], "height": 0.35, "positions": list(positions)},
             },
             "thresholds": {"accuracy": [0.5, 0.5, 0.995], "balanced": [0.5, 0.5, 0.4]},
             "training": {},

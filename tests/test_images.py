@@ -247,6 +247,11 @@ class TestBadInput:
         data = encoded(Image.fromarray(noise(3000, 3000)), "JPEG")
         self.refused(data[: len(data) // 2], names="bytes", match="truncated or damaged")
 
+    def test_truncated_pil_image(self):
+        data = encoded(Image.fromarray(noise(200, 300)), "JPEG")
+        with Image.open(io.BytesIO(data[: len(data) // 2])) as image:
+            self.refused(image, names="PIL image", match="truncated or damaged")
+
     def test_empty_file_and_bytes(self, tmp_path):
         path = tmp_path / "empty.png"
         path.touch()

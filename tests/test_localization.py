@@ -12,7 +12,9 @@ SIZES = (32.0, 48.0)
 
 def spot_net(chosen: int, on: float = 6.0) -> LNet:
     """A net whose answer is known: a white spot gives the logit `on` in size class `chosen`, all else -14."""
-    net = LNet(tags=(), sizes=SIZES, trunk={"widths": (1, 1, 1, 1, 1), "batch_norm": False, "mean": (0,) * 3, "std": (1,) * 3})
+    net = LNet(
+        tags=(), sizes=SIZES, trunk={"widths": (1, 1, 1, 1, 1), "batch_norm": False, "mean": (0,) * 3, "std": (1,) * 3}
+    )
     for layer in (net.trunk.c1, net.trunk.c2, net.trunk.c3, net.trunk.c4, net.trunk.c5):
         conv = layer[0]
         nn.init.zeros_(conv.weight)
@@ -63,9 +65,9 @@ def test_lnet_s_has_a_say():
 
 
 def test_the_box_follows_the_settings():
-    photo = photo_with_spots((160, 160))
-    plain = LocalizerSettings(**ONE_SCALE)
-    shaped = LocalizerSettings(**{**ONE_SCALE, "box_aspect": 2.0, "box_height": 1.5, "box_offset": (0.25, -0.5)})
+    photo = photo_with_spots((160, 160), radius=1)
+    plain = LocalizerSettings(**ONE_SCALE, window_pixels=65)
+    shaped = LocalizerSettings(**{**plain.to_dict(), "box_aspect": 2.0, "box_height": 1.5, "offset_s": (0.25, -0.5)})
     a = torch.tensor(Localizer(spot_net(0), spot_net(0), plain)(photo).proposals[0].box)
     b = torch.tensor(Localizer(spot_net(0), spot_net(0), shaped)(photo).proposals[0].box)
     height = a[3] - a[1]
@@ -100,6 +102,16 @@ def test_a_photo_s_result_does_not_depend_on_its_company():
     assert alone[0] and alone == [localizer(photo).proposals for photo in reversed(photos)][::-1]
 
 
+def test_response_maps_show_the_spot_where_it_is_in_the_photo():
+    settings = LocalizerSettings(**{**ONE_SCALE, "least_side": 100})
+    maps = Localizer(spot_net(0), spot_net(0), settings)(photo_with_spots((160, 96), radius=8)).response_maps
+    for response in maps.values():
+        assert response.shape == (21, 21) and 0 <= response.min() and response.max() <= 1
+        row, column = divmod(response.argmax().item(), 21)
+        assert abs(16 * row - 96) <= 16 and abs(16 * column - 160) <= 16
+        assert response[15:].max() < 1e-3
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 500), (3000, 7)])
 def test_odd_photos_are_no_trouble(shape):
     assert Localizer(spot_net(0), spot_net(0))(torch.zeros(3, *shape)).proposals == []
@@ -128,8 +140,17 @@ def test_values_must_be_finite():
         Localizer(spot_net(0), spot_net(0))(photo)
 
 
+def test_bfloat16_nets_find_the_same_face():
+    photo = photo_with_spots((160, 96))
+    [exact] = Localizer(spot_net(0), spot_net(0), LocalizerSettings(**ONE_SCALE))(photo).proposals
+    [rounded] = Localizer(spot_net(0).bfloat16(), spot_net(0).bfloat16(), LocalizerSettings(**ONE_SCALE))(
+        photo
+    ).proposals
+    torch.testing.assert_close(torch.tensor(rounded.box), torch.tensor(exact.box), atol=4, rtol=0)
+
+
 def test_settings_survive_json():
-    settings = LocalizerSettings(finest_side=123, box_offset=(0.1, -0.2))
+    settings = LocalizerSettings(finest_side=123, offset_o=(0.1, -0.2))
     assert LocalizerSettings(**json.loads(json.dumps(settings.to_dict()))) == settings
 
 

@@ -13,6 +13,7 @@ from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_smal
 
 import faceattr
 from faceattr.images import ImageError, load_photo
+from faceattr.models.checkpoint import load_checkpoint
 from faceattr.pipeline import Face, Prediction
 
 DISCS = [(100, 100, 32, NEUTRAL), (220, 140, 32, SMILING)]
@@ -105,6 +106,15 @@ class TestPredict:
         (large,) = model.predict(draw_photo([(400, 400, 128, NEUTRAL)], (1280, 960)))
         assert small.notes == ("small face, attributes uncertain",) and large.notes == ()
 
+    def test_low_scores_say_so(self, tmp_path, model):
+        photo = draw_photo([(400, 400, 128, NEUTRAL)], (1280, 960))
+        odds = (lambda score: score / (1 - score))(model.predict(photo)[0].score)
+        for factor, notes in ((0.45, ()), (0.55, ("low score, perhaps no face",))):
+            threshold = factor * odds / (1 + factor * odds)
+            save_small_checkpoint(tmp_path / "w.safetensors", score_threshold=threshold)
+            (face,) = faceattr.load(tmp_path / "w.safetensors").predict(photo)
+            assert face.notes == notes
+
     def test_more_patch_positions(self, tmp_path, model):
         # The disc is wider than the crop: at every position of the field ANet sees the same.
         save_small_checkpoint(tmp_path / "dense.safetensors", positions=(2, 3))
@@ -171,10 +181,11 @@ class TestBatch:
         assert (good.image, good.width, good.height, good.error) == (str(tmp_path / "good.png"), 320, 240, None)
         same(good.faces, again.faces)
         assert good.photo.pixels.shape == (240, 320, 3)
-        response = good.response_maps["lnet_o"]
-        y, x = np.unravel_index(response.argmax(), response.shape)
-        peak = np.array([x + 0.5, y + 0.5]) / response.shape[::-1] * (320, 240)
-        assert min(np.abs(peak - disc[:2]).max() for disc in DISCS) < 16
+        for response in good.response_maps.values():
+            assert response.shape == (15, 20)
+            y, x = np.unravel_index(response.argmax(), response.shape)
+            peak = np.array([x + 0.5, y + 0.5]) * 16
+            assert min(np.abs(peak - disc[:2]).max() for disc in DISCS) < 16
 
     def test_stream_reads_only_a_little_ahead(self, model):
         pulled = itertools.count()
@@ -189,7 +200,8 @@ class TestBatch:
         draw_photo([(250, 190, 75, SMILING)], (1000, 750)).save(path)
         script = """
 import itertools, resource, sys
-import faceattr
+import faceattr, torch
+torch.set_num_threads(1)
 model = faceattr.load(sys.argv[1], device="cpu")
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 for number, prediction in enumerate(model.iter_predict(itertools.repeat(sys.argv[2], 200))):
@@ -325,6 +337,12 @@ class TestWeights:
             path.write_bytes(data)
         with pytest.raises(ValueError, match=str(path)):
             faceattr.load(path)
+
+    def test_preprocessing_of_another_version(self, weights):
+        checkpoint = load_checkpoint(weights)
+        checkpoint.metadata["preprocessing"]["crop"]["angle"] = 5
+        with pytest.raises(ValueError, match="preprocessing does not fit this version of faceattr.*angle"):
+            faceattr.FaceAttributes(checkpoint)
 
 
 class TestFace:

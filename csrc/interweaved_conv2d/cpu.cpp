@@ -1,13 +1,14 @@
-// Interweaved convolution on the CPU: a cell's filters run only over the rows and columns that some block
-// needs.
+// Interweaved convolution on the CPU. Cells' responses go straight to their places in the output; only with
+// pooling does one row of cells stand in a buffer of its own. A cell's filters run only over the rows and columns
+// that some block needs.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <algorithm>
 #include <cmath>
 
 #include "../common/dtypes.h"
-#include "../common/strided.h"
+#include "../common/tap_convolution.h"
+#include "../locally_shared_conv2d/gradients.h"
 #include "checks.h"
 
 namespace faceattr {
@@ -15,156 +16,147 @@ namespace {
 
 using torch::stable::parallel_for;
 
-// Offset into a contiguous weight [Gh, Gw, O, C, kh, kw].
-int64_t weight_offset(const InterweavedGeometry& g, int64_t p, int64_t q, int64_t o, int64_t c) {
-  return (((p * g.grid_width + q) * g.out_channels + o) * g.in_channels + c) * g.kernel_height *
-         g.kernel_width;
+// Positions first, first + step, ... of cell `cell`'s responses along one axis.
+AxisBlock cell_block(int64_t cell, int64_t first, int64_t step, int64_t count, int64_t shift, int64_t kernel,
+                     int64_t dilation) {
+  AxisBlock block{first, step, count, cell, {}};
+  for (int64_t u = 0; u < kernel; ++u) block.taps.push_back({u, cell, cell * shift + u * dilation});
+  return block;
 }
 
-// Responses of cell (p, q), channel o, to image n: [response_height, response_width].
-template <typename T, typename A = accumulate_t<T>>
-void respond(const InterweavedGeometry& g, Strided4<const T> input, const T* weight, const T* bias, int64_t n,
-             int64_t p, int64_t q, int64_t o, A* responses) {
-  const A start = bias ? static_cast<A>(bias[(p * g.grid_width + q) * g.out_channels + o]) : A(0);
-  for (int64_t i = 0; i < g.response_height; ++i) {
-    for (int64_t j = 0; j < g.response_width; ++j) {
-      const int64_t y = i * g.stride_y + p * g.shift_y, x = j * g.stride_x + q * g.shift_x;
-      A sum = start;
-      for (int64_t c = 0; c < g.in_channels; ++c) {
-        const T* w = weight + weight_offset(g, p, q, o, c);
-        for (int64_t u = 0; u < g.kernel_height; ++u)
-          for (int64_t v = 0; v < g.kernel_width; ++v)
-            sum += static_cast<A>(*w++) *
-                   static_cast<A>(input(n, c, y + u * g.dilation_y, x + v * g.dilation_x));
-      }
-      responses[i * g.response_width + j] = sum;
-    }
-  }
+// A convolution with every cell's filters; `rows`, `columns`, `result` and `batch` are still to be chosen.
+template <typename T>
+TapConvolution<T> convolution(const InterweavedGeometry& g, Strided4<const T> input, const T* bias) {
+  const int64_t spare = g.batch * (g.in_channels * g.in_height * g.in_width +
+                                   g.out_channels * g.grid_height * g.blocks_y * g.grid_width * g.blocks_x);
+  return {{},    {},    g.stride_y, g.stride_x, g.batch, g.grid_width, g.kernel_width, g.kernel_height * g.kernel_width,
+          g.in_channels, input, {}, bias, spare};
 }
 
-// Index of the first maximum (a NaN counts as one) in the pooling window whose first response is (i, j).
-template <typename A>
-int64_t first_maximum(const InterweavedGeometry& g, const A* responses, int64_t i, int64_t j) {
-  int64_t best = i * g.response_width + j;
+// Responses of cell row p: [N, O, response_height, Gw, response_width].
+template <typename T>
+void respond(const InterweavedGeometry& g, TapConvolution<T> c, const T* weight,
+             const std::vector<int64_t>& offsets, int64_t p, T* responses) {
+  const int64_t width = g.grid_width * g.response_width, area = g.response_height * width;
+  c.rows = {cell_block(p, 0, 1, g.response_height, g.shift_y, g.kernel_height, g.dilation_y)};
+  c.columns.clear();
+  for (int64_t q = 0; q < g.grid_width; ++q)
+    c.columns.push_back(cell_block(q, q * g.response_width, 1, g.response_width, g.shift_x, g.kernel_width, g.dilation_x));
+  c.result = {responses, g.out_channels * area, area, width, 1};
+  convolve_forward(c, weight, g.grid_height * g.grid_width, g.out_channels, offsets);
+}
+
+// Index of the first maximum (a NaN counts as one) in the pooling window whose first response is at `begin`.
+template <typename T>
+int64_t first_maximum(const InterweavedGeometry& g, const T* responses, int64_t begin) {
+  using A = accumulate_t<T>;
+  int64_t best = begin;
+  A most = static_cast<A>(responses[begin]);
   for (int64_t a = 0; a < g.pool_y; ++a) {
     for (int64_t b = 0; b < g.pool_x; ++b) {
-      const int64_t at = (i + a) * g.response_width + j + b;
-      if (!std::isnan(responses[best]) && (responses[at] > responses[best] || std::isnan(responses[at])))
-        best = at;
+      const int64_t at = begin + a * g.grid_width * g.response_width + b;
+      const A here = static_cast<A>(responses[at]);
+      if (std::isnan(most) || !(here > most || std::isnan(here))) continue;
+      best = at, most = here;
     }
   }
   return best;
 }
 
+// body(n, o, i, j, q, begin): block (i, j) of every cell q of a row; begin: its first response.
+template <typename Body>
+void for_each_block(const InterweavedGeometry& g, const Body& body) {
+  const int64_t width = g.grid_width * g.response_width, maps = g.batch * g.out_channels;
+  parallel_for(0, maps, 1 + 4096 / (g.blocks_y * width), [&](int64_t begin, int64_t end) {
+    for (int64_t map = begin; map < end; ++map)
+      for (int64_t i = 0; i < g.blocks_y; ++i)
+        for (int64_t q = 0; q < g.grid_width; ++q)
+          for (int64_t j = 0; j < g.blocks_x; ++j)
+            body(map / g.out_channels, map % g.out_channels, i, j, q,
+                 (map * g.response_height + i) * width + q * g.response_width + j);
+  });
+}
+
+int64_t response_elements(const InterweavedGeometry& g) {
+  return g.batch * g.out_channels * g.response_height * g.grid_width * g.response_width;
+}
+
+template <typename T>
+std::vector<int64_t> offsets_of(const InterweavedGeometry& g, Strided4<const T> input) {
+  return filter_offsets(input, g.in_channels, g.kernel_height, g.kernel_width, g.dilation_y, g.dilation_x);
+}
+
 template <typename T>
 void forward(const InterweavedGeometry& g, Strided4<const T> input, const T* weight, const T* bias,
              Strided4<T> output) {
-  using A = accumulate_t<T>;
-  parallel_for(0, g.batch * g.grid_height * g.grid_width * g.out_channels, 1,
-               [&](int64_t begin, int64_t end) {
-                 std::vector<A> responses(g.response_height * g.response_width);
-                 for (int64_t k = begin; k < end; ++k) {
-                   const int64_t o = k % g.out_channels, q = k / g.out_channels % g.grid_width;
-                   const int64_t p = k / (g.out_channels * g.grid_width) % g.grid_height;
-                   const int64_t n = k / (g.out_channels * g.grid_width * g.grid_height);
-                   respond<T>(g, input, weight, bias, n, p, q, o, responses.data());
-                   for (int64_t i = 0; i < g.blocks_y; ++i)
-                     for (int64_t j = 0; j < g.blocks_x; ++j)
-                       output(n, o, i * g.grid_height + p, j * g.grid_width + q) =
-                           static_cast<T>(responses[first_maximum(g, responses.data(), i, j)]);
-                 }
-               });
+  auto c = convolution(g, input, bias);
+  const auto offsets = offsets_of(g, input);
+  if (g.pool_y * g.pool_x == 1) {
+    for (int64_t p = 0; p < g.grid_height; ++p)
+      c.rows.push_back(cell_block(p, p, g.grid_height, g.blocks_y, g.shift_y, g.kernel_height, g.dilation_y));
+    for (int64_t q = 0; q < g.grid_width; ++q)
+      c.columns.push_back(cell_block(q, q, g.grid_width, g.blocks_x, g.shift_x, g.kernel_width, g.dilation_x));
+    c.result = output;
+    return convolve_forward(c, weight, g.grid_height * g.grid_width, g.out_channels, offsets);
+  }
+  const auto responses = make_buffer<T>(response_elements(g));
+  for (int64_t p = 0; p < g.grid_height; ++p) {
+    respond(g, c, weight, offsets, p, responses.get());
+    for_each_block(g, [&](int64_t n, int64_t o, int64_t i, int64_t j, int64_t q, int64_t begin) {
+      output(n, o, i * g.grid_height + p, j * g.grid_width + q) = responses[first_maximum(g, responses.get(), begin)];
+    });
+  }
 }
 
-// Gradient of every response, [N, Gh, Gw, O, response_height, response_width]: each pooled gradient goes to
-// the maximum that made it.
-template <typename T, typename A = accumulate_t<T>>
-std::vector<A> response_grads(const InterweavedGeometry& g, Strided4<const T> grad, Strided4<const T> input,
-                              const T* weight, const T* bias) {
-  const int64_t area = g.response_height * g.response_width;
-  const int64_t maps = g.batch * g.grid_height * g.grid_width * g.out_channels;
-  std::vector<A> grads(maps * area);
-  parallel_for(0, maps, 1, [&](int64_t begin, int64_t end) {
-    std::vector<A> responses(area);
-    for (int64_t k = begin; k < end; ++k) {
-      const int64_t o = k % g.out_channels, q = k / g.out_channels % g.grid_width;
-      const int64_t p = k / (g.out_channels * g.grid_width) % g.grid_height;
-      const int64_t n = k / (g.out_channels * g.grid_width * g.grid_height);
-      if (g.pool_y * g.pool_x > 1) respond<T>(g, input, weight, bias, n, p, q, o, responses.data());
-      for (int64_t i = 0; i < g.blocks_y; ++i)
-        for (int64_t j = 0; j < g.blocks_x; ++j)
-          grads[k * area + first_maximum(g, responses.data(), i, j)] +=
-              static_cast<A>(grad(n, o, i * g.grid_height + p, j * g.grid_width + q));
-    }
+// The gradients are those of one convolution a cell, each on its part of the input. The input's are added up in
+// the order of the cells, whatever the threads.
+template <typename T>
+void backward(const InterweavedGeometry& g, Strided4<const T> grad, Strided4<const T> input, const T* weight,
+              const T* bias, Strided4<T> input_grad, T* weight_grad, T* bias_grad) {
+  const auto c = convolution(g, input, bias);
+  const auto offsets = offsets_of(g, input);
+  const bool pools = g.pool_y * g.pool_x > 1;
+  const int64_t width = g.grid_width * g.response_width, area = g.response_height * width;
+  const int64_t filters = g.out_channels * g.in_channels * g.kernel_height * g.kernel_width;
+  const int64_t in_height = (g.response_height - 1) * g.stride_y + (g.kernel_height - 1) * g.dilation_y + 1;
+  const int64_t in_width = (g.response_width - 1) * g.stride_x + (g.kernel_width - 1) * g.dilation_x + 1;
+  const LocallySharedGeometry cell{g.batch,       g.in_channels,      in_height,        in_width,
+                                   g.out_channels, g.response_height, g.response_width, 1,
+                                   1,             g.kernel_height,    g.kernel_width,   g.stride_y,
+                                   g.stride_x,    0,                  0,                g.dilation_y,
+                                   g.dilation_x};
+  const auto responses = make_buffer<T>(pools ? response_elements(g) : 0);
+  const auto grads = make_buffer<T>(response_elements(g));
+  const auto patch = make_buffer<T>(g.batch * g.in_channels * in_height * in_width);
+  const Strided4<T> patch_grad{patch.get(), g.in_channels * in_height * in_width, in_height * in_width, in_width, 1};
+  parallel_for(0, g.batch * g.in_channels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t map = begin; map < end; ++map)
+      for (int64_t y = 0; y < g.in_height; ++y)
+        for (int64_t x = 0; x < g.in_width; ++x) input_grad(map / g.in_channels, map % g.in_channels, y, x) = 0;
   });
-  return grads;
-}
-
-template <typename T, typename A = accumulate_t<T>>
-void input_grad(const InterweavedGeometry& g, const std::vector<A>& grads, const T* weight,
-                Strided4<T> result) {
-  const int64_t area = g.response_height * g.response_width;
-  parallel_for(0, g.batch * g.in_channels * g.in_height, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      const int64_t n = k / (g.in_channels * g.in_height), c = k / g.in_height % g.in_channels,
-                    y = k % g.in_height;
-      for (int64_t x = 0; x < g.in_width; ++x) {
-        A sum = 0;
-        for (int64_t p = 0; p < g.grid_height; ++p) {
-          for (int64_t u = 0; u < g.kernel_height; ++u) {
-            const int64_t top = y - p * g.shift_y - u * g.dilation_y, i = top / g.stride_y;
-            if (top < 0 || top % g.stride_y || i >= g.response_height) continue;
-            for (int64_t q = 0; q < g.grid_width; ++q) {
-              for (int64_t v = 0; v < g.kernel_width; ++v) {
-                const int64_t left = x - q * g.shift_x - v * g.dilation_x, j = left / g.stride_x;
-                if (left < 0 || left % g.stride_x || j >= g.response_width) continue;
-                const int64_t cell = (n * g.grid_height + p) * g.grid_width + q;
-                for (int64_t o = 0; o < g.out_channels; ++o)
-                  sum += grads[(cell * g.out_channels + o) * area + i * g.response_width + j] *
-                         static_cast<A>(weight[weight_offset(g, p, q, o, c) + u * g.kernel_width + v]);
-              }
-            }
-          }
-        }
-        result(n, c, y, x) = static_cast<T>(sum);
-      }
+  for (int64_t p = 0; p < g.grid_height; ++p) {
+    if (pools) respond(g, c, weight, offsets, p, responses.get());
+    std::fill(grads.get(), grads.get() + response_elements(g), T(0));
+    for_each_block(g, [&](int64_t n, int64_t o, int64_t i, int64_t j, int64_t q, int64_t begin) {
+      grads[pools ? first_maximum(g, responses.get(), begin) : begin] +=
+          grad(n, o, i * g.grid_height + p, j * g.grid_width + q);
+    });
+    for (int64_t q = 0; q < g.grid_width; ++q) {
+      const int64_t index = p * g.grid_width + q;
+      const Strided4<const T> cell_grad{grads.get() + q * g.response_width, g.out_channels * area, area, width, 1};
+      const Strided4<const T> cell_input{&input(0, 0, p * g.shift_y, q * g.shift_x), input.n, input.c, input.h, input.w};
+      locally_shared_weight_grad<T>(cell, cell_grad, cell_input, weight_grad + index * filters,
+                                    bias_grad + index * g.out_channels);
+      locally_shared_input_grad<T>(cell, cell_grad, weight + index * filters, patch_grad);
+      parallel_for(0, g.batch * g.in_channels, 1 + 4096 / (in_height * in_width), [&](int64_t begin, int64_t end) {
+        for (int64_t map = begin; map < end; ++map)
+          for (int64_t y = 0; y < in_height; ++y)
+            for (int64_t x = 0; x < in_width; ++x)
+              input_grad(map / g.in_channels, map % g.in_channels, p * g.shift_y + y, q * g.shift_x + x) +=
+                  patch_grad(map / g.in_channels, map % g.in_channels, y, x);
+      });
     }
-  });
-}
-
-template <typename T, typename A = accumulate_t<T>>
-void weight_grad(const InterweavedGeometry& g, const std::vector<A>& grads, Strided4<const T> input,
-                 T* weight_result, T* bias_result) {
-  const int64_t area = g.response_height * g.response_width, cells = g.grid_height * g.grid_width;
-  parallel_for(0, cells * g.out_channels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      const int64_t o = k % g.out_channels, q = k / g.out_channels % g.grid_width;
-      const int64_t p = k / (g.out_channels * g.grid_width);
-      A total = 0;
-      for (int64_t n = 0; n < g.batch; ++n) {
-        const A* map = grads.data() + (n * cells * g.out_channels + k) * area;
-        for (int64_t r = 0; r < area; ++r) total += map[r];
-      }
-      bias_result[k] = static_cast<T>(total);
-      T* w = weight_result + weight_offset(g, p, q, o, 0);
-      for (int64_t c = 0; c < g.in_channels; ++c) {
-        for (int64_t u = 0; u < g.kernel_height; ++u) {
-          for (int64_t v = 0; v < g.kernel_width; ++v) {
-            A sum = 0;
-            for (int64_t n = 0; n < g.batch; ++n) {
-              const A* map = grads.data() + (n * cells * g.out_channels + k) * area;
-              for (int64_t i = 0; i < g.response_height; ++i)
-                for (int64_t j = 0; j < g.response_width; ++j)
-                  sum +=
-                      *map++ * static_cast<A>(input(n, c, i * g.stride_y + p * g.shift_y + u * g.dilation_y,
-                                                    j * g.stride_x + q * g.shift_x + v * g.dilation_x));
-            }
-            *w++ = static_cast<T>(sum);
-          }
-        }
-      }
-    }
-  });
+  }
 }
 
 Tensor interweaved_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -192,24 +184,30 @@ std::tuple<Tensor, Tensor, Tensor> interweaved_conv2d_backward(
   const char* op = "interweaved_conv2d_backward";
   const auto g = interweaved_geometry(op, input, weight, bias, stride, dilation, shift, pool);
   check_grad(op, grad, input, g);
-  Tensor input_result =
-      empty_map({g.batch, g.in_channels, g.in_height, g.in_width}, input, is_channels_last(input));
-  const Tensor dense_weight = torch::stable::contiguous(weight);
-  Tensor weight_result = torch::stable::new_empty(weight, weight.sizes());
+  // Sums over cells stay in float32 until the end.
+  const auto dtype = input.scalar_type();
+  const auto wide = dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const auto widened = [&](const Tensor& t) { return torch::stable::contiguous(torch::stable::to(t, wide)); };
+  const Tensor wide_grad = torch::stable::to(grad, wide), wide_input = torch::stable::to(input, wide);
+  const Tensor wide_weight = widened(weight);
+  std::optional<Tensor> wide_bias;
+  if (bias) wide_bias = widened(*bias);
+  Tensor input_result = empty_map({g.batch, g.in_channels, g.in_height, g.in_width}, wide_input, is_channels_last(input));
+  Tensor weight_result = torch::stable::new_empty(wide_weight, weight.sizes());
   Tensor bias_result =
-      torch::stable::new_empty(weight, std::vector<int64_t>{g.grid_height, g.grid_width, g.out_channels});
-  std::optional<Tensor> dense_bias;
-  if (bias) dense_bias = torch::stable::contiguous(*bias);
-  dispatch_floating(input.scalar_type(), op, [&](auto zero) {
+      torch::stable::new_empty(wide_weight, std::vector<int64_t>{g.grid_height, g.grid_width, g.out_channels});
+  const auto run = [&](auto zero) {
     using T = decltype(zero);
-    const T* w = dense_weight.const_data_ptr<T>();
-    const auto grads = response_grads<T>(g, read4<T>(grad), read4<T>(input), w,
-                                         dense_bias ? dense_bias->const_data_ptr<T>() : nullptr);
-    input_grad<T>(g, grads, w, write4<T>(input_result));
-    weight_grad<T>(g, grads, read4<T>(input), weight_result.mutable_data_ptr<T>(),
-                   bias_result.mutable_data_ptr<T>());
-  });
-  return {input_result, weight_result, bias_result};
+    backward<T>(g, read4<T>(wide_grad), read4<T>(wide_input), wide_weight.const_data_ptr<T>(),
+                wide_bias ? wide_bias->const_data_ptr<T>() : nullptr, write4<T>(input_result),
+                weight_result.mutable_data_ptr<T>(), bias_result.mutable_data_ptr<T>());
+  };
+  if (wide == ScalarType::Double)
+    run(double{});
+  else
+    run(float{});
+  const auto narrowed = [&](const Tensor& t) { return torch::stable::to(t, dtype); };
+  return {narrowed(input_result), narrowed(weight_result), narrowed(bias_result)};
 }
 
 }  // namespace

@@ -1,123 +1,39 @@
-// Locally shared convolution on the CPU: forward, input gradient, weight and bias gradient.
+// Locally shared convolution on the CPU: forward, and the three operators' registration.
+//
+// Output positions are cut into blocks that read the same taps of the same cell, so that no product with padding
+// is formed and no input unfolded; within a block the common inner loops do the work.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <algorithm>
-
-#include "../common/dtypes.h"
-#include "../common/strided.h"
+#include "../common/tap_convolution.h"
+#include "axis.h"
 #include "checks.h"
+#include "gradients.h"
 
 namespace faceattr {
 namespace {
 
-using torch::stable::parallel_for;
-
-// Offset into a contiguous weight [Gh, Gw, O, C, kh, kw].
-int64_t weight_offset(const LocallySharedGeometry& g, int64_t p, int64_t q, int64_t o, int64_t c) {
-  return (((p * g.grid_width + q) * g.out_channels + o) * g.in_channels + c) * g.kernel_height *
-         g.kernel_width;
+// Blocks of outputs and the inputs that they read.
+std::vector<AxisBlock> plan_forward(const Axis& a) {
+  return plan_axis(a.out, 1, a.stride, [&](int64_t position, std::vector<AxisTap>& taps) {
+    const int64_t cell = cell_of(position, a.cells, a.out);
+    for (int64_t u = 0; u < a.kernel; ++u) {
+      const int64_t source = position * a.stride - a.padding + u * a.dilation;
+      if (source >= 0 && source < a.in) taps.push_back({u, cell, source});
+    }
+    return cell;
+  });
 }
 
 template <typename T>
 void forward(const LocallySharedGeometry& g, Strided4<const T> input, const T* weight, const T* bias,
              Strided4<T> output) {
-  using A = accumulate_t<T>;
-  parallel_for(0, g.batch * g.out_channels * g.out_height, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t n = i / (g.out_channels * g.out_height), o = i / g.out_height % g.out_channels;
-      const int64_t y = i % g.out_height, p = cell_of(y, g.grid_height, g.out_height);
-      for (int64_t x = 0; x < g.out_width; ++x) {
-        const int64_t q = cell_of(x, g.grid_width, g.out_width);
-        A sum = bias ? static_cast<A>(bias[(p * g.grid_width + q) * g.out_channels + o]) : A(0);
-        for (int64_t c = 0; c < g.in_channels; ++c) {
-          const T* w = weight + weight_offset(g, p, q, o, c);
-          for (int64_t u = 0; u < g.kernel_height; ++u) {
-            const int64_t iy = y * g.stride_y - g.padding_y + u * g.dilation_y;
-            if (iy < 0 || iy >= g.in_height) continue;
-            for (int64_t v = 0; v < g.kernel_width; ++v) {
-              const int64_t ix = x * g.stride_x - g.padding_x + v * g.dilation_x;
-              if (ix < 0 || ix >= g.in_width) continue;
-              sum += static_cast<A>(w[u * g.kernel_width + v]) * static_cast<A>(input(n, c, iy, ix));
-            }
-          }
-        }
-        output(n, o, y, x) = static_cast<T>(sum);
-      }
-    }
-  });
-}
-
-// Gathers: each input element sums over the outputs that read it, so the order never depends on the threads.
-template <typename T>
-void input_grad(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
-                Strided4<T> input_grad) {
-  using A = accumulate_t<T>;
-  parallel_for(0, g.batch * g.in_channels * g.in_height, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t n = i / (g.in_channels * g.in_height), c = i / g.in_height % g.in_channels;
-      const int64_t iy = i % g.in_height;
-      for (int64_t ix = 0; ix < g.in_width; ++ix) {
-        A sum = 0;
-        for (int64_t u = 0; u < g.kernel_height; ++u) {
-          const int64_t top = iy + g.padding_y - u * g.dilation_y, y = top / g.stride_y;
-          if (top < 0 || top % g.stride_y || y >= g.out_height) continue;
-          const int64_t p = cell_of(y, g.grid_height, g.out_height);
-          for (int64_t v = 0; v < g.kernel_width; ++v) {
-            const int64_t left = ix + g.padding_x - v * g.dilation_x, x = left / g.stride_x;
-            if (left < 0 || left % g.stride_x || x >= g.out_width) continue;
-            const int64_t q = cell_of(x, g.grid_width, g.out_width);
-            for (int64_t o = 0; o < g.out_channels; ++o) {
-              const T w = weight[weight_offset(g, p, q, o, c) + u * g.kernel_width + v];
-              sum += static_cast<A>(w) * static_cast<A>(grad(n, o, y, x));
-            }
-          }
-        }
-        input_grad(n, c, iy, ix) = static_cast<T>(sum);
-      }
-    }
-  });
-}
-
-template <typename T>
-void weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad, Strided4<const T> input,
-                 T* weight_grad, T* bias_grad) {
-  using A = accumulate_t<T>;
-  parallel_for(0, g.grid_height * g.grid_width * g.out_channels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t o = i % g.out_channels;
-      const int64_t q = i / g.out_channels % g.grid_width, p = i / (g.out_channels * g.grid_width);
-      const int64_t y0 = cell_begin(p, g.grid_height, g.out_height);
-      const int64_t y1 = cell_begin(p + 1, g.grid_height, g.out_height);
-      const int64_t x0 = cell_begin(q, g.grid_width, g.out_width);
-      const int64_t x1 = cell_begin(q + 1, g.grid_width, g.out_width);
-      A total = 0;
-      for (int64_t n = 0; n < g.batch; ++n)
-        for (int64_t y = y0; y < y1; ++y)
-          for (int64_t x = x0; x < x1; ++x) total += static_cast<A>(grad(n, o, y, x));
-      bias_grad[i] = static_cast<T>(total);
-      for (int64_t c = 0; c < g.in_channels; ++c) {
-        T* w = weight_grad + weight_offset(g, p, q, o, c);
-        for (int64_t u = 0; u < g.kernel_height; ++u) {
-          for (int64_t v = 0; v < g.kernel_width; ++v) {
-            A sum = 0;
-            for (int64_t n = 0; n < g.batch; ++n) {
-              for (int64_t y = y0; y < y1; ++y) {
-                const int64_t iy = y * g.stride_y - g.padding_y + u * g.dilation_y;
-                if (iy < 0 || iy >= g.in_height) continue;
-                for (int64_t x = x0; x < x1; ++x) {
-                  const int64_t ix = x * g.stride_x - g.padding_x + v * g.dilation_x;
-                  if (ix < 0 || ix >= g.in_width) continue;
-                  sum += static_cast<A>(grad(n, o, y, x)) * static_cast<A>(input(n, c, iy, ix));
-                }
-              }
-            }
-            w[u * g.kernel_width + v] = static_cast<T>(sum);
-          }
-        }
-      }
-    }
-  });
+  const TapConvolution<T> convolution{plan_forward(rows_of(g)), plan_forward(columns_of(g)), g.stride_y, g.stride_x,
+                                      g.batch, g.grid_width, g.kernel_width, g.kernel_height * g.kernel_width,
+                                      g.in_channels, input, output, bias, spare_elements(g)};
+  const auto offsets =
+      filter_offsets(input, g.in_channels, g.kernel_height, g.kernel_width, g.dilation_y, g.dilation_x);
+  convolve_forward(convolution, weight, g.grid_height * g.grid_width, g.out_channels, offsets);
 }
 
 Tensor locally_shared_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -149,7 +65,7 @@ Tensor locally_shared_conv2d_input_grad(const Tensor& grad, const Tensor& weight
   const Tensor dense_weight = torch::stable::contiguous(weight);
   dispatch_floating(grad.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    input_grad<T>(g, read4<T>(grad), dense_weight.const_data_ptr<T>(), write4<T>(result));
+    locally_shared_input_grad<T>(g, read4<T>(grad), dense_weight.const_data_ptr<T>(), write4<T>(result));
   });
   return result;
 }
@@ -168,7 +84,7 @@ std::tuple<Tensor, Tensor> locally_shared_conv2d_weight_grad(const Tensor& grad,
   Tensor bias = torch::stable::new_empty(input, std::vector<int64_t>{grid[0], grid[1], g.out_channels});
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    weight_grad<T>(g, read4<T>(grad), read4<T>(input), weight.mutable_data_ptr<T>(),
+    locally_shared_weight_grad<T>(g, read4<T>(grad), read4<T>(input), weight.mutable_data_ptr<T>(),
                    bias.mutable_data_ptr<T>());
   });
   return {weight, bias};

@@ -1,132 +1,197 @@
-"""CelebA's official text files: attributes, identities, partitions."""
+"""CelebA's label files, the official text ones or Kaggle's CSV: attributes, identities, partitions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from faceattr.attributes import ATTRIBUTES
+from faceattr.data.tagged import TaggedPictures, read_text
+
+PAPER_SPLIT = (8000, 9000, 10000)
+"""Last identity of each partition of the paper: 8,000 train the nets, 1,000 the SVMs, 1,000 test."""
+
+_Row = tuple[int, list[str]]
 
 
-@dataclass(frozen=True)
-class CelebA:
-    """Pictures of one folder with their labels, in the order of the official files."""
-
-    folder: Path
-    names: list[str]
-    """File names, N of them."""
-    tags: np.ndarray
-    """[N, 40] bool, columns as :data:`faceattr.attributes.ATTRIBUTES`."""
-    identities: np.ndarray
-    """[N] int64, the official identity numbers."""
-    partitions: np.ndarray
-    """[N] int64: 0 train, 1 validation, 2 test."""
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def select(self, rows: np.ndarray) -> CelebA:
-        """The pictures of some rows (indices or a mask)."""
-        names = np.asarray(self.names, dtype=object)[rows].tolist()
-        return CelebA(self.folder, names, self.tags[rows], self.identities[rows], self.partitions[rows])
-
-    def partition(self, number: int) -> CelebA:
-        """The pictures of one partition; ValueError if it has none."""
-        rows = np.flatnonzero(self.partitions == number)
-        if not len(rows):
-            raise ValueError(f"{self.folder}: no picture of partition {number}")
-        return self.select(rows)
-
-
-def read_celeba(root: str | Path, images: str = "img_align_celeba", skip_missing: bool = False) -> CelebA:
-    """Reads the three label files in ``root`` and matches them with the pictures in ``root/images``.
+def read_celeba(
+    root: str | Path,
+    images: str = "img_align_celeba",
+    skip_missing: bool = False,
+    split: str = "official",
+    partition: int | None = None,
+) -> TaggedPictures:
+    """Reads the label files in ``root`` and matches them with the pictures in ``root/images``.
 
     Args:
-        root: folder with list_attr_celeba.txt, identity_CelebA.txt and list_eval_partition.txt.
-        images: subfolder with the pictures.
-        skip_missing: leave out rows whose picture is not there (a part of CelebA) instead of raising.
+        root: folder with list_attr_celeba, identity_CelebA and list_eval_partition, as the official .txt or Kaggle's
+            .csv (which may lack the identities).
+        images: subfolder with the pictures: the aligned ones, or img_celeba for whole photos. In Kaggle's archive there
+            is a folder of the same name inside.
+        skip_missing: leave out rows whose picture is not there (a part of CelebA) instead of raising. Rows whose
+            picture is there in its other form alone, aligned or whole, are left out with a warning.
+        split: "official", or "paper" for its 8,000/1,000/1,000 identities, in the order of their numbers.
+        partition: read this partition alone; then only its pictures need be there.
 
     Raises:
         ValueError: a file is missing or a row is wrong; the message names file, line and value.
     """
+    if split not in ("official", "paper"):
+        raise ValueError(f"read_celeba: split is {split!r}, it must be 'official' or 'paper'")
     root = Path(root)
-    tags = _read_attributes(root / "list_attr_celeba.txt")
-    identities = _read_numbers(root / "identity_CelebA.txt", range(1, 1 << 31), "an identity number from 1 on")
-    partitions = _read_numbers(root / "list_eval_partition.txt", range(3), "a partition 0, 1 or 2")
-    for path, table in (("identity_CelebA.txt", identities), ("list_eval_partition.txt", partitions)):
-        if table.keys() != tags.keys():
-            name = min(table.keys() ^ tags.keys())
-            where = path if name in tags else "list_attr_celeba.txt"
-            raise ValueError(f"{root / where}: no row for {name}, which the other label files have")
+    official = (root / "list_attr_celeba.txt").exists() or not (root / "list_attr_celeba.csv").exists()
+    suffix = ".txt" if official else ".csv"
+    path = root / f"list_attr_celeba{suffix}"
+    tags, lines = _read_attributes(path)
+    identities = _read_identities(root, suffix)
+    if split == "official":
+        partition_path = root / f"list_eval_partition{suffix}"
+        table = _read_numbers(partition_path, range(3), "a partition 0, 1 or 2")
+        _same_pictures(path, tags, partition_path, table)
+        partitions = np.array([table[name] for name in tags], dtype=np.int64)
+    numbers = None
+    if identities is not None:
+        _same_pictures(path, tags, *identities)
+        numbers = np.array([identities[1][name] for name in tags], dtype=np.int64)
+    if split == "paper":
+        if numbers is None:
+            raise ValueError(f"{root}: the paper's split goes by identity; add identity_CelebA{suffix}")
+        partitions = paper_partitions(numbers)
     folder = root / images
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of pictures")
-    present = {path.name for path in folder.iterdir()}
-    names = [name for name in tags if name in present]
-    if not skip_missing and len(names) < len(tags):
-        name = next(name for name in tags if name not in present)
-        raise ValueError(f"{folder / name}: listed in {root / 'list_attr_celeba.txt'} but missing; add it or skip missing pictures")
-    if not names:
-        raise ValueError(f"{folder}: holds none of the {len(tags)} pictures that {root / 'list_attr_celeba.txt'} lists")
-    return CelebA(
+    if (folder / folder.name).is_dir():
+        folder = folder / folder.name
+    values = np.array(list(tags.values()), dtype=bool).reshape(-1, len(ATTRIBUTES))
+    data = TaggedPictures(
         folder,
-        names,
-        np.array([tags[name] for name in names], dtype=bool),
-        np.array([identities[name] for name in names], dtype=np.int64),
-        np.array([partitions[name] for name in names], dtype=np.int64),
+        list(tags),
+        ATTRIBUTES,
+        values,
+        np.ones_like(values),
+        numbers,
+        partitions,
     )
+    if partition is not None:
+        data = data.partition(partition)
+    if not skip_missing:
+        data = _leave_to_the_other_folder(data, root)
+    return data.present(path, lines, skip_missing)
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: missing; it is one of CelebA's official label files") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file ({error})") from None
+def _leave_to_the_other_folder(data: TaggedPictures, root: Path) -> TaggedPictures:
+    """Without the rows whose picture is there in its other form alone, aligned or whole, as in parts of CelebA."""
+    other = {"img_align_celeba": "img_celeba", "img_celeba": "img_align_celeba"}.get(data.folder.name)
+    if other is None or not data.folder.is_dir() or not (root / other).is_dir():
+        return data
+    only_there = np.array(
+        [not (data.folder / name).is_file() and (root / other / name).is_file() for name in data.names]
+    )
+    if only_there.all() or not only_there.any():
+        return data
+    warnings.warn(f"{data.folder}: {only_there.sum()} pictures are left out, which are in {other} alone", stacklevel=3)
+    return data.select(~only_there)
 
 
-def _read_attributes(path: Path) -> dict[str, list[bool]]:
-    """list_attr_celeba.txt: the count, the 40 names, then a picture a line with 1 or -1 for each."""
-    lines = _lines(path)
-    if len(lines) < 2 or not lines[0].strip().isdigit():
-        raise ValueError(f"{path}, line 1: the number of pictures expected, got {lines[0] if lines else 'an empty file'!r}")
-    header = lines[1].split()
+def read_landmarks(root: str | Path, aligned: bool) -> dict[str, np.ndarray] | None:
+    """Eyes, nose and corners of the mouth of each picture, [5, 2] (x, y in pixels); None where there is no such file.
+
+    It is list_landmarks_align_celeba, or list_landmarks_celeba for whole photos, as .txt or Kaggle's .csv.
+    """
+    stem = f"list_landmarks_{'align_' if aligned else ''}celeba"
+    path = next((path for path in (Path(root) / f"{stem}.txt", Path(root) / f"{stem}.csv") if path.exists()), None)
+    if path is None:
+        return None
+    rows = _read_rows(path)[2 if path.suffix == ".txt" else 1 :]
+    landmarks = {}
+    for line, (name, *values) in rows:
+        try:
+            landmarks[name] = np.array(values, dtype=np.float64).reshape(5, 2)
+        except ValueError:
+            problem = f"{' '.join(values)!r}, expected x and y of five landmarks"
+            raise ValueError(f"{path}, line {line}: {problem}") from None
+    return landmarks
+
+
+def paper_partitions(identities: np.ndarray) -> np.ndarray:
+    """Partition [N] of identity numbers [N] after the paper: 1 to 8000 are 0, to 9000 1, to 10000 2, the rest -1."""
+    partition = np.searchsorted(PAPER_SPLIT, identities)
+    return np.where(partition < len(PAPER_SPLIT), partition, -1)
+
+
+def _read_rows(path: Path) -> list[_Row]:
+    """Line number and fields of every line."""
+    lines = read_text(path, "one of CelebA's label files").splitlines()
+    rows = csv.reader(lines) if path.suffix == ".csv" else (line.split() for line in lines)
+    return list(enumerate(rows, 1))
+
+
+def _same_pictures(path: Path, tags: dict, other_path: Path, other: dict) -> None:
+    if tags.keys() != other.keys():
+        name = min(tags.keys() ^ other.keys())
+        raise ValueError(f"{other_path if name in tags else path}: no row for {name}, which the other label files have")
+
+
+def _read_attributes(path: Path) -> tuple[dict[str, list[bool]], dict[str, int]]:
+    """Tags and line of each picture. The official file starts with the count and the names, Kaggle's with the names."""
+    rows = _read_rows(path)
+    count = None
+    if path.suffix == ".txt":
+        if len(rows) < 2 or len(rows[0][1]) != 1 or not rows[0][1][0].isdigit():
+            found = " ".join(rows[0][1]) if rows else "an empty file"
+            raise ValueError(f"{path}, line 1: the number of pictures expected, got {found!r}")
+        count = int(rows.pop(0)[1][0])
+    if not rows:
+        raise ValueError(f"{path}, line 1: CelebA's attribute names expected, got an empty file")
+    line, header = rows[0]
+    header = header[1:] if path.suffix == ".csv" else header
     if header != list(ATTRIBUTES):
         wrong = next((name for name in header if name not in ATTRIBUTES), None)
         problem = f"unknown attribute {wrong!r}" if wrong else f"{len(header)} names, not CelebA's 40 in their order"
-        raise ValueError(f"{path}, line 2: {problem}")
+        raise ValueError(f"{path}, line {line}: {problem}")
     values = {"1": True, "-1": False}
-    table: dict[str, list[bool]] = {}
-    for number, line in enumerate(lines[2:], 3):
-        name, *row = line.split() or [""]
+    tags: dict[str, list[bool]] = {}
+    lines: dict[str, int] = {}
+    for line, fields in rows[1:]:
+        name, *row = fields or [""]
         if len(row) != len(ATTRIBUTES):
-            raise ValueError(f"{path}, line {number}: {len(row)} values, expected a picture's name and {len(ATTRIBUTES)}")
-        try:
-            tags = [values[value] for value in row]
-        except KeyError as error:
-            raise ValueError(f"{path}, line {number}: value {error.args[0]!r}, expected 1 or -1") from None
-        if name in table:
-            raise ValueError(f"{path}, line {number}: {name} is listed twice")
-        table[name] = tags
-    if len(table) != int(lines[0]):
-        raise ValueError(f"{path}, line 1: announces {lines[0].strip()} pictures, {len(table)} follow")
-    return table
+            raise ValueError(f"{path}, line {line}: {len(row)} values, expected a picture's name and {len(ATTRIBUTES)}")
+        wrong = next((value for value in row if value not in values), None)
+        if wrong is not None:
+            raise ValueError(f"{path}, line {line}: value {wrong!r}, expected 1 or -1")
+        if name in tags:
+            raise ValueError(f"{path}, line {line}: {name} is listed twice")
+        tags[name], lines[name] = [values[value] for value in row], line
+    if count is not None and len(tags) != count:
+        raise ValueError(f"{path}, line 1: announces {count} pictures, {len(tags)} follow")
+    return tags, lines
+
+
+def _read_identities(root: Path, suffix: str) -> tuple[Path, dict[str, int]] | None:
+    """Identities and the file they are in. Kaggle has none; people add the official text file or a CSV of it."""
+    path = next(
+        (path for path in (root / f"identity_CelebA{suffix}", root / "identity_CelebA.txt") if path.exists()), None
+    )
+    if path is None and suffix == ".csv":
+        return None
+    path = path or root / "identity_CelebA.txt"
+    return path, _read_numbers(path, range(1, 1 << 31), "an identity number from 1 on")
 
 
 def _read_numbers(path: Path, allowed: range, what: str) -> dict[str, int]:
-    """A picture's name and a number a line."""
+    """A picture's name and a number a line, under a header in CSV."""
+    rows = _read_rows(path)
+    if path.suffix == ".csv" and rows and not rows[0][1][-1:][0].isdigit():
+        rows = rows[1:]
     table: dict[str, int] = {}
-    for number, line in enumerate(_lines(path), 1):
-        fields = line.split()
+    for line, fields in rows:
         if len(fields) != 2:
-            raise ValueError(f"{path}, line {number}: {line!r}, expected a picture's name and {what}")
+            raise ValueError(f"{path}, line {line}: {' '.join(fields)!r}, expected a picture's name and {what}")
         name, value = fields
         if not value.isdigit() or int(value) not in allowed:
-            raise ValueError(f"{path}, line {number}: value {value!r}, expected {what}")
+            raise ValueError(f"{path}, line {line}: value {value!r}, expected {what}")
         if name in table:
-            raise ValueError(f"{path}, line {number}: {name} is listed twice")
+            raise ValueError(f"{path}, line {line}: {name} is listed twice")
         table[name] = int(value)
     return table

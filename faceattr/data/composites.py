@@ -1,8 +1,8 @@
 """Training pictures for the localisation nets, each with image-level tags and nothing else.
 
-Faces (aligned pictures, whose attributes are known) are pasted with soft edges at random size, place and turn on scenes and
-objects. A picture's tags say which attributes its face has and, for each size class, whether a face of that size is in it.
-Where it is, no one tells the net: it has to find out what the pictures with a tag have in common.
+Faces (aligned pictures, whose attributes are known) are pasted with soft edges at random size, place and turn on scenes
+and objects. A picture's tags say which attributes its face has and, for each size class, whether a face of that size is
+in it. Where it is, no one tells the net: it has to find out what the pictures with a tag have in common.
 """
 
 from __future__ import annotations
@@ -37,14 +37,6 @@ class Batch:
     """float [N, A]: 0 where it is not known whether the tag holds, which is left out of the loss."""
 
 
-@dataclass(frozen=True)
-class Proposals:
-    """At most one face a photo, as a net proposed it: columns x, y of its centre and its height in photo pixels; height 0
-    where the net proposed none and the photo's content is unknown."""
-
-    faces: np.ndarray
-
-
 def to_images(pictures: np.ndarray) -> Tensor:
     """uint8 [N, H, W, 3] -> float [N, 3, H, W] in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div_(255)
@@ -75,9 +67,14 @@ def sample(sources: Tensor, matrices: np.ndarray, size: int, shrink: np.ndarray)
     return out
 
 
-def similarity(scale: np.ndarray, angle: np.ndarray, aspect: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """[N, 2, 3] matrices from output to source pixels that enlarge the source by `scale`, turn it by `angle` (radians), stretch
-    its columns by `aspect` and take the source point `source` [N, 2] to the output point `target` [N, 2]."""
+def similarity(
+    scale: np.ndarray, angle: np.ndarray, aspect: np.ndarray, source: np.ndarray, target: np.ndarray
+) -> np.ndarray:
+    """[N, 2, 3] matrices from output to source pixels.
+
+    They enlarge the source by `scale`, turn it by `angle` (radians), stretch its columns by `aspect` and take the point
+    `source` [N, 2] of the source to the point `target` [N, 2] of the output.
+    """
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     linear = np.stack([np.stack([cos / aspect, sin / aspect], 1), np.stack([-sin, cos], 1)], 1)
     return np.concatenate([linear, (source - np.einsum("nij,nj->ni", linear, target))[:, :, None]], 2)
@@ -93,8 +90,8 @@ def inside(centres: np.ndarray, heights: np.ndarray, size: int) -> np.ndarray:
 def size_tags(heights: np.ndarray, visible: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Tags and knowledge [N, K] for faces of `heights` [N, F] (0: no face), of which the part `visible` can be seen.
 
-    Size class k is meant for faces nearer to sizes[k] than to its neighbours. Between two classes, and for faces cut by the
-    border, there is no telling; such a face makes a tag unknown unless another face makes it true.
+    Size class k is meant for faces nearer to sizes[k] than to its neighbours. Between two classes, and for faces cut by
+    the border, there is no telling; such a face makes a tag unknown unless another face makes it true.
     """
     step = np.log(sizes[1] / sizes[0])
     distance = np.abs(np.log(np.maximum(heights, 1e-6))[..., None] - np.log(sizes)) / step
@@ -113,7 +110,9 @@ class Composer:
         face_tags: [n, 40] bool.
         backgrounds: collections of pictures without a face.
         sizes: heights of faces in pixels, one a size class, in equal ratios.
-        photos, photo_tags, proposals: whole photos with their tags and the one face a net is sure of in each.
+        photos, photo_tags: whole photos, [m, 40] bool.
+        proposals: [m, 3], the one face that a net proposed in each photo: column and row of its centre and its height,
+            in pixels of the decoded photo; height 0 leaves the photo out.
         photo_share: the part of a batch that is cut from photos.
     """
 
@@ -125,13 +124,13 @@ class Composer:
         sizes: list[float],
         photos: Pictures | None = None,
         photo_tags: np.ndarray | None = None,
-        proposals: Proposals | None = None,
+        proposals: np.ndarray | None = None,
         photo_share: float = 0.0,
     ):
         self.faces, self.face_tags, self.backgrounds = faces, face_tags, backgrounds
         self.sizes = np.asarray(sizes, dtype=np.float64)
         self.photos, self.photo_tags, self.proposals, self.photo_share = photos, photo_tags, proposals, photo_share
-        self.usable = np.flatnonzero(proposals.faces[:, 2] > 0) if proposals is not None else np.zeros(0, int)
+        self.usable = np.flatnonzero(proposals[:, 2] > 0) if proposals is not None else np.zeros(0, int)
 
     def batch(self, count: int, size: int, random: np.random.Generator) -> Batch:
         """`count` pictures of `size` x `size` pixels."""
@@ -139,13 +138,17 @@ class Composer:
         parts = [self._composites(count - from_photos, size, random)]
         if from_photos:
             parts.append(self._photo_cuts(from_photos, size, random))
-        images, attributes, known, heights, visible = (np.concatenate(x) if isinstance(x[0], np.ndarray) else torch.cat(x) for x in zip(*parts))
+        images, attributes, known, heights, visible = (
+            np.concatenate(x) if isinstance(x[0], np.ndarray) else torch.cat(x) for x in zip(*parts, strict=True)
+        )
         images = degrade(images, random)
         tags, certain = size_tags(heights, visible, self.sizes)
         return Batch(
             images.contiguous(memory_format=torch.channels_last),
             torch.from_numpy(np.concatenate([attributes, tags], 1).astype(np.float32)),
-            torch.from_numpy(np.concatenate([np.repeat(known[:, None], attributes.shape[1], 1), certain], 1).astype(np.float32)),
+            torch.from_numpy(
+                np.concatenate([np.repeat(known[:, None], attributes.shape[1], 1), certain], 1).astype(np.float32)
+            ),
         )
 
     def _heights(self, count: int, size: int, random: np.random.Generator) -> np.ndarray:
@@ -195,7 +198,9 @@ class Composer:
         column = np.where(tight, random.uniform(0.6, 0.8, n), random.uniform(0.85, 0.97, n))
         row = np.where(tight, random.uniform(0.7, 0.85, n), random.uniform(0.85, 0.97, n))
         power = np.where(tight, 2.0, random.uniform(2, 8, n))
-        shape = torch.from_numpy(np.stack([column, row, power, random.uniform(4, 16, n)]).astype(np.float32)).view(4, n, 1, 1)
+        shape = torch.from_numpy(np.stack([column, row, power, random.uniform(4, 16, n)]).astype(np.float32)).view(
+            4, n, 1, 1
+        )
         edge = (place[..., 0].abs() / shape[0]) ** shape[2] + (place[..., 1].abs() / shape[1]) ** shape[2]
         alpha = torch.sigmoid((1 - edge) * shape[3] / shape[2]) * (place.abs().amax(-1) < 1)
         alpha = alpha.unsqueeze(1)
@@ -222,7 +227,9 @@ class Composer:
         rows_of_face, columns_of_face = self.faces.images.shape[1:3]
         for layer in range(most):
             height = self._heights(count, size, random)
-            centre = random.uniform(0.05 * size, 0.95 * size, (count, 2))
+            # Most faces are whole, some are cut by the border.
+            margin = np.minimum(height / 2, size / 2) * (random.random(count) < 0.8)
+            centre = margin[:, None] + (size - 2 * margin[:, None]) * random.random((count, 2))
             # Faces that would cover one another are left out.
             gap = np.abs(centres - centre[:, None]).max(-1) - (heights + height[:, None]) * 0.6
             rows = np.flatnonzero((number > layer) & (gap[:, :layer] > 0).all(1))
@@ -248,11 +255,13 @@ class Composer:
     def _photo_cuts(self, count: int, size: int, random: np.random.Generator):
         """Pieces of photos, some with the proposed face in one of the size classes, some beside it."""
         chosen = random.choice(self.usable, size=count)
-        faces = self.proposals.faces[chosen]
+        faces = self.proposals[chosen]
         extents = self.photos.extents[chosen][:, ::-1]  # columns, rows
         height = self._heights(count, size, random)
         scale = height / faces[:, 2]
-        centre = np.clip(random.uniform(-0.1, 1.1, (count, 2)), 0, 1) * size
+        # Three of four pieces show the face, the others what is beside it.
+        beside = random.random((count, 1)) < 0.25
+        centre = np.where(beside, random.uniform(-1, 2, (count, 2)), random.uniform(0.1, 0.9, (count, 2))) * size
         # The piece is moved into the photo as far as it goes, so that it shows little of what lies beyond the border.
         span = size / scale
         corner = faces[:, :2] - centre / scale[:, None]
@@ -274,7 +283,7 @@ class Composer:
 
 
 def degrade(images: Tensor, random: np.random.Generator) -> Tensor:
-    """Tone, colour, blur and noise as cameras and compression bring them; the same kind for faces and for what is none."""
+    """Tone, colour, blur and noise as cameras and compression bring them, for faces and for what is none alike."""
     n, _, size, _ = images.shape
     for factor in (2, 3):
         rows = np.flatnonzero(random.random(n) < 0.1)

@@ -88,7 +88,7 @@ class Augmentation:
     rotation: float = 10.0
     """Largest rotation in degrees."""
     tone: float = 0.25
-    """Largest relative change of contrast, gamma and saturation, and half of it of each colour's gain and of brightness."""
+    """Largest relative change of contrast, gamma and saturation; half of it for each colour's gain and brightness."""
     coarse: float = 0.3
     """Share of pictures that lose resolution, down to a quarter."""
     noise: float = 0.03
@@ -99,15 +99,17 @@ class Augmentation:
 def crop(pictures: Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> Tensor:
     """The crop that ANet sees, of decoded aligned pictures [N, 3, H, W] uint8: [N, 3, *size] in [0, 1].
 
-    ``size`` larger than ``input_size`` (for views) widens the crop about its centre at the same scale; what lies outside
-    the picture repeats its border.
+    ``size`` larger than ``input_size`` (for views) widens the crop about its centre at the same scale; what lies
+    outside the picture repeats its border.
     """
     n = len(pictures)
     zero, one = torch.zeros(n), torch.ones(n)
     return _sample(pictures, size, input_size, one, zero, zero, zero, one)
 
 
-def augment(pictures: Tensor, input_size: tuple[int, int], settings: Augmentation, generator: torch.Generator) -> Tensor:
+def augment(
+    pictures: Tensor, input_size: tuple[int, int], settings: Augmentation, generator: torch.Generator
+) -> Tensor:
     """Random crops [N, 3, *input_size] in [0, 1] of decoded aligned pictures [N, 3, H, W] uint8."""
     n = len(pictures)
 
@@ -127,12 +129,28 @@ def augment(pictures: Tensor, input_size: tuple[int, int], settings: Augmentatio
     )
     images = _coarsen(images, settings, generator)
     tone = settings.tone
-    gray = images.mean(1, keepdim=True)
-    images = gray + (images - gray) * (1 + uniform(tone, n, 1, 1, 1))
-    images = images * (1 + uniform(tone / 2, n, 3, 1, 1))
-    mean = images.mean((1, 2, 3), keepdim=True)
-    images = mean + (images - mean) * (1 + uniform(tone, n, 1, 1, 1)) + uniform(tone / 2, n, 1, 1, 1)
-    return images.clamp(0, 1) ** torch.exp(uniform(math.log1p(tone), n, 1, 1, 1))
+    return _change_tone(
+        images,
+        saturation=1 + uniform(tone, n, 1),
+        gain=1 + uniform(tone / 2, n, 3),
+        contrast=1 + uniform(tone, n, 1),
+        brightness=uniform(tone / 2, n, 1),
+        gamma=torch.exp(uniform(math.log1p(tone), n, 1)),
+    )
+
+
+def _change_tone(
+    images: Tensor, saturation: Tensor, gain: Tensor, contrast: Tensor, brightness: Tensor, gamma: Tensor
+) -> Tensor:
+    """Colours away from grey by ``saturation``, times ``gain`` [N, 3], away from the picture's mean by ``contrast``,
+    plus ``brightness``, to the power ``gamma``; all but the gain are [N, 1]."""
+    # All but the power is one affine map of the colours.
+    grey = torch.full((3, 3), 1 / 3)
+    matrix = gain[:, :, None] * (grey + saturation[:, :, None] * (torch.eye(3) - grey))
+    mean = (matrix @ images.mean((2, 3))[:, :, None]).mean((1, 2))[:, None]
+    offset = (1 - contrast) * mean + brightness
+    changed = torch.baddbmm(offset[:, :, None], contrast[:, :, None] * matrix, images.flatten(2))
+    return changed.clamp_(0, 1).pow_(gamma[:, :, None]).view_as(images)
 
 
 def _coarsen(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
@@ -177,4 +195,4 @@ def _sample(
         1,
     )
     grid = F.affine_grid(theta, [len(pictures), 3, *size], align_corners=False)
-    return F.grid_sample(pictures.float() / 255, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(pictures.float(), grid, mode="bilinear", padding_mode="border", align_corners=False) / 255

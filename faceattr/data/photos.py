@@ -47,14 +47,15 @@ def decode_pictures(
 ) -> Pictures:
     """Decode pictures into one array of `size` (rows, columns), each stretched to it or, with `keep_aspect`, fitted in.
 
-    With `cache` (a .npy file), the decoded array is written there and mapped into memory from then on. A cache of another
+    With `cache` (a .npy file), the decoded array is written there and read from there the next time. A cache of another
     shape and a picture that cannot be read raise ValueError.
     """
     shape = (len(paths), *size, 3)
     extents = np.tile(np.array(size, dtype=np.int64), (len(paths), 1))
     extents_file = None if cache is None else Path(cache).with_suffix(".extents.npy")
     if cache is not None and Path(cache).exists() and extents_file.exists():
-        images = np.load(cache, mmap_mode="r")
+        # Read whole: what is only mapped is fetched from disk again and again when memory is short.
+        images = np.load(cache)
         if images.shape != shape:
             raise ValueError(f"{cache}: holds an array {images.shape}, {shape} is needed; delete it to decode again")
         return Pictures(images, np.load(extents_file))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -44,21 +44,25 @@ def calibration_error(probabilities: np.ndarray, tags: np.ndarray, bins: int = C
     return float(np.abs(excess).sum() / len(tags))
 
 
-def choose_threshold(probabilities: np.ndarray, tags: np.ndarray, goal: str) -> float:
+def choose_threshold(probabilities: np.ndarray, tags: np.ndarray, goal: str, trust: float = 0.0) -> float:
     """The threshold, over which a sample is labelled positive, that does best on these samples.
 
-    goal: "accuracy" or "balanced". Among equally good thresholds the middle one is taken, halfway between two samples.
-    Without positives, or without negatives, nothing can be chosen: 0.5.
+    goal: "accuracy" or "balanced". trust: how much the probabilities themselves count as tags, 0 to 1; of calibrated
+    ones this keeps a rare attribute's threshold from following single samples. Among equally good thresholds the middle
+    one is taken, halfway between two samples. Without positives, or without negatives, nothing can be chosen: 0.5.
     """
     if goal not in ("accuracy", "balanced"):
         raise ValueError(f"choose_threshold: goal is {goal!r}, it must be 'accuracy' or 'balanced'")
     if tags.all() or not tags.any():
         return 0.5
     order = np.argsort(probabilities, kind="stable")
-    values, sorted_tags = probabilities[order], tags[order]
-    weight = np.where(sorted_tags, 1 / tags.sum(), 1 / (~tags).sum()) if goal == "balanced" else np.ones(len(tags))
+    values = probabilities[order]
+    positive = (1 - trust) * tags[order] + trust * values
+    negative = 1 - positive
+    if goal == "balanced":
+        positive, negative = positive / positive.sum(), negative / negative.sum()
     # Cut k labels the k lowest negative: what it gains over labelling all positive.
-    gain = np.concatenate([[0.0], np.cumsum(np.where(sorted_tags, -weight, weight))])
+    gain = np.concatenate([[0.0], np.cumsum(negative - positive)])
     allowed = np.concatenate([[True], values[1:] > values[:-1], [True]])
     best = np.flatnonzero(allowed & (gain >= gain[allowed].max() - 1e-9))
     edges = np.concatenate([[0.0], (values[1:] + values[:-1]) / 2, [1.0]])
@@ -66,7 +70,12 @@ def choose_threshold(probabilities: np.ndarray, tags: np.ndarray, goal: str) -> 
 
 
 def evaluate(
-    probabilities: np.ndarray, tags: np.ndarray, thresholds: Sequence[float] | np.ndarray, names: Sequence[str]
+    probabilities: np.ndarray,
+    tags: np.ndarray,
+    thresholds: Sequence[float] | np.ndarray,
+    names: Sequence[str],
+    known: np.ndarray | None = None,
+    identities: np.ndarray | None = None,
 ) -> dict:
     """Every figure for every attribute, and their means.
 
@@ -75,50 +84,152 @@ def evaluate(
         tags: [N, A] bool.
         thresholds: [A]; a probability over it makes the label positive.
         names: of the A attributes.
+        known: [N, A] bool; where it is False the tag is not known and the sample does not count for the attribute.
+        identities: [N], equal for samples of one person; with them there are intervals.
 
     Returns:
-        {"n": N, "mean": figures, "attributes": {name: figures}}; figures are accuracy, balanced_accuracy, auc, ece, and of
-        an attribute also base_rate and threshold. A figure that needs both classes is None where one is missing, and left
-        out of the mean.
+        {"n": N, "mean": figures, "attributes": {name: figures}}; figures are accuracy, balanced_accuracy, auc, ece, and
+        of an attribute also base_rate, majority (accuracy of always giving the more frequent answer), threshold and n,
+        its known samples. A figure that needs both classes, or any sample, is None where there is none, and left out of
+        the mean. Intervals (95 %, [low, high]) of accuracy and balanced accuracy are in "intervals" of each attribute,
+        and of the result for the means; their value is None without identities.
 
     Raises:
         ValueError: shapes that do not fit, no sample, or probabilities outside [0, 1].
     """
     probabilities, tags = np.asarray(probabilities), np.asarray(tags, dtype=bool)
-    if probabilities.shape != tags.shape or tags.ndim != 2 or not len(tags):
-        raise ValueError(f"evaluate: probabilities {probabilities.shape} and tags {tags.shape} must be [N, A] alike, N > 0")
+    known = np.ones(tags.shape, dtype=bool) if known is None else np.asarray(known, dtype=bool)
+    if not probabilities.shape == tags.shape == known.shape or tags.ndim != 2 or not len(tags):
+        raise ValueError(
+            f"evaluate: probabilities {probabilities.shape} and tags {tags.shape} must be [N, A] alike, N > 0"
+        )
     if len(thresholds) != tags.shape[1] or len(names) != tags.shape[1]:
-        raise ValueError(f"evaluate: {len(thresholds)} thresholds and {len(names)} names for {tags.shape[1]} attributes")
+        raise ValueError(
+            f"evaluate: {len(thresholds)} thresholds and {len(names)} names for {tags.shape[1]} attributes"
+        )
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("evaluate: probabilities must lie in [0, 1]; give calibrated ones, not decisions")
     attributes = {}
     for column, name in enumerate(names):
-        p, truth, threshold = probabilities[:, column], tags[:, column], float(thresholds[column])
-        attributes[name] = {
-            "accuracy": accuracy(p > threshold, truth),
-            "balanced_accuracy": balanced_accuracy(p > threshold, truth),
-            "auc": area_under_roc(p, truth),
-            "ece": calibration_error(p, truth),
-            "base_rate": float(truth.mean()),
-            "threshold": threshold,
-        }
-    return {"n": len(tags), "mean": _means(attributes.values()), "attributes": attributes}
+        rows = known[:, column]
+        figures = _figures(probabilities[rows, column], tags[rows, column], float(thresholds[column]))
+        attributes[name] = {**figures, "threshold": float(thresholds[column]), "n": int(rows.sum()), "intervals": None}
+    result = {"n": len(tags), "mean": _means(attributes.values()), "attributes": attributes, "intervals": None}
+    if identities is not None:
+        intervals, result["intervals"] = identity_bootstrap(probabilities > thresholds, tags, known, identities)
+        for row, interval in zip(attributes.values(), intervals, strict=True):
+            row["intervals"] = interval
+    return result
+
+
+def _figures(probabilities: np.ndarray, tags: np.ndarray, threshold: float) -> dict[str, float | None]:
+    if not len(tags):
+        return dict.fromkeys(("accuracy", "balanced_accuracy", "auc", "ece", "base_rate", "majority"))
+    base_rate = float(tags.mean())
+    return {
+        "accuracy": accuracy(probabilities > threshold, tags),
+        "balanced_accuracy": balanced_accuracy(probabilities > threshold, tags),
+        "auc": area_under_roc(probabilities, tags),
+        "ece": calibration_error(probabilities, tags),
+        "base_rate": base_rate,
+        "majority": max(base_rate, 1 - base_rate),
+    }
 
 
 def _means(rows) -> dict[str, float | None]:
-    means = {}
-    for figure in ("accuracy", "balanced_accuracy", "auc", "ece"):
-        known = [row[figure] for row in rows if row[figure] is not None]
-        means[figure] = float(np.mean(known)) if known else None
-    return means
+    return {figure: mean(row[figure] for row in rows) for figure in ("accuracy", "balanced_accuracy", "auc", "ece")}
 
 
-def table(result: dict) -> str:
-    """What :func:`evaluate` gives as text: a line an attribute, the means last."""
-    width = max(len(name) for name in [*result["attributes"], "mean"])
-    lines = [f"{'attribute':{width}}  accuracy  balanced    AUC    ECE  base rate  threshold"]
-    for name, row in [*result["attributes"].items(), (f"mean of {len(result['attributes'])}", result["mean"])]:
-        cells = [row["accuracy"], row["balanced_accuracy"], row["auc"], row["ece"], row.get("base_rate"), row.get("threshold")]
-        texts = ["" if cell is None else f"{cell:.3f}" for cell in cells]
-        lines.append(f"{name:{width}}  " + "  ".join(f"{text:>{w}}" for text, w in zip(texts, (8, 8, 5, 5, 9, 9), strict=True)))
-    return "\n".join(lines)
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are not None; None where there is none."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def identity_bootstrap(
+    labels: np.ndarray,
+    tags: np.ndarray,
+    known: np.ndarray,
+    identities: np.ndarray,
+    rounds: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[list[dict[str, list[float] | None]], dict[str, list[float] | None]]:
+    """Percentile intervals of accuracy and balanced accuracy when people are drawn anew, each with all their pictures.
+
+    Pictures of one person resemble each other, so that drawing pictures would make the intervals too narrow.
+
+    Args:
+        labels, tags, known: [N, A] bool. identities: [N].
+        rounds: how often as many people as there are are drawn with replacement.
+
+    Returns:
+        for every attribute, and for the mean over attributes, {"accuracy": [low, high], "balanced_accuracy": ...}.
+    """
+    people, index = np.unique(identities, return_inverse=True)
+
+    def count(samples: np.ndarray) -> np.ndarray:
+        """[people, A]: how many known samples of each person are such."""
+        counts = np.zeros((len(people), tags.shape[1]))
+        np.add.at(counts, index, samples & known)
+        return counts
+
+    random = np.random.default_rng(seed)
+    drawn = random.multinomial(len(people), np.full(len(people), 1 / len(people)), size=rounds).astype(float)
+    true_positives, positives = drawn @ count(labels & tags), drawn @ count(tags)
+    true_negatives, negatives = drawn @ count(~labels & ~tags), drawn @ count(~tags)
+    with np.errstate(invalid="ignore"):
+        figures = {
+            "accuracy": (true_positives + true_negatives) / (positives + negatives),
+            "balanced_accuracy": (true_positives / positives + true_negatives / negatives) / 2,
+        }
+
+    def interval(values: np.ndarray) -> list[float] | None:
+        values = values[~np.isnan(values)]
+        return np.quantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist() if len(values) else None
+
+    columns = [{name: interval(values[:, i]) for name, values in figures.items()} for i in range(tags.shape[1])]
+    # Where a round has no sample of an attribute, or of one class, it is left out of the mean.
+    with np.errstate(invalid="ignore"):
+        means = {
+            name: interval(np.nansum(values, axis=1) / (~np.isnan(values)).sum(1)) for name, values in figures.items()
+        }
+    return columns, means
+
+
+def table(result: dict, columns: Mapping[str, Sequence[float | None]] | None = None) -> str:
+    """What :func:`evaluate` gives as text: a line an attribute, the means last.
+
+    columns: further ones by their title, a value an attribute; their means are added.
+    """
+    columns = columns or {}
+    rows = [*result["attributes"].values(), result["mean"]]
+    names = [*result["attributes"], f"mean of {len(result['attributes'])}"]
+    bounds = [row["intervals"] for row in result["attributes"].values()] + [result["intervals"]]
+    cells = {"attribute": names, "accuracy": [_text(row["accuracy"]) for row in rows]}
+    if result["intervals"] is not None:
+        cells["95 %"] = [_bounds(bound["accuracy"]) for bound in bounds]
+    cells["balanced"] = [_text(row["balanced_accuracy"]) for row in rows]
+    if result["intervals"] is not None:
+        cells["95 % "] = [_bounds(bound["balanced_accuracy"]) for bound in bounds]
+    for title, key in (("AUC", "auc"), ("ECE", "ece"), ("base rate", "base_rate"), ("threshold", "threshold")):
+        cells[title] = [_text(row.get(key)) for row in rows]
+    majority = [row["majority"] for row in result["attributes"].values()]
+    for title, values in {"majority": majority, **columns}.items():
+        cells[title] = [_text(value) for value in [*values, mean(values)]]
+    widths = [max(map(len, [title, *texts])) for title, texts in cells.items()]
+    lines = [list(cells), *zip(*cells.values(), strict=True)]
+    return "\n".join(
+        "  ".join(
+            f"{text:<{w}}" if i == 0 else f"{text:>{w}}" for i, (text, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _bounds(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from faceattr.data.tagged import read_text
 from faceattr.localization import box_iou
 
 COLUMNS = ("image", "x0", "y0", "x1", "y1", "label")
@@ -34,7 +36,7 @@ def read_boxes(path: str | Path) -> list[TrueBoxes]:
     A missing column, a value that is no number and a box without area raise ValueError with file and line.
     """
     rows: dict[str, list[tuple[list[float], str]]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
+    with io.StringIO(read_text(Path(path), "the CSV of boxes"), newline="") as file:
         reader = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
@@ -104,3 +106,12 @@ def centre_box(width: int, height: int, share: float = 0.5, aspect: float = 1.38
     half = np.array([height * share / aspect, height * share]) / 2
     middle = np.array([width, height]) / 2
     return np.concatenate([middle - half, middle + half])[None]
+
+
+def false_boxes_per_photo(
+    truth: Sequence[np.ndarray], proposals: Sequence[np.ndarray], threshold: float = 0.5
+) -> float:
+    """Mean number, over all photos, of proposals that overlap no marked face by `threshold`; NaN without a photo."""
+    count = sum(map(len, proposals))
+    right = round(precision(truth, proposals, threshold) * count) if count else 0
+    return (count - right) / len(proposals) if len(proposals) else float("nan")

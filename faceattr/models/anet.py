@@ -45,13 +45,13 @@ class DenseOutput(NamedTuple):
 
 
 class ANet(nn.Module):
-    """Globally shared convolutions, two locally shared ones (C3, C4), a fully connected layer and one logit an attribute.
+    """Shared convolutions, two locally shared ones (C3, C4), a fully connected layer and one logit an attribute.
 
     Args:
         attributes: number of logits A.
         input_size: height and width of the crop in pixels.
-        stages: the shared layers; each stage is a sequence of (channels, kernel, stride) convolutions, unpadded, and ends
-            with 2x2 max-pooling.
+        stages: the globally shared layers; each stage is a sequence of (channels, kernel, stride) convolutions,
+            unpadded, and ends with 2x2 max-pooling.
         c3: (channels, kernel, grid) of the first locally shared layer; 2x2 max-pooling follows.
         c4: (channels, kernel, grid) of the second; no pooling follows.
         features: width F of the fully connected layer.
@@ -143,7 +143,9 @@ class ANet(nn.Module):
         """Responses of the fully connected layer, [N, F], for RGB images [N, 3, *input_size] in [0, 1]."""
         expected = (3, *self.config["input_size"])
         if images.dim() != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"ANet: images have shape {tuple(images.shape)}, expected [N, {', '.join(map(str, expected))}]")
+            raise ValueError(
+                f"ANet: images have shape {tuple(images.shape)}, expected [N, {', '.join(map(str, expected))}]"
+            )
         h3 = F.max_pool2d(F.relu(self.norm3(self.c3(self._shared_map(images)))), 2)
         h4 = F.relu(self.norm4(self.c4(h3)))
         joined = torch.cat([h3.flatten(1), h4.flatten(1)], 1) if "c3" in self.config["fc_inputs"] else h4.flatten(1)
@@ -156,8 +158,8 @@ class ANet(nn.Module):
     def forward_dense(self, images: Tensor, views: Sequence[tuple[int, int]] = ((0, 0),)) -> DenseOutput:
         """:meth:`forward` on every crop of larger images, ``step`` pixels apart, in one pass (section 3.2, Fig. 5).
 
-        At row i and column j the result is, to rounding, that of the crop whose top left pixel is (i*step, j*step); each
-        filter is evaluated once where crops overlap.
+        At row i and column j the result is, to rounding, that of the crop whose top left pixel is (i*step, j*step);
+        each filter is evaluated once where crops overlap.
 
         Args:
             images: RGB in [0, 1], [N, 3, H + step * (Dy - 1), W + step * (Dx - 1)], H and W being ``input_size``.
@@ -168,9 +170,13 @@ class ANet(nn.Module):
             ValueError: images of another size, or a net with batch normalisation in training mode.
         """
         height, width = self.config["input_size"]
-        if images.dim() != 4 or images.shape[1] != 3 or any(
-            length < least or (length - least) % self.step
-            for length, least in zip(images.shape[2:], (height, width), strict=True)
+        if (
+            images.dim() != 4
+            or images.shape[1] != 3
+            or any(
+                length < least or (length - least) % self.step
+                for length, least in zip(images.shape[2:], (height, width), strict=True)
+            )
         ):
             raise ValueError(
                 f"ANet.forward_dense: images have shape {tuple(images.shape)}, expected "
@@ -178,8 +184,6 @@ class ANet(nn.Module):
             )
         if self.training and self.config["batch_norm"]:
             raise ValueError("ANet.forward_dense: the net is in training mode; call eval() first")
-        rows3, columns3 = self._size3
-        rows4, columns4 = self._size4
         # One block of the interweaved map holds the pooled C3 (then the C4) of one crop.
         weight, bias = _folded(self.c3, self.norm3)
         weight, bias = _spread(weight, self._size3), _spread(bias, self._size3)
@@ -187,18 +191,25 @@ class ANet(nn.Module):
         weight, bias = _folded(self.c4, self.norm4)
         weight, bias = _spread(weight, self._size4), _spread(bias, self._size4)
         h4 = F.relu(interweaved_conv2d(h3, weight, bias, stride=self._size3, shift=1))
-        # The fully connected layer is a convolution that steps from block to block.
         weight, bias = _folded(self.fc, self.norm_fc)
-        channels4 = self.config["c4"][0]
-        split = weight.shape[1] - channels4 * rows4 * columns4
-        features = F.conv2d(h4, weight[:, split:].unflatten(1, (channels4, rows4, columns4)), bias, self._size4)
-        if split:
-            features = features + F.conv2d(h3, weight[:, :split].unflatten(1, (-1, rows3, columns3)), stride=self._size3)
-        features = F.relu(features)
+        blocks = [_blocks(h4, self._size4)]
+        if "c3" in self.config["fc_inputs"]:
+            blocks.insert(0, _blocks(h3, self._size3))
+        joined = torch.cat(blocks, -1)
+        features = F.relu(F.linear(joined.flatten(0, 2), weight, bias)).unflatten(0, joined.shape[:3]).permute(0, 3, 1, 2)
         logits = F.conv2d(self.dropout(features), self.head.weight[:, :, None, None], self.head.bias)
         strongest = F.max_pool2d(h4.amax(1), self._size4).flatten(1).argmax(1)
         best = torch.stack([strongest // features.shape[3], strongest % features.shape[3]], 1)
         return DenseOutput(logits, features, best, _views(features, best, views))
+
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """Mean features [N, F] of every crop that :meth:`forward_dense` sees in ``images`` and in their mirror images.
+
+        This is what the SVMs learn from and see. A mean over views needs no more training pictures than one view, which
+        joined views do.
+        """
+        both = torch.cat([images, images.flip(3)])
+        return self.forward_dense(both).features.mean((2, 3)).unflatten(0, (2, -1)).mean(0)
 
     def fold_batch_norm(self) -> ANet:
         """The same net for inference with its batch normalisation folded into the weights, in evaluation mode."""
@@ -230,13 +241,21 @@ def _spread(parameter: Tensor, size: tuple[int, int]) -> Tensor:
     return parameter
 
 
+def _blocks(interweaved: Tensor, size: tuple[int, int]) -> Tensor:
+    """[N, Dy, Dx, C * rows * columns]: each block of an interweaved map [N, C, Dy * rows, Dx * columns], flattened."""
+    split = interweaved.unflatten(3, (-1, size[1])).unflatten(2, (-1, size[0]))
+    return split.permute(0, 2, 4, 1, 3, 5).flatten(3)
+
+
 def _views(features: Tensor, best: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
     """[N, V * F]: features [N, F, Dy, Dx] at ``best`` plus each offset, held inside the field."""
     images = torch.arange(len(features), device=features.device)
     rows, columns = best.unbind(1)
     return torch.cat(
         [
-            features[images, :, (rows + i).clamp(0, features.shape[2] - 1), (columns + j).clamp(0, features.shape[3] - 1)]
+            features[
+                images, :, (rows + i).clamp(0, features.shape[2] - 1), (columns + j).clamp(0, features.shape[3] - 1)
+            ]
             for i, j in offsets
         ],
         1,

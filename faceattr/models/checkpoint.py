@@ -57,8 +57,8 @@ def save_checkpoint(
 ) -> None:
     """Writes the nets and ``metadata`` to ``path``, all or nothing.
 
-    ``metadata`` holds ``attributes``, ``preprocessing``, ``thresholds``, ``training`` and ``metrics``; version, configs and
-    checksum are added here.
+    ``metadata`` holds ``attributes``, ``preprocessing``, ``thresholds``, ``training`` and ``metrics``; version, configs
+    and checksum are added here.
 
     Raises:
         ValueError: a key is missing or unknown, or a list has not one value an attribute.
@@ -99,7 +99,9 @@ def load_checkpoint(
     for name, cls in NETS.items():
         net = _build(path, name, cls, metadata["configs"][name])
         prefix = name + "."
-        _fill(path, name, net, {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)})
+        _fill(
+            path, name, net, {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        )
         nets[name] = net.to(device=device, dtype=dtype).eval().requires_grad_(False)
     foreign = sorted(key for key in tensors if key.split(".")[0] not in NETS)
     if foreign:
@@ -118,12 +120,16 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); give the path of a faceattr checkpoint") from None
     # PK: torch.save's zip; 0x80: a bare pickle.
     if path.suffix.lower() in (".pt", ".pth", ".pkl", ".ckpt") or start[:2] == b"PK" or start[:1] == b"\x80":
-        raise ValueError(f"{path}: a pickle, which can run any code when it is read; faceattr loads .safetensors files only")
+        raise ValueError(
+            f"{path}: a pickle, which can run any code when it is read; faceattr loads .safetensors files only"
+        )
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get("faceattr")
             if header is None:
-                raise ValueError(f"{path}: a safetensors file, but not one of faceattr's; see faceattr's training/bundle.py")
+                raise ValueError(
+                    f"{path}: a safetensors file, but not one of faceattr's; see faceattr's training/bundle.py"
+                )
             metadata = json.loads(header)
             version = metadata["format_version"]
             if version > FORMAT_VERSION:
@@ -180,14 +186,18 @@ def _build(path, name: str, cls: type[nn.Module], config: dict[str, Any]) -> nn.
     try:
         return cls(**config)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: the configuration of {name} does not do ({error}); copy or download it again") from None
+        raise ValueError(
+            f"{path}: the configuration of {name} does not do ({error}); copy or download it again"
+        ) from None
 
 
 def _fill(path, name: str, net: nn.Module, tensors: dict[str, Tensor]) -> None:
     own = net.state_dict()
     missing, foreign = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or foreign:
-        what = f"lacks the tensor '{name}.{missing[0]}'" if missing else f"holds the unknown tensor '{name}.{foreign[0]}'"
+        what = (
+            f"lacks the tensor '{name}.{missing[0]}'" if missing else f"holds the unknown tensor '{name}.{foreign[0]}'"
+        )
         raise ValueError(f"{path}: {what}; it does not fit its configuration: make or download it again")
     for key, tensor in tensors.items():
         if tensor.shape != own[key].shape:

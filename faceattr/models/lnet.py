@@ -1,4 +1,4 @@
-"""The localisation nets: AlexNet's trunk with two poolings, the object head (LNet+) and the tag head (LNet_o, LNet_s)."""
+"""The localisation nets: AlexNet's trunk with two poolings, an object head (LNet+), a tag head (LNet_o, LNet_s)."""
 
 from __future__ import annotations
 
@@ -113,10 +113,10 @@ class LNetPlus(nn.Module):
 class LNet(nn.Module):
     """LNet_o and LNet_s: the trunk with a head for image-level tags.
 
-    images [N, 3, H, W], RGB in [0, 1] -> logits [N, len(tags) + len(sizes)]. The first are attributes (`tags`), the last say
-    for each height of `sizes` (pixels) whether a face of about that height is in the picture. A 1x1 convolution gives a map
-    for each; log-sum-exp over the positions makes the picture's logit, so that one strong position is enough, and training
-    by tags alone teaches the size maps to point at the face.
+    images [N, 3, H, W], RGB in [0, 1] -> logits [N, len(tags) + len(sizes)]. The first are attributes (`tags`), the
+    last say for each height of `sizes` (pixels) whether a face of about that height is in the picture. A 1x1
+    convolution gives a map for each; log-sum-exp over the positions makes the picture's logit, so that one strong
+    position is enough, and training by tags alone teaches the size maps to point at the face.
 
     Raises ValueError unless `sizes` has at least two heights in equal ratios, rising.
     """
@@ -147,8 +147,7 @@ class LNet(nn.Module):
         return F.conv2d(self.trunk(images), self.head.weight[faces], self.head.bias[faces]).float()
 
     def response_map(self, images: Tensor, kind: str = "face") -> Tensor:
-        """[N, h, w], in [0, 1] for "face": the probability of the likeliest size; "mean": the plain average of C5's channels,
-        as the paper has it."""
+        """[N, h, w]; "face": the probability of the likeliest size, "mean": C5's plain average, as the paper has it."""
         if kind == "face":
             return self.size_maps(images).amax(1).sigmoid()
         if kind == "mean":

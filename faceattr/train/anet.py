@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from faceattr.data.faces import Augmentation, FaceCache, augment, crop
 from faceattr.models.anet import ANet
@@ -56,7 +57,9 @@ def shuffled_rows(count: int, batch: int, seed: int, step: int) -> np.ndarray:
 class IdentityLoss:
     """Softmax cross-entropy over identities plus ``weight`` times the similarity loss."""
 
-    def __init__(self, faces: FaceCache, rows: np.ndarray, identities: np.ndarray, batch: int, weight: float, seed: int):
+    def __init__(
+        self, faces: FaceCache, rows: np.ndarray, identities: np.ndarray, batch: int, weight: float, seed: int
+    ):
         self.faces, self.rows, self.batch, self.weight, self.seed = faces, rows, batch, weight, seed
         self.identities = np.unique(identities, return_inverse=True)[1]
         self.augmentation = Augmentation()
@@ -95,5 +98,19 @@ class TagLoss:
 def predict(model: ANet, faces: FaceCache, rows: np.ndarray, batch: int = 250) -> Tensor:
     """Logits [N, A] of the plain crops of aligned faces."""
     size = tuple(model.config["input_size"])
-    parts = [model(crop(faces.batch(part), size, size)).float() for part in np.array_split(rows, -(-len(rows) // batch))]
-    return torch.cat(parts)
+    return torch.cat([model(crop(faces.batch(part), size, size)).float() for part in _parts(rows, batch)])
+
+
+@torch.no_grad()
+def pooled_features(
+    model: ANet, faces: FaceCache, rows: np.ndarray, positions: tuple[int, int], batch: int = 50
+) -> Tensor:
+    """:meth:`ANet.pooled_features` [N, F] of aligned faces, over a field of ``positions`` round the plain crop."""
+    plain = tuple(model.config["input_size"])
+    size = tuple(length + model.step * (count - 1) for length, count in zip(plain, positions, strict=True))
+    parts = tqdm(_parts(rows, batch), desc="features", unit="batch")
+    return torch.cat([model.pooled_features(crop(faces.batch(part), size, plain)) for part in parts])
+
+
+def _parts(rows: np.ndarray, batch: int) -> list[np.ndarray]:
+    return [rows[start : start + batch] for start in range(0, len(rows), batch)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def pretrain(
     bfloat16: bool = True,
     resume: bool = False,
 ) -> nn.Module:
-    """Train LNet+ to name object categories (softmax cross-entropy, label smoothing 0.1); returns the averaged weights."""
+    """Train LNet+ to name object categories (softmax cross-entropy, smoothed labels); returns the averaged weights."""
     per_epoch = len(train) // batch_size
 
     def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -94,13 +95,31 @@ def pretrain(
     )
 
 
+class Ahead:
+    """Calls `make(step)` for the next step in a thread while the current one trains."""
+
+    def __init__(self, make: Callable[[int], Batch]):
+        self.make, self.pool = make, ThreadPoolExecutor(1)
+        self.waiting: dict[int, Future] = {}
+
+    def __call__(self, step: int) -> Batch:
+        current = self.waiting.pop(step, None) or self.pool.submit(self.make, step)
+        self.waiting = {step + 1: self.pool.submit(self.make, step + 1)}
+        return current.result()
+
+
 def tag_loss(logits: Tensor, batch: Batch, attributes: int, weight: float = 0.5) -> tuple[Tensor, dict[str, float]]:
-    """Sigmoid cross-entropy over the tags that are known: size classes, plus `weight` times the attributes."""
-    each = F.binary_cross_entropy_with_logits(logits, batch.tags, reduction="none") * batch.known
-    count = batch.known.sum(0).clamp_min(1)
-    mean = each.sum(0) / count
-    sizes, names = mean[attributes:].mean(), mean[:attributes].mean()
-    return sizes + weight * names, {"sizes": sizes.item(), "attributes": names.item()}
+    """Sigmoid cross-entropy over the tags that are known: each size class, "a face of any class" (log-sum-exp over the
+    classes, as over positions) and, `weight` times, the attributes."""
+    sizes, tags, known = logits[:, attributes:], batch.tags[:, attributes:], batch.known[:, attributes:]
+    face = (tags * known).amax(1, keepdim=True)
+    face_known = torch.maximum(face, known.amin(1, keepdim=True))
+    logits = torch.cat([logits, sizes.logsumexp(1, keepdim=True)], 1)
+    tags, known = torch.cat([batch.tags, face], 1), torch.cat([batch.known, face_known], 1)
+    each = F.binary_cross_entropy_with_logits(logits, tags, reduction="none") * known
+    mean = each.sum(0) / known.sum(0).clamp_min(1)
+    names, classes, face = mean[:attributes].mean(), mean[attributes:-1].mean(), mean[-1]
+    return classes + face + weight * names, {"attributes": names.item(), "sizes": classes.item(), "face": face.item()}
 
 
 def finetune(
@@ -121,9 +140,14 @@ def finetune(
     model = model.to(memory_format=torch.channels_last)
     attributes = len(model.config["tags"])
 
-    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+    def make(step: int) -> Batch:
         random = np.random.default_rng((seed, step))
-        batch = composer.batch(batch_size, int(random.choice(picture_sizes)), random)
+        return composer.batch(batch_size, int(random.choice(picture_sizes)), random)
+
+    batches = Ahead(make)
+
+    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+        batch = batches(step)
         return tag_loss(net(batch.images), batch, attributes)
 
     def evaluate(net: nn.Module) -> dict[str, float]:

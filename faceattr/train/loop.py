@@ -1,4 +1,4 @@
-"""What every training stage shares: a loop whose steps depend on nothing but their number, so that it can be resumed."""
+"""What every training stage shares: a loop whose steps depend on their number alone, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _mixed(*numbers: int) -> int:
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
-    """Factor of the learning rate: linear from 0 to 1 over ``warmup`` steps, then half a cosine down to 0 at ``steps``."""
+    """Factor of the learning rate: a linear rise to 1 in ``warmup`` steps, then half a cosine to 0 at ``steps``."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -55,10 +55,10 @@ def fit(
 ) -> nn.Module:
     """Trains ``model`` and returns the running average of its weights.
 
-    ``loss(model, step)`` makes the step's batch itself, from ``step`` alone, so that a resumed run meets the same batches;
-    it returns the loss and figures to log. The state goes to ``folder/state.safetensors``, written atomically every
-    ``save_every`` steps, and the log to ``folder/log.csv``. With ``resume``, a state that is there is continued: the
-    weights are those of an uninterrupted run, bit for bit.
+    ``loss(model, step)`` makes the step's batch itself, from ``step`` alone, so that a resumed run meets the same
+    batches; it returns the loss and figures to log. The state goes to ``folder/state.safetensors``, written
+    atomically every ``save_every`` steps, and the log to ``folder/log.csv``. With ``resume``, a state that is there is
+    continued: the weights are those of an uninterrupted run, bit for bit.
 
     Raises:
         ValueError: ``resume`` with a state of another model or optimiser.
@@ -83,7 +83,9 @@ def fit(
             with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
                 value, figures = loss(model, step)
             if not math.isfinite(value.item()):
-                raise FloatingPointError(f"{folder.name}: the loss is {value.item()} at step {step}; lower the learning rate")
+                raise FloatingPointError(
+                    f"{folder.name}: the loss is {value.item()} at step {step}; lower the learning rate"
+                )
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -117,7 +119,10 @@ def _tensors(model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimi
 
 
 def _save_state(path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    tensors = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in _tensors(model, average, optimizer).items()}
+    tensors = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in _tensors(model, average, optimizer).items()
+    }
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, {"step": str(step)})
     os.replace(partial, path)

@@ -13,14 +13,21 @@ from sklearn.svm import LinearSVC
 from faceattr.evaluation.attributes import choose_threshold
 from faceattr.models.svm import LinearSVM
 
+Planes = tuple[np.ndarray, np.ndarray]
+"""Weights [A, F] and biases [A]."""
+PRIOR_SCALE = 100.0
+THRESHOLD_TRUST = 0.85
 
-def fit_planes(features: np.ndarray, tags: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+
+def fit_planes(features: np.ndarray, tags: np.ndarray, strength: float, prior: Planes | None = None) -> Planes:
     """Weights [A, F] and biases [A] of one linear SVM an attribute.
 
     Args:
         features: [N, F]; scaled to unit variance inside, the planes returned are for them as they come.
         tags: [N, A] bool.
         strength: C, the weight of the squared hinge loss against the margin.
+        prior: planes to start from, such as those of the net's own last layer: each attribute's decision by them is one
+            more feature, so large that its weight costs next to nothing. The SVM then learns a correction.
 
     Raises:
         ValueError: an attribute (named by its column) that is the same for all samples.
@@ -30,22 +37,39 @@ def fit_planes(features: np.ndarray, tags: np.ndarray, strength: float) -> tuple
     scale[scale == 0] = 1
     scaled = (features - mean) / scale
     weights, biases = [], []
+    if prior is not None:
+        prior_weights = prior[0] / (features @ prior[0].T + prior[1]).std(0)[:, None] * PRIOR_SCALE
     for column, truth in enumerate(tags.T):
         if truth.all() or not truth.any():
-            raise ValueError(f"attribute {column} is {bool(truth[0])} for all {len(truth)} samples; nothing separates them")
-        svm = LinearSVC(C=strength, dual=False, max_iter=10_000, tol=1e-3).fit(scaled, truth)
-        weights.append(svm.coef_[0] / scale)
-        biases.append(svm.intercept_[0] - weights[-1] @ mean)
+            raise ValueError(
+                f"attribute {column} is {bool(truth[0])} for all {len(truth)} samples; nothing separates them"
+            )
+        inputs = scaled
+        if prior is not None:
+            inputs = np.column_stack([scaled, (features - mean) @ prior_weights[column]])
+        # LinearSVC penalises the bias like a weight; scaled, it is free.
+        svm = LinearSVC(C=strength, dual=False, max_iter=10_000, tol=1e-3, intercept_scaling=PRIOR_SCALE)
+        svm.fit(inputs, truth)
+        weight = svm.coef_[0, : features.shape[1]] / scale
+        if prior is not None:
+            weight += svm.coef_[0, -1] * prior_weights[column]
+        weights.append(weight)
+        biases.append(svm.intercept_[0] - weight @ mean)
     return np.array(weights), np.array(biases)
 
 
 def decisions_by_folds(
-    features: np.ndarray, tags: np.ndarray, identities: np.ndarray, strength: float, folds: int
+    features: np.ndarray,
+    tags: np.ndarray,
+    identities: np.ndarray,
+    strength: float,
+    folds: int,
+    prior: Planes | None = None,
 ) -> np.ndarray:
     """Decisions [N, A] for each sample of SVMs that saw neither it nor another picture of its identity."""
     decisions = np.empty(tags.shape)
     for known, unknown in GroupKFold(folds).split(features, groups=identities):
-        weights, biases = fit_planes(features[known], tags[known], strength)
+        weights, biases = fit_planes(features[known], tags[known], strength, prior)
         decisions[unknown] = features[unknown] @ weights.T + biases
     return decisions
 
@@ -72,14 +96,16 @@ def fit_svm(
     features: np.ndarray,
     tags: np.ndarray,
     identities: np.ndarray,
-    strengths: Sequence[float] = (1e-4, 3e-4, 1e-3, 3e-3),
+    strengths: Sequence[float] = (1e-6, 1e-5, 1e-4),
     folds: int = 5,
+    prior: Planes | None = None,
 ) -> tuple[LinearSVM, dict[str, list[float]], np.ndarray, float]:
     """SVMs on all samples; calibration, thresholds and C by cross-validation that keeps identities together.
 
     Args:
         features [N, F], tags [N, A] bool, identities [N].
         strengths: candidates for C; the one whose calibrated probabilities have the least log loss is taken.
+        prior: as for :func:`fit_planes`.
 
     Returns:
         the SVMs; thresholds {"accuracy": [A], "balanced": [A]} on the probability; the cross-validated probabilities
@@ -87,7 +113,7 @@ def fit_svm(
     """
     best: tuple[float, float, np.ndarray, np.ndarray] | None = None
     for strength in strengths:
-        decisions = decisions_by_folds(features, tags, identities, strength, folds)
+        decisions = decisions_by_folds(features, tags, identities, strength, folds, prior)
         platt = np.array([fit_platt(column, truth) for column, truth in zip(decisions.T, tags.T, strict=True)])
         probabilities = 1 / (1 + np.exp(platt[:, 0] * decisions + platt[:, 1]))
         loss = -np.log(np.where(tags, probabilities, 1 - probabilities).clip(1e-12)).mean()
@@ -95,11 +121,14 @@ def fit_svm(
             best = loss, strength, platt, probabilities
     _, strength, platt, probabilities = best
     thresholds = {
-        goal: [choose_threshold(column, truth, goal) for column, truth in zip(probabilities.T, tags.T, strict=True)]
+        goal: [
+            choose_threshold(column, truth, goal, THRESHOLD_TRUST)
+            for column, truth in zip(probabilities.T, tags.T, strict=True)
+        ]
         for goal in ("accuracy", "balanced")
     }
     svm = LinearSVM(tags.shape[1], features.shape[1])
-    weights, biases = fit_planes(features, tags, strength)
+    weights, biases = fit_planes(features, tags, strength, prior)
     with torch.no_grad():
         for parameter, values in zip(svm.parameters(), (weights, biases, platt[:, 0], platt[:, 1]), strict=True):
             parameter.copy_(torch.from_numpy(values))

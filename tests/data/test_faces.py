@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from faceattr.data.faces import CROP, PICTURE, Augmentation, FaceCache, augment, crop
+from faceattr.data.faces import CROP, PICTURE, Augmentation, FaceCache, _change_tone, augment, crop
 
 SIZE = (55, 47)
 PLAIN = Augmentation(scale=0, shift=0, rotation=0, tone=0, coarse=0, noise=0, flip=False)
@@ -94,5 +94,21 @@ def test_flips_scales_shifts_and_rotations_stay_within_their_limits():
     shifts = (place(shift=0.06)[:, 1, 27, 23] - plain[1, 27, 23]) / (CROP[3] - CROP[1])
     assert -0.061 < shifts.min() < -0.05 and 0.05 < shifts.max() < 0.061
     turned = place(rotation=10.0)
-    angles = torch.rad2deg(torch.atan2(turned[:, 1, 27, 24] - turned[:, 1, 27, 23], turned[:, 0, 27, 24] - turned[:, 0, 27, 23]))
+    angles = torch.rad2deg(
+        torch.atan2(turned[:, 1, 27, 24] - turned[:, 1, 27, 23], turned[:, 0, 27, 24] - turned[:, 0, 27, 23])
+    )
     assert -10.5 < angles.min() < -9 and 9 < angles.max() < 10.5
+
+
+def test_tone_step_by_step():
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 5, 4, generator=random) * 0.4 + 0.3
+    saturation, contrast = torch.tensor([[0.8], [1.2]]), torch.tensor([[1.1], [0.9]])
+    gain = torch.tensor([[0.9, 1.0, 1.1], [1.05, 0.95, 1.0]])
+    brightness, gamma = torch.tensor([[0.05], [-0.05]]), torch.tensor([[1.2], [0.8]])
+    changed = _change_tone(images, saturation, gain, contrast, brightness, gamma)
+    for n in range(2):
+        grey = images[n].mean(0)
+        expected = (grey + (images[n] - grey) * saturation[n]) * gain[n][:, None, None]
+        expected = expected.mean() + (expected - expected.mean()) * contrast[n] + brightness[n]
+        torch.testing.assert_close(changed[n], expected.clamp(0, 1) ** gamma[n])

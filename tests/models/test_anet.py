@@ -133,7 +133,20 @@ def test_wrong_images_are_refused():
     net = ANet(**SMALL).eval()
     with pytest.raises(ValueError, match=r"images have shape \(1, 3, 31, 24\), expected \[N, 3, 31, 23\]"):
         net(torch.zeros(1, 3, 31, 24))
-    with pytest.raises(ValueError, match=r"forward_dense: images have shape .* expected \[N, 3, 31 \+ 4 \* i, 23 \+ 4 \* j\]"):
+    with pytest.raises(
+        ValueError, match=r"forward_dense: images have shape .* expected \[N, 3, 31 \+ 4 \* i, 23 \+ 4 \* j\]"
+    ):
         net.forward_dense(torch.zeros(1, 3, 31, 25))
     with pytest.raises(ValueError, match="training mode"):
         ANet(**SMALL, batch_norm=True).forward_dense(torch.zeros(1, 3, 31, 23))
+
+
+def test_pooled_features_are_the_mean_over_crops_and_mirror_images():
+    net = random_net()
+    images = torch.randn(2, 3, 59, 51, dtype=torch.float64)
+    with torch.no_grad():
+        crops = [
+            view[:, :, i : i + 55, j : j + 47] for view in (images, images.flip(3)) for i in (0, 4) for j in (0, 4)
+        ]
+        expected = torch.stack([net.features(each) for each in crops]).mean(0)
+        torch.testing.assert_close(net.pooled_features(images), expected, rtol=1e-10, atol=1e-10)

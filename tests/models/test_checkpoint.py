@@ -26,7 +26,12 @@ def small_parts():
         "lnet_o": LNet(tags=NAMES, sizes=(40.0, 60.0), trunk=trunk),
         "lnet_s": LNet(tags=NAMES, sizes=(40.0, 60.0), trunk=trunk),
         "anet": ANet(
-            attributes=3, input_size=(31, 23), stages=(((4, 4, 1),), ((5, 3, 1),)), c3=(6, 3, (2, 1)), c4=(7, 1, (2, 1)), features=9
+            attributes=3,
+            input_size=(31, 23),
+            stages=(((4, 4, 1),), ((5, 3, 1),)),
+            c3=(6, 3, (2, 1)),
+            c4=(7, 1, (2, 1)),
+            features=9,
         ),
         "svm": svm,
         "metadata": {
@@ -142,15 +147,27 @@ def rewrite(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors, metadata: metadata.update(format_version=2), r"newer faceattr \(format 2, .* up to 1\); upgrade"),
+        (
+            lambda tensors, metadata: metadata.update(format_version=2),
+            r"newer faceattr \(format 2, .* up to 1\); upgrade",
+        ),
         (lambda tensors, metadata: metadata.update(format_version="x"), "damaged"),
         (lambda tensors, metadata: metadata.pop("thresholds"), "lacks the key 'thresholds'"),
         (lambda tensors, metadata: metadata.pop("sha256"), "no checksum"),
-        (lambda tensors, metadata: metadata["thresholds"].update(balanced=[0.5]), "'balanced' are not 3, one an attribute"),
+        (
+            lambda tensors, metadata: metadata["thresholds"].update(balanced=[0.5]),
+            "'balanced' are not 3, one an attribute",
+        ),
         (lambda tensors, metadata: metadata["attributes"].append("Young"), "not 4, one an attribute"),
         (lambda tensors, metadata: metadata["configs"].pop("svm"), "configs are of"),
-        (lambda tensors, metadata: metadata["configs"]["anet"].update(input_size=[32, 23]), "the configuration of anet does not do"),
-        (lambda tensors, metadata: metadata["configs"]["anet"].update(colour=1), "the configuration of anet does not do"),
+        (
+            lambda tensors, metadata: metadata["configs"]["anet"].update(input_size=[32, 23]),
+            "the configuration of anet does not do",
+        ),
+        (
+            lambda tensors, metadata: metadata["configs"]["anet"].update(colour=1),
+            "the configuration of anet does not do",
+        ),
         (lambda tensors, metadata: tensors.pop("anet.fc.weight"), "lacks the tensor 'anet.fc.weight'"),
         (lambda tensors, metadata: tensors.update({"anet.extra": torch.zeros(1)}), "the unknown tensor 'anet.extra'"),
         (lambda tensors, metadata: tensors.update({"extra": torch.zeros(1)}), "'extra', which belongs to no net"),

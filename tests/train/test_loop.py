@@ -32,7 +32,16 @@ def train(folder, steps=30, kill_at=None, resume=False, **options):
     model = Net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     return fit(
-        model, optimizer, loss, steps=steps, folder=folder, warmup=5, save_every=4, log_every=2, resume=resume, **options
+        model,
+        optimizer,
+        loss,
+        steps=steps,
+        folder=folder,
+        warmup=5,
+        save_every=4,
+        log_every=2,
+        resume=resume,
+        **options,
     )
 
 
@@ -47,13 +56,17 @@ def test_a_killed_and_resumed_run_ends_as_an_uninterrupted_one(tmp_path, kill_at
         train(tmp_path / "parts", kill_at=kill_at)
     parts = train(tmp_path / "parts", resume=True)
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
-    assert (tmp_path / "whole" / "state.safetensors").read_bytes() == (tmp_path / "parts" / "state.safetensors").read_bytes()
+    assert (tmp_path / "whole" / "state.safetensors").read_bytes() == (
+        tmp_path / "parts" / "state.safetensors"
+    ).read_bytes()
     assert log(tmp_path / "whole") == log(tmp_path / "parts")
 
 
 def test_training_learns_and_logs(tmp_path):
     evaluated = []
-    train(tmp_path, steps=200, evaluate=lambda net: evaluated.append(net.training) or {"score": 1.0}, evaluate_every=150)
+    train(
+        tmp_path, steps=200, evaluate=lambda net: evaluated.append(net.training) or {"score": 1.0}, evaluate_every=150
+    )
     rows = log(tmp_path)
     losses = [float(value) for step, figure, value in rows[1:] if figure == "loss"]
     assert losses[-1] < 0.8 * losses[0] and len(losses) == 100
@@ -67,7 +80,14 @@ def test_a_state_of_another_model_is_refused(tmp_path):
     train(tmp_path, steps=4)
     model = Net(width=9)
     with pytest.raises(ValueError, match="the state of another model"):
-        fit(model, torch.optim.AdamW(model.parameters()), lambda model, step: None, steps=8, folder=tmp_path, resume=True)
+        fit(
+            model,
+            torch.optim.AdamW(model.parameters()),
+            lambda model, step: None,
+            steps=8,
+            folder=tmp_path,
+            resume=True,
+        )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -84,7 +104,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 def test_learning_rate_rises_then_falls_by_half_a_cosine():
     assert [cosine(step, 100, 4) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
-    assert cosine(4, 100, 4) == 1 and cosine(52, 100, 4) == pytest.approx(0.5) and cosine(100, 100, 4) == pytest.approx(0)
+    assert (
+        cosine(4, 100, 4) == 1 and cosine(52, 100, 4) == pytest.approx(0.5) and cosine(100, 100, 4) == pytest.approx(0)
+    )
 
 
 def test_generators_differ_by_each_number():

@@ -34,6 +34,25 @@ def test_planes_separate_what_a_plane_separates():
         fit_planes(features, tags & [True, False], 1.0)
 
 
+def test_a_prior_is_kept_where_there_is_little_to_learn_from():
+    random = np.random.default_rng(0)
+    truth = random.normal(size=50)
+    features = random.normal(size=(4000, 50))
+    tags = (features @ truth + 2 * random.normal(size=4000) > 3)[:, None]
+    prior = (truth[None], np.array([-3.0]))
+    few, many = slice(60), slice(60, None)
+
+    def accuracy(planes):
+        return np.mean((features[many] @ planes[0].T + planes[1] > 0) == tags[many])
+
+    best = accuracy(prior)
+    assert accuracy(fit_planes(features[few], tags[few], 1e-5)) < best - 0.1
+    assert accuracy(fit_planes(features[few], tags[few], 1e-5, prior)) > best - 0.03
+    # With a strong loss and a useless prior the samples decide.
+    useless = (random.normal(size=(1, 50)), np.zeros(1))
+    assert accuracy(fit_planes(features[many], tags[many], 10.0, useless)) > best - 0.02
+
+
 def test_folds_keep_identities_together():
     random = np.random.default_rng(0)
     # The features are the identity alone and the tag is drawn by identity: seen persons are known, new ones guesses.

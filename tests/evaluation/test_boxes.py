@@ -70,3 +70,11 @@ def test_a_wrong_file_names_line_and_value(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
         metrics.read_boxes(file)
+
+
+def test_false_boxes_per_photo_count_the_photos_without_any():
+    truth = [FACE, np.zeros((0, 4)), FACE, FACE]
+    proposals = [np.concatenate([FACE, FACE + 100]), FACE, np.array([[20, 10, 40, 50.0]]), np.zeros((0, 4))]
+    assert metrics.false_boxes_per_photo(truth, proposals, 0.5) == 3 / 4
+    assert metrics.false_boxes_per_photo(truth, proposals, 0.3) == 2 / 4  # the third overlaps by 1/3
+    assert metrics.false_boxes_per_photo([FACE], [np.zeros((0, 4))]) == 0

@@ -1,0 +1,12 @@
+// Which instruction set the CPU kernels use: the best that the machine has, or the one that FACEATTR_CPU_ISA
+// names.
+#pragma once
+
+namespace faceattr {
+
+enum class Isa { baseline, avx2, avx512 };
+
+// Chosen at the first call; throws std::runtime_error where FACEATTR_CPU_ISA asks for what is not there.
+Isa cpu_isa();
+
+}  // namespace faceattr

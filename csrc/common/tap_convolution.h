@@ -1,0 +1,218 @@
+// Convolutions whose filters differ from block to block: forward, and the gradient with respect to the input.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "axis_plan.h"
+#include "panels.h"
+#include "strided.h"
+
+namespace faceattr {
+
+// A convolution: forward, or the gradient with respect to the input.
+template <typename T>
+struct TapConvolution {
+  std::vector<AxisBlock> rows, columns;
+  int64_t source_step_y, source_step_x;
+  int64_t batch, grid_width, kernel_width, taps;  // taps: kernel_height * kernel_width
+  int64_t summed;                                 // channels that are summed over
+  Strided4<const T> source;
+  Strided4<T> result;
+  const T* bias;  // [Gh, Gw, channels] or null
+  int64_t spare;  // elements that padding the filters may take
+
+  bool is_full(const AxisBlock& row, const AxisBlock& column) const {
+    return static_cast<int64_t>(row.taps.size() * column.taps.size()) == taps;
+  }
+};
+
+// One channel group of one block.
+struct BlockIndex {
+  int64_t row, column, group;
+};
+
+// Blocks in the order of the cells that own them, so that a cell's filters stay in the cache.
+template <typename T>
+std::vector<BlockIndex> order_blocks(const TapConvolution<T>& c, int64_t groups) {
+  std::vector<BlockIndex> order;
+  const auto next_owner = [](const std::vector<AxisBlock>& blocks, size_t begin) {
+    size_t end = begin + 1;
+    while (end < blocks.size() && blocks[end].owner == blocks[begin].owner) ++end;
+    return end;
+  };
+  for (size_t y = 0, y_end; y < c.rows.size(); y = y_end) {
+    y_end = next_owner(c.rows, y);
+    for (size_t x = 0, x_end; x < c.columns.size(); x = x_end) {
+      x_end = next_owner(c.columns, x);
+      for (int64_t group = 0; group < groups; ++group)
+        for (size_t row = y; row < y_end; ++row)
+          for (size_t column = x; column < x_end; ++column)
+            order.push_back({static_cast<int64_t>(row), static_cast<int64_t>(column), group});
+    }
+  }
+  return order;
+}
+
+// panel(cell, group, scratch) gives the rows [tap][summed channel] of a cell's filters.
+template <typename Scratch, typename T, typename PanelOf>
+void convolve(const TileKernels<T>& kernels, const TapConvolution<T>& c, const ChannelGroups& groups,
+              const PanelOf& panel) {
+  const auto order = order_blocks(c, groups.groups);
+  const auto size = [&](int64_t j) {
+    const auto [row, column, group] = order[j];
+    return std::pair(c.batch * c.rows[row].count * c.columns[column].count, groups.vectors_in(group));
+  };
+  const auto make = [&](int64_t j, TileJob<T>& job, std::vector<Segment<T>>& segments, Scratch& scratch) {
+    const int64_t group = order[j].group, first = groups.first(group);
+    const AxisBlock &row = c.rows[order[j].row], &column = c.columns[order[j].column];
+    job.count[0] = c.batch, job.count[1] = row.count, job.count[2] = column.count;
+    job.x_step[0] = c.source.n;
+    job.x_step[1] = c.source_step_y * c.source.h;
+    job.x_step[2] = c.source_step_x * c.source.w;
+    job.out_step[0] = c.result.n, job.out_step[1] = row.step * c.result.h, job.out_step[2] = column.step * c.result.w;
+    job.x = c.source.data;
+    job.out = &c.result(0, first, row.first, column.first);
+    job.channel_step = c.result.c;
+    job.vectors = groups.vectors_in(group), job.channels = groups.channels_in(group);
+    job.steps = c.summed, job.segment_step = c.source.c;
+    for (const AxisTap& u : row.taps)
+      for (const AxisTap& v : column.taps) {
+        const auto [rows, width] = panel(u.cell * c.grid_width + v.cell, group, scratch);
+        job.panel_step = width;
+        segments.push_back({rows + (u.tap * c.kernel_width + v.tap) * c.summed * width,
+                            u.source * c.source.h + v.source * c.source.w});
+      }
+    std::fill(std::begin(job.init), std::end(job.init), 0);
+    if (c.bias) {
+      const T* bias = c.bias + (row.owner * c.grid_width + column.owner) * groups.channels + first;
+      std::copy(bias, bias + job.channels, job.init);
+    }
+  };
+  run_jobs<Scratch>(kernels, order.size(), c.taps * c.summed, size, make);
+}
+
+// The filters of the cell that a thread is at.
+template <typename T>
+struct CellPanels {
+  std::unique_ptr<Panels<T>> panels;
+  int64_t cell = -1, group = -1;
+};
+
+// For blocks with so many positions or fewer, packing their filters costs more than it gains.
+constexpr int64_t kFewPositions = 8;
+
+// What a block's positions read, unfolded: [positions][filter], each row `pitch` long, as TileKernels::Dot wants
+// it. offsets: where a filter's inputs lie from its first one.
+template <typename T, typename A = accumulate_t<T>>
+void unfold_block(const TapConvolution<T>& c, const AxisBlock& row, const AxisBlock& column,
+                  const std::vector<int64_t>& offsets, int64_t lanes, int64_t pitch, A* patches) {
+  const int64_t length = offsets.size(), rest = length % lanes;
+  for (int64_t n = 0; n < c.batch; ++n)
+    for (int64_t y = 0; y < row.count; ++y)
+      for (int64_t x = 0; x < column.count; ++x, patches += pitch) {
+        const T* origin = &c.source(n, 0, y * c.source_step_y, x * c.source_step_x);
+        if (c.is_full(row, column)) {
+          const T* from = origin + row.taps[0].source * c.source.h + column.taps[0].source * c.source.w;
+          for (int64_t k = 0; k < length; ++k) patches[k] = static_cast<A>(from[offsets[k]]);
+        } else {
+          std::fill(patches, patches + length, A(0));
+          for (const AxisTap& u : row.taps)
+            for (const AxisTap& v : column.taps) {
+              const T* from = origin + u.source * c.source.h + v.source * c.source.w;
+              A* to = patches + u.tap * c.kernel_width + v.tap;
+              for (int64_t k = 0; k < c.summed; ++k) to[k * c.taps] = static_cast<A>(from[k * c.source.c]);
+            }
+        }
+        if (rest > 0) {
+          A* last = patches + length - rest;
+          std::move_backward(last, last + rest, last + lanes);
+          std::fill(last, last + lanes - rest, A(0));
+        }
+      }
+}
+
+// Where a filter's inputs lie from its first one.
+template <typename T>
+std::vector<int64_t> filter_offsets(Strided4<const T> input, int64_t channels, int64_t kernel_height,
+                                    int64_t kernel_width, int64_t dilation_y, int64_t dilation_x) {
+  std::vector<int64_t> offsets;
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t u = 0; u < kernel_height; ++u)
+      for (int64_t v = 0; v < kernel_width; ++v)
+        offsets.push_back(c * input.c + u * dilation_y * input.h + v * dilation_x * input.w);
+  return offsets;
+}
+
+// For blocks with few positions: filters are read as they lie, once.
+template <typename T, typename A = accumulate_t<T>>
+void convolve_few(const TileKernels<T>& kernels, const TapConvolution<T>& c, const T* weight, int64_t channels,
+                  const std::vector<int64_t>& offsets) {
+  constexpr int64_t step = TileKernels<T>::kDotRows;
+  const int64_t length = offsets.size(), lanes = kernels.lanes, pitch = ceil_div(length, lanes) * lanes;
+  const int64_t quads = ceil_div(channels, step), grain = 1 + kGrain * lanes / (step * kFewPositions * length);
+  const auto order = order_blocks(c, 1);
+  torch::stable::parallel_for(0, order.size() * quads, grain, [&](int64_t begin, int64_t end) {
+    const auto patches = make_buffer<A>(kFewPositions * pitch);
+    for (int64_t i = begin; i < end; ++i) {
+      const AxisBlock &row = c.rows[order[i / quads].row], &column = c.columns[order[i / quads].column];
+      const int64_t first = i % quads * step, rows = std::min(step, channels - first);
+      if (i == begin || first == 0) unfold_block(c, row, column, offsets, lanes, pitch, patches.get());
+      const int64_t filter = (row.owner * c.grid_width + column.owner) * channels + first;
+      const T* filters[step];
+      for (int64_t j = 0; j < step; ++j) filters[j] = weight + (filter + std::min(j, rows - 1)) * length;
+      const int64_t area = row.count * column.count, positions = c.batch * area;
+      for (int64_t r = 0; r < positions; r += kernels.max_dot_positions) {
+        const int64_t here = std::min<int64_t>(kernels.max_dot_positions, positions - r);
+        A sums[step * TileKernels<T>::kMaxDotPositions];
+        kernels.dot[here - 1](filters, length, patches.get() + r * pitch, pitch, sums);
+        for (int64_t k = 0; k < here; ++k) {
+          const int64_t n = (r + k) / area, y = (r + k) % area / column.count, x = (r + k) % column.count;
+          T* to = &c.result(n, first, row.first + y * row.step, column.first + x * column.step);
+          for (int64_t j = 0; j < rows; ++j)
+            to[j * c.result.c] = static_cast<T>(sums[k * step + j] + (c.bias ? static_cast<A>(c.bias[filter + j]) : A(0)));
+        }
+      }
+    }
+  });
+}
+
+// With the filters of a contiguous weight [Gh, Gw, channels, summed channels, kh, kw]; every block belongs to one
+// cell.
+template <typename T>
+void convolve_forward(const TapConvolution<T>& c, const T* weight, int64_t cells, int64_t channels,
+                      const std::vector<int64_t>& offsets) {
+  const auto& kernels = tile_kernels<T>();
+  const int64_t length = offsets.size();  // of a filter
+  const T* weight_end = weight + cells * channels * length;
+  int64_t most = 0;
+  for (const AxisBlock& row : c.rows)
+    for (const AxisBlock& column : c.columns) most = std::max(most, c.batch * row.count * column.count);
+  if (length >= kernels.lanes && most <= kFewPositions) return convolve_few(kernels, c, weight, channels, offsets);
+
+  const ChannelGroups groups(channels, kernels.lanes, kernels.max_vectors);
+  std::vector<int64_t> rows(length);
+  for (int64_t k = 0; k < length; ++k) rows[k] = k % c.taps * c.summed + k / c.taps;
+  const auto pack = [&](const Panels<T>& panels, int64_t first_row, int64_t cell, int64_t group) {
+    pack_matrix(kernels, panels, group, weight + cell * channels * length, weight_end, length, first_row, rows);
+  };
+  if (cells >= torch::stable::get_num_threads()) {  // each thread packs the filters of the cells that it does
+    convolve<CellPanels<T>>(kernels, c, groups, [&](int64_t cell, int64_t group, CellPanels<T>& own) {
+      if (!own.panels) own.panels = std::make_unique<Panels<T>>(groups, length, c.spare / cells);
+      if (own.cell != cell || own.group != group) pack(*own.panels, 0, cell, group);
+      own.cell = cell, own.group = group;
+      return std::pair(own.panels->row(group, 0), own.panels->width(group));
+    });
+  } else {
+    const Panels<T> panels(groups, cells * length, c.spare);
+    torch::stable::parallel_for(0, cells * groups.groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        pack(panels, i / groups.groups * length, i / groups.groups, i % groups.groups);
+    });
+    convolve<int>(kernels, c, groups, [&](int64_t cell, int64_t group, int) {
+      return std::pair(panels.row(group, cell * length), panels.width(group));
+    });
+  }
+}
+
+}  // namespace faceattr

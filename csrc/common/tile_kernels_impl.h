@@ -1,0 +1,416 @@
+// The text of the inner loops; each cpu_tiles_*.cpp includes it once, with
+//   FACEATTR_ISA           the instruction set's name, here a namespace
+//   FACEATTR_TARGET        the attribute that lets the compiler use it
+//   FACEATTR_VECTOR_BYTES  width of its registers
+//   FACEATTR_REGISTERS     how many there are
+// Nothing of the standard library is called: its templates would be compiled for this instruction set and
+// could replace, in the linked library, those that every machine must be able to run.
+
+namespace faceattr::FACEATTR_ISA {
+
+#define FACEATTR_INLINE FACEATTR_TARGET inline __attribute__((always_inline))
+
+template <typename E, int N>
+struct VectorOf {
+  typedef E type __attribute__((vector_size(N * sizeof(E))));
+};
+template <typename E, int N>
+using Vec = typename VectorOf<E, N>::type;
+
+template <typename A>
+constexpr int kLanes = FACEATTR_VECTOR_BYTES / sizeof(A);
+template <typename A>
+using Register = Vec<A, kLanes<A>>;
+
+// Integers as wide as T: what is moved and not computed with.
+template <int Bytes>
+struct BitsOf;
+template <>
+struct BitsOf<2> {
+  using type = uint16_t;
+};
+template <>
+struct BitsOf<4> {
+  using type = uint32_t;
+};
+template <>
+struct BitsOf<8> {
+  using type = uint64_t;
+};
+template <typename T>
+using Bits = typename BitsOf<sizeof(T)>::type;
+
+template <typename V, typename P>
+FACEATTR_INLINE V load_vector(const P* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof(V));
+  return v;
+}
+
+// A register of A from as many elements of T (load), or from one of them (broadcast), and back, rounded (store).
+template <typename T>
+struct Convert {
+  static FACEATTR_INLINE Register<T> load(const T* from) { return load_vector<Register<T>>(from); }
+  static FACEATTR_INLINE Register<T> broadcast(const T* from) { return *from - Register<T>{}; }
+  static FACEATTR_INLINE void store(T* to, Register<T> v) { __builtin_memcpy(to, &v, sizeof(v)); }
+};
+
+// How each level converts a register's worth of 16-bit elements to 32 bits and back.
+#if FACEATTR_VECTOR_BYTES == 64
+FACEATTR_INLINE Vec<uint32_t, 16> widen_words(Vec<uint16_t, 16> words) {
+  return (Vec<uint32_t, 16>)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)words);
+}
+FACEATTR_INLINE Register<float> widen_halves(Vec<uint16_t, 16> halves) {
+  return (Register<float>)_mm512_maskz_cvtph_ps(0xffff, (__m256i)halves);
+}
+FACEATTR_INLINE Vec<uint16_t, 16> narrow_to_halves(Register<float> v) {
+  return (Vec<uint16_t, 16>)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif FACEATTR_VECTOR_BYTES == 32
+FACEATTR_INLINE Vec<uint32_t, 8> widen_words(Vec<uint16_t, 8> words) {
+  return (Vec<uint32_t, 8>)_mm256_cvtepu16_epi32((__m128i)words);
+}
+FACEATTR_INLINE Register<float> widen_halves(Vec<uint16_t, 8> halves) {
+  return (Register<float>)_mm256_cvtph_ps((__m128i)halves);
+}
+FACEATTR_INLINE Vec<uint16_t, 8> narrow_to_halves(Register<float> v) {
+  return (Vec<uint16_t, 8>)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+}
+#else
+FACEATTR_INLINE Vec<uint32_t, 4> widen_words(Vec<uint16_t, 4> words) {
+  return __builtin_convertvector(words, Vec<uint32_t, 4>);
+}
+FACEATTR_INLINE Register<float> widen_halves(Vec<uint16_t, 4> halves) {
+  Register<float> v;
+  for (int i = 0; i < 4; ++i) v[i] = static_cast<float>(Half(halves[i], Half::from_bits()));
+  return v;
+}
+FACEATTR_INLINE Vec<uint16_t, 4> narrow_to_halves(Register<float> v) {
+  Vec<uint16_t, 4> halves;
+  for (int i = 0; i < 4; ++i) halves[i] = Half(v[i]).x;
+  return halves;
+}
+#endif
+
+// bfloat16 is the upper half of a float32.
+template <>
+struct Convert<BFloat16> {
+  using Words = Vec<uint32_t, kLanes<float>>;
+  static FACEATTR_INLINE Register<float> load(const BFloat16* from) {
+    return (Register<float>)(widen_words(load_vector<Vec<uint16_t, kLanes<float>>>(from)) << 16);
+  }
+  static FACEATTR_INLINE Register<float> broadcast(const BFloat16* from) {
+    const auto pairs = Vec<uint16_t, 2 * kLanes<float>>{} + from->x;
+    return (Register<float>)((Words)pairs & 0xffff0000u);
+  }
+  static FACEATTR_INLINE void store(BFloat16* to, Register<float> v) {
+    const Words bits = (Words)v, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    const Words words = v == v ? rounded : rounded - rounded + 0x7fc0;  // one NaN for all
+    const auto halves = __builtin_convertvector(words, Vec<uint16_t, kLanes<float>>);
+    __builtin_memcpy(to, &halves, sizeof(halves));
+  }
+};
+
+template <>
+struct Convert<Half> {
+  static FACEATTR_INLINE Register<float> load(const Half* from) {
+    return widen_halves(load_vector<Vec<uint16_t, kLanes<float>>>(from));
+  }
+  static FACEATTR_INLINE Register<float> broadcast(const Half* from) {
+    return widen_halves(Vec<uint16_t, kLanes<float>>{} + from->x);
+  }
+  static FACEATTR_INLINE void store(Half* to, Register<float> v) {
+    const auto halves = narrow_to_halves(v);
+    __builtin_memcpy(to, &halves, sizeof(halves));
+  }
+};
+
+// The micro-kernel. All V x R sums live in registers while the loop runs over what is summed. Every step loads
+// V vectors of the panel (neighbouring output channels) and, for each position, one input element that is
+// spread over a register: V * R multiply-adds for V + R loads. The inputs are read where they lie, so nothing
+// is unfolded, and any strides will do.
+template <typename T, int V, int R>
+FACEATTR_TARGET void tile(const Segment<T>* segments, int64_t segment_count, int64_t steps,
+                          int64_t panel_step, int64_t x_step, const T* const* x, const accumulate_t<T>* init,
+                          accumulate_t<T>* out) {
+  using A = accumulate_t<T>;
+  constexpr int lanes = kLanes<A>;
+  Register<A> sum[R][V];
+#pragma GCC unroll 16
+  for (int v = 0; v < V; ++v) {
+    const auto start = load_vector<Register<A>>(init + v * lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) sum[r][v] = start;
+  }
+  for (int64_t s = 0; s < segment_count; ++s) {
+    const T* panel = segments[s].panel;
+    const T* at[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) at[r] = x[r] + segments[s].x;
+    for (int64_t i = 0, offset = 0; i < steps; ++i, offset += x_step, panel += panel_step) {
+      Register<A> w[V];
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) w[v] = Convert<T>::load(panel + v * lanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const Register<A> value = Convert<T>::broadcast(at[r] + offset);
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) sum[r][v] += value * w[v];
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) __builtin_memcpy(out + (r * V + v) * lanes, &sum[r][v], sizeof(Register<A>));
+}
+
+// Lane i of pick<...>(a, b) is lane index(i) of the pair a, b.
+template <typename B, int N, typename Index>
+FACEATTR_INLINE Vec<B, N> pick(Vec<B, N> a, Vec<B, N> b, Index index) {
+  Vec<Bits<B>, N> mask;
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) mask[i] = index(i);
+  return __builtin_shuffle(a, b, mask);
+}
+
+template <int Stride>
+struct Lower {  // of each 2 * Stride lanes: the first Stride of a, then those of b
+  int lanes;
+  FACEATTR_INLINE int operator()(int i) const { return i & Stride ? i - Stride + lanes : i; }
+};
+template <int Stride>
+struct Upper {  // the last Stride of a, then those of b
+  int lanes;
+  FACEATTR_INLINE int operator()(int i) const { return i & Stride ? i + lanes : i + Stride; }
+};
+
+// One round swaps the off-diagonal blocks of Stride x Stride; all rounds together transpose.
+template <typename B, int N, int Stride>
+FACEATTR_INLINE void transpose_round(Vec<B, N>* rows) {
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+    if (i & Stride) continue;
+    const auto a = rows[i], b = rows[i + Stride];
+    rows[i] = pick<B, N>(a, b, Lower<Stride>{N});
+    rows[i + Stride] = pick<B, N>(a, b, Upper<Stride>{N});
+  }
+}
+
+// Lane i of round j of picking what lies at i * Taps + tap in a row of registers: it comes from register j or
+// stays.
+template <int Taps>
+struct EveryNth {
+  int lanes, tap, round;
+  FACEATTR_INLINE int operator()(int i) const {
+    const int at = i * Taps + tap;
+    if (round == 1) return at < 2 * lanes ? at : 0;
+    return at / lanes == round ? lanes + at % lanes : i;
+  }
+};
+
+// Rows of Taps elements each, lanes of them in a row of Taps registers, to columns.
+template <typename B, int N, int Taps, int Tap = 0>
+FACEATTR_INLINE void split_columns(const Vec<B, N>* from, Vec<B, N>* columns) {
+  auto column = from[0];
+  if constexpr (Taps > 1) column = pick<B, N>(from[0], from[1], EveryNth<Taps>{N, Tap, 1});
+  if constexpr (Taps > 2) column = pick<B, N>(column, from[2], EveryNth<Taps>{N, Tap, 2});
+  if constexpr (Taps > 3) column = pick<B, N>(column, from[3], EveryNth<Taps>{N, Tap, 3});
+  columns[Tap] = column;
+  if constexpr (Tap + 1 < Taps) split_columns<B, N, Taps, Tap + 1>(from, columns);
+}
+
+// pack for a full vector of channels with Taps columns, which lie side by side.
+template <typename T, int Taps>
+FACEATTR_INLINE void pack_few(const T* from, const int64_t* rows, T* to, int64_t to_stride) {
+  constexpr int n = kLanes<accumulate_t<T>>;
+  Vec<Bits<T>, n> block[Taps], columns[Taps];
+#pragma GCC unroll 16
+  for (int i = 0; i < Taps; ++i) block[i] = load_vector<Vec<Bits<T>, n>>(from + i * n);
+  split_columns<Bits<T>, n, Taps>(block, columns);
+#pragma GCC unroll 16
+  for (int i = 0; i < Taps; ++i) __builtin_memcpy(to + rows[i] * to_stride, &columns[i], sizeof(columns[i]));
+}
+
+template <typename T>
+FACEATTR_TARGET void pack(const T* from, const T* end, int64_t from_stride, int64_t channels, int64_t filled,
+                          const int64_t* rows, int64_t columns, T* to, int64_t to_stride) {
+  constexpr int n = kLanes<accumulate_t<T>>;
+  using B = Bits<T>;
+  const T* const last = from + (channels - 1) * from_stride;
+  if (channels == n && from_stride == columns) {
+    if (columns == 1) return pack_few<T, 1>(from, rows, to, to_stride);
+    if (columns == 2) return pack_few<T, 2>(from, rows, to, to_stride);
+    if (columns == 3) return pack_few<T, 3>(from, rows, to, to_stride);
+    if (columns == 4) return pack_few<T, 4>(from, rows, to, to_stride);
+  }
+  int64_t column = 0;
+  while (filled == n && column < columns) {
+    const int64_t wide = columns - column < n ? columns - column : n;
+    if (2 * wide < n || last + column + n > end) break;  // not worth it, or not all there
+    Vec<B, n> block[n];
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i)
+      block[i] = load_vector<Vec<B, n>>((i < channels ? from + i * from_stride : last) + column);
+    transpose_round<B, n, 1>(block);
+    if constexpr (n > 2) transpose_round<B, n, 2>(block);
+    if constexpr (n > 4) transpose_round<B, n, 4>(block);
+    if constexpr (n > 8) transpose_round<B, n, 8>(block);
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i)
+      if (i < wide) __builtin_memcpy(to + rows[column + i] * to_stride, &block[i], sizeof(block[i]));
+    column += wide;
+  }
+  for (; column < columns; ++column)
+    for (int i = 0; i < filled; ++i)
+      to[rows[column] * to_stride + i] = (i < channels ? from + i * from_stride : last)[column];
+}
+
+// Adds neighbouring blocks of Stride lanes: a's sums stay in front of b's.
+template <typename A, int Stride>
+FACEATTR_INLINE Register<A> fold(Register<A> a, Register<A> b) {
+  constexpr int n = kLanes<A>;
+  return pick<A, n>(a, b, Lower<Stride>{n}) + pick<A, n>(a, b, Upper<Stride>{n});
+}
+
+template <typename A>
+FACEATTR_INLINE void store_sums(const Register<A>* sums, A* out) {
+  constexpr int n = kLanes<A>;
+  if constexpr (n == 2) {
+    for (int j = 0; j < 4; ++j) out[j] = sums[j][0] + sums[j][1];
+  } else {
+    auto all = fold<A, 2>(fold<A, 1>(sums[0], sums[1]), fold<A, 1>(sums[2], sums[3]));
+    if constexpr (n > 4) all = fold<A, 4>(all, all);
+    if constexpr (n > 8) all = fold<A, 8>(all, all);
+    __builtin_memcpy(out, &all, 4 * sizeof(A));
+  }
+}
+
+// Where a cell has few positions, its filters are not worth packing: they are multiplied as they lie, along
+// what is summed.
+template <typename T, int R>
+FACEATTR_TARGET void dot(const T* const* rows, int64_t length, const accumulate_t<T>* x, int64_t x_stride,
+                         accumulate_t<T>* out) {
+  using A = accumulate_t<T>;
+  using B = Vec<Bits<A>, kLanes<A>>;
+  constexpr int lanes = kLanes<A>, J = TileKernels<T>::kDotRows;
+  Register<A> sum[R][J] = {};
+  const int64_t whole = length / lanes * lanes;
+  for (int64_t k = 0; k < whole; k += lanes) {
+    Register<A> w[J];
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) w[j] = Convert<T>::load(rows[j] + k);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const auto value = load_vector<Register<A>>(x + r * x_stride + k);
+#pragma GCC unroll 16
+      for (int j = 0; j < J; ++j) sum[r][j] += value * w[j];
+    }
+  }
+  if (whole < length) {  // the row's last vector overlaps the one before: what was summed is masked out
+    B last;
+    for (int i = 0; i < lanes; ++i) last[i] = i < lanes - (length - whole) ? 0 : ~Bits<A>(0);
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) {
+      const auto w = (Register<A>)((B)Convert<T>::load(rows[j] + length - lanes) & last);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r][j] += load_vector<Register<A>>(x + r * x_stride + whole) * w;
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) store_sums<A>(sum[r], out + r * J);
+}
+
+// out[j][0 .. V * lanes) of outer.
+template <typename T, int V, typename A = accumulate_t<T>>
+FACEATTR_INLINE void outer_vectors(const A* const* g, const A* x, int64_t x_stride, int64_t positions,
+                                   Register<A> (&sum)[TileKernels<T>::kDotRows][V]) {
+  constexpr int lanes = kLanes<A>, J = TileKernels<T>::kDotRows;
+#pragma GCC unroll 16
+  for (int j = 0; j < J; ++j)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) sum[j][v] = Register<A>{};
+  for (int64_t r = 0; r < positions; ++r, x += x_stride) {
+    Register<A> value[V];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) value[v] = load_vector<Register<A>>(x + v * lanes);
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) {
+      const Register<A> factor = Convert<A>::broadcast(g[j] + r);
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) sum[j][v] += factor * value[v];
+    }
+  }
+}
+
+// The gradient's counterpart of dot: written along what dot sums over, so that filters are written as they lie.
+template <typename T>
+FACEATTR_TARGET void outer(const accumulate_t<T>* const* g, const accumulate_t<T>* x, int64_t x_stride,
+                           int64_t positions, int64_t length, T* const* out) {
+  using A = accumulate_t<T>;
+  constexpr int lanes = kLanes<A>, J = TileKernels<T>::kDotRows, V = FACEATTR_REGISTERS / 8;
+  int64_t k = 0;
+  for (; k + V * lanes <= length; k += V * lanes) {
+    Register<A> sum[J][V];
+    outer_vectors<T, V>(g, x + k, x_stride, positions, sum);
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) Convert<T>::store(out[j] + k + v * lanes, sum[j][v]);
+  }
+  for (; k < length; k += lanes) {
+    Register<A> sum[J][1];
+    outer_vectors<T, 1>(g, x + k, x_stride, positions, sum);
+    const int64_t here = length - k < lanes ? length - k : lanes;
+    for (int j = 0; j < J; ++j) {
+      T row[lanes];
+      Convert<T>::store(row, sum[j][0]);
+      for (int64_t i = 0; i < here; ++i) out[j][k + i] = row[i];
+    }
+  }
+}
+
+template <typename T, int... R>
+constexpr void fill_tiles(TileKernels<T>& k, std::integer_sequence<int, R...>) {
+  // As many sums as leave registers for a vector of the panel each and one input element.
+  constexpr int most[] = {12, FACEATTR_REGISTERS == 32 ? 12 : 6, 8, 6};
+  k.max_vectors = FACEATTR_REGISTERS == 32 ? 4 : 2;
+  for (int v = 0; v < 4; ++v) k.max_positions[v] = v < k.max_vectors ? most[v] : 0;
+  ((k.tile[0][R] = R < most[0] ? &tile<T, 1, R + 1> : nullptr), ...);
+  ((k.tile[1][R] = R < most[1] ? &tile<T, 2, (R < most[1] ? R : 0) + 1> : nullptr), ...);
+#if FACEATTR_REGISTERS == 32
+  ((k.tile[2][R] = R < most[2] ? &tile<T, 3, (R < most[2] ? R : 0) + 1> : nullptr), ...);
+  ((k.tile[3][R] = R < most[3] ? &tile<T, 4, (R < most[3] ? R : 0) + 1> : nullptr), ...);
+#endif
+}
+
+template <typename T>
+constexpr TileKernels<T> make_kernels() {
+  TileKernels<T> k{};
+  k.lanes = kLanes<accumulate_t<T>>;
+  fill_tiles(k, std::make_integer_sequence<int, TileKernels<T>::kMaxPositions>());
+  k.outer = &outer<T>;
+  k.pack = &pack<T>;
+  k.dot[0] = &dot<T, 1>;
+  k.dot[1] = &dot<T, 2>;
+  k.max_dot_positions = 2;
+#if FACEATTR_REGISTERS == 32
+  k.dot[2] = &dot<T, 3>;
+  k.dot[3] = &dot<T, 4>;
+  k.max_dot_positions = 4;
+#endif
+  return k;
+}
+
+template <typename T>
+const TileKernels<T>& kernels() {
+  static constexpr TileKernels<T> table = make_kernels<T>();
+  return table;
+}
+
+template const TileKernels<float>& kernels<float>();
+template const TileKernels<double>& kernels<double>();
+template const TileKernels<Half>& kernels<Half>();
+template const TileKernels<BFloat16>& kernels<BFloat16>();
+
+}  // namespace faceattr::FACEATTR_ISA

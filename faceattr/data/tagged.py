@@ -1,0 +1,90 @@
+"""Pictures with attribute tags, whatever files they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TaggedPictures:
+    """Pictures of one folder with their tags, in the order of the file that lists them."""
+
+    folder: Path
+    names: list[str]
+    """The pictures' paths below ``folder``, N of them."""
+    attributes: tuple[str, ...]
+    """Names of the A columns of ``tags``."""
+    tags: np.ndarray
+    """[N, A] bool."""
+    known: np.ndarray
+    """[N, A] bool: where it is False nobody has said whether the tag holds."""
+    identities: np.ndarray | None
+    """[N] int64, equal for pictures of one person; None where nobody has said."""
+    partitions: np.ndarray | None
+    """[N] int64: 0 train, 1 validation, 2 test, -1 none of them; None where there is no split."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The picture files."""
+        return [self.folder / name for name in self.names]
+
+    def select(self, rows: np.ndarray) -> TaggedPictures:
+        """The pictures of some rows (indices or a mask)."""
+        return replace(
+            self,
+            names=np.asarray(self.names, dtype=object)[rows].tolist(),
+            tags=self.tags[rows],
+            known=self.known[rows],
+            identities=None if self.identities is None else self.identities[rows],
+            partitions=None if self.partitions is None else self.partitions[rows],
+        )
+
+    def columns(self, attributes: Sequence[str]) -> TaggedPictures:
+        """The same pictures with these attributes alone, in this order."""
+        chosen = [self.attributes.index(name) for name in attributes]
+        return replace(self, attributes=tuple(attributes), tags=self.tags[:, chosen], known=self.known[:, chosen])
+
+    def partition(self, number: int) -> TaggedPictures:
+        """The pictures of one partition; ValueError if it has none."""
+        if self.partitions is None:
+            raise ValueError(f"{self.folder}: the pictures are not split into partitions, so there is no {number}")
+        rows = np.flatnonzero(self.partitions == number)
+        if not len(rows):
+            raise ValueError(f"{self.folder}: no picture of partition {number}")
+        return self.select(rows)
+
+    def present(self, listed_in: Path, lines: Mapping[str, int], skip_missing: bool) -> TaggedPictures:
+        """The pictures whose files are there.
+
+        Raises ValueError for the first that is missing, unless ``skip_missing``, and where none is there; the message
+        names the picture, the file ``listed_in`` and the line.
+        """
+        if not self.folder.is_dir():
+            raise ValueError(f"{self.folder}: no such folder of pictures")
+        there = np.array([path.is_file() for path in self.paths], dtype=bool)
+        if not there.any():
+            raise ValueError(f"{self.folder}: holds none of the {len(self)} pictures that {listed_in} lists")
+        if not (there.all() or skip_missing):
+            name = self.names[int(np.argmin(there))]
+            raise ValueError(
+                f"{self.folder / name}: listed in {listed_in}, line {lines[name]}, but missing; "
+                "add it or skip missing pictures"
+            )
+        return self.select(there)
+
+
+def read_text(path: Path, what: str) -> str:
+    """The content of a UTF-8 file; ValueError, which says ``what`` it is, for one that is missing or no text."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing; it is {what}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file ({error})") from None

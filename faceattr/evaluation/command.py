@@ -1,0 +1,263 @@
+"""`faceattr evaluate celeba | lfwa | csv | boxes`: the model's figures on labelled pictures of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from faceattr.arguments import positive
+
+if TYPE_CHECKING:
+    from faceattr.data.tagged import TaggedPictures
+    from faceattr.pipeline import FaceAttributes
+
+# torch and what needs it are imported when the command runs, so that --help answers at once.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommands, each with `run` set to the function that takes the parsed options."""
+    kinds = parser.add_subparsers(dest="data", required=True, metavar="DATA")
+    for name, help in (
+        ("celeba", "CelebA: official text files or Kaggle's CSV"),
+        ("lfwa", "LFWA or LFWA+ (.mat)"),
+        ("csv", "one's own: a CSV with the columns image and attributes"),
+    ):
+        kind = kinds.add_parser(name, help=help, description=f"Attributes on {help}.")
+        _add_common(kind)
+        _add_attributes(kind, name)
+    boxes = kinds.add_parser(
+        "boxes", help="localisation against boxes", description="Localisation against a CSV image,x0,y0,x1,y1,label."
+    )
+    _add_common(boxes)
+    boxes.add_argument("--labels", type=Path, metavar="FILE", help="the CSV (default: the only one in DIR)")
+    boxes.add_argument("--targets", metavar="A,B", help="labels of the boxes to be found (default: all)")
+    boxes.add_argument("--largest", action="store_true", help="only the largest target of each photo is to be found")
+    boxes.add_argument("--min-score", type=float, default=0.0, metavar="S", help="leave out faces below this score")
+    boxes.add_argument("--plot", type=Path, metavar="FILE", help="also draw recall against overlap (.png, .svg, .pdf)")
+    boxes.set_defaults(run=run_boxes)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the labels and pictures")
+    parser.add_argument("--weights", metavar="W", help="checkpoint file or its folder (default: the bundled one)")
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="decoding threads (default: 2)")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
+
+
+def _add_attributes(parser: argparse.ArgumentParser, data: str) -> None:
+    parser.add_argument(
+        "--partition",
+        type=int,
+        choices=(0, 1, 2),
+        default=None if data == "csv" else 2,
+        help="0 train, 1 validation, 2 test (default: %(default)s)" if data != "csv" else "default: every row",
+    )
+    parser.add_argument(
+        "--crop",
+        choices=("aligned", "detect"),
+        default="aligned" if data == "celeba" else "detect",
+        help="the pictures are aligned faces, or whole photos in which the best face is taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--face",
+        type=_fractions,
+        metavar="X0,Y0,X1,Y1",
+        help="with --crop aligned: crown to chin in parts of the picture (default: as in CelebA's, or LFW's, pictures)",
+    )
+    parser.add_argument(
+        "--thresholds",
+        choices=("accuracy", "balanced", "0.5"),
+        default="accuracy",
+        help="those of the weights for accuracy or balanced accuracy, or 0.5 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="write a CSV: image, a probability an attribute"
+    )
+    parser.add_argument(
+        "--baseline",
+        action="append",
+        choices=("facetracer", "panda-l", "panda-w"),
+        metavar="NAME",
+        help="also train, on partition 0, and measure facetracer, panda-l or panda-w; may be repeated",
+    )
+    parser.add_argument(
+        "--baseline-pictures",
+        type=positive,
+        default=3000,
+        metavar="N",
+        help="of partition 0, at most, for them (default: 3000)",
+    )
+    parser.add_argument("--skip-missing", action="store_true", help="leave out pictures that are listed but not there")
+    if data == "celeba":
+        parser.add_argument(
+            "--split", choices=("official", "paper"), default="official", help="paper: its 8,000/1,000/1,000 people"
+        )
+    if data != "csv":
+        parser.add_argument("--images", metavar="FOLDER", help="subfolder of the pictures (default: the official name)")
+    if data != "celeba":
+        parser.add_argument("--labels", type=Path, metavar="FILE", help="label file (default: the one in DIR)")
+    parser.set_defaults(run=run_attributes)
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    try:
+        x0, y0, x1, y1 = box = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not four numbers X0,Y0,X1,Y1") from None
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise argparse.ArgumentTypeError(f"{text!r}: needed are 0 <= X0 < X1 <= 1 and 0 <= Y0 < Y1 <= 1")
+    return box
+
+
+def run_attributes(options: argparse.Namespace) -> int:
+    """Evaluates attributes; what is asked for goes to stdout."""
+    import numpy as np
+
+    from faceattr.attributes import TABLE_1
+    from faceattr.evaluation.attributes import evaluate
+    from faceattr.evaluation.predict import ALIGNED_FACES, predict_pictures, write_predictions
+    from faceattr.evaluation.report import report, share_of_positives
+    from faceattr.models.checkpoint import load_checkpoint
+    from faceattr.pipeline import FaceAttributes, choose_device, find_weights
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data = read_data(options)
+    for warning in caught:
+        _note(options, str(warning.message))
+    weights = find_weights(options.weights)
+    checkpoint = load_checkpoint(weights, choose_device(options.device))
+    names = checkpoint.metadata["attributes"]
+    shared = [name for name in names if name in data.attributes]
+    if not shared:
+        raise ValueError(f"{weights}: knows none of the attributes of {options.root}; it knows {', '.join(names)}")
+    unknown = [name for name in data.attributes if name not in shared]
+    if unknown:
+        _note(options, f"attributes that the weights do not know are left out: {', '.join(unknown)}")
+    data = data.columns(shared)
+    model = FaceAttributes(checkpoint, attributes=shared)
+    if options.thresholds == "0.5":
+        thresholds = [0.5] * len(shared)
+    else:
+        of = dict(zip(names, checkpoint.metadata["thresholds"][options.thresholds], strict=True))
+        thresholds = [of[name] for name in shared]
+
+    _note(options, f"{len(data)} pictures of {data.folder}, {model.device}, weights {weights}")
+    aligned = options.face or ALIGNED_FACES["lfwa" if options.data == "lfwa" else "celeba"]
+    predicted = predict_pictures(
+        model,
+        data.paths,
+        share_of_positives(data),
+        aligned if options.crop == "aligned" else None,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        quiet=options.quiet,
+    )
+    if options.predictions is not None:
+        write_predictions(options.predictions, data.names, predicted.values, shared)
+    result = evaluate(predicted.values, data.tags, thresholds, shared, data.known, data.identities)
+    result["not_found"] = int(np.sum(~predicted.found))
+    baselines = evaluate_baselines(options, data, model, aligned) if options.baseline else {}
+    paper = TABLE_1.get({"celeba": "CelebA", "lfwa": "LFWA"}.get(options.data, ""), {})
+    print(report(result, options.format, paper, baselines))
+    return 0
+
+
+def evaluate_baselines(
+    options: argparse.Namespace, data: TaggedPictures, model: FaceAttributes, face
+) -> dict[str, dict]:
+    """The results of the methods asked for, trained on partition 0."""
+    import numpy as np
+
+    from faceattr.data.celeba import read_landmarks
+    from faceattr.evaluation.baselines import Placement, evaluate_baseline
+
+    if not options.partition:
+        raise ValueError("--baseline: the methods learn from partition 0; measure on another with --partition")
+    aligned = options.crop == "aligned"
+    landmarks = read_landmarks(options.root, aligned) if options.data == "celeba" else None
+    if not aligned and landmarks is None and any(name != "panda-w" for name in options.baseline):
+        problem = "facetracer and panda-l need --crop aligned or CelebA's file of landmarks; panda-w does not"
+        raise ValueError(f"{options.root}: {problem}")
+    # Their own options: what is missing from the training part does no harm.
+    training = read_data(argparse.Namespace(**{**vars(options), "partition": 0, "skip_missing": True}))
+    training = training.columns(data.attributes)
+    count = min(options.baseline_pictures, len(training))
+    training = training.select(np.linspace(0, len(training) - 1, count).astype(int))
+    results = {}
+    for name in options.baseline:
+        placement = Placement(model=model) if name == "panda-w" else Placement(face, landmarks)
+        results[name] = evaluate_baseline(name, training, data, placement, options.thresholds, options.quiet)
+    return results
+
+
+def read_data(options: argparse.Namespace) -> TaggedPictures:
+    """The pictures to evaluate."""
+    from faceattr.data.celeba import read_celeba
+    from faceattr.data.lfwa import read_lfwa
+    from faceattr.data.tag_csv import read_tag_csv
+
+    if options.data == "celeba":
+        images = options.images or ("img_align_celeba" if options.crop == "aligned" else "img_celeba")
+        return read_celeba(options.root, images, options.skip_missing, options.split, options.partition)
+    if options.data == "lfwa":
+        data = read_lfwa(options.root, options.labels, options.images, options.skip_missing)
+    else:
+        data = read_tag_csv(_csv_file(options), _csv_root(options), options.skip_missing)
+    return data if options.partition is None else data.partition(options.partition)
+
+
+def run_boxes(options: argparse.Namespace) -> int:
+    """Evaluates localisation; what is asked for goes to stdout."""
+    from faceattr.evaluation.boxes import read_boxes
+    from faceattr.evaluation.localization import evaluate_boxes, plot_boxes, report_boxes
+    from faceattr.models.checkpoint import load_checkpoint
+    from faceattr.pipeline import choose_device, find_weights
+
+    weights = find_weights(options.weights)
+    photos = read_boxes(_csv_file(options))
+    checkpoint = load_checkpoint(weights, choose_device(options.device))
+    _note(options, f"{len(photos)} photos of {_csv_root(options)}, {options.device}, weights {weights}")
+    result = evaluate_boxes(
+        checkpoint,
+        photos,
+        _csv_root(options),
+        options.targets.split(",") if options.targets else None,
+        options.largest,
+        min_score=options.min_score,
+        workers=options.workers,
+        quiet=options.quiet,
+    )
+    if options.plot is not None:
+        plot_boxes(result, options.plot)
+    print(report_boxes(result, options.format))
+    return 0
+
+
+def _csv_root(options: argparse.Namespace) -> Path:
+    return options.root.parent if options.root.is_file() else options.root
+
+
+def _csv_file(options: argparse.Namespace) -> Path:
+    """--labels, as it is or below --root; or --root itself where it is a file; or the only CSV in it."""
+    if options.root.is_file():
+        return options.root
+    if options.labels is not None:
+        below = options.root / options.labels
+        return below if below.exists() else options.labels
+    files = sorted(options.root.glob("*.csv"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise ValueError(f"{options.root}: which CSV? There are {names}; give one with --labels")
+    return files[0]
+
+
+def _note(options: argparse.Namespace, text: str) -> None:
+    if not options.quiet:
+        print(f"faceattr: {text}", file=sys.stderr)

@@ -1,0 +1,136 @@
+"""Localisation of a whole set of photos against its boxes, beside a centre box and class activation maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from faceattr.evaluation import boxes as metrics
+from faceattr.evaluation.maps import class_activation_map, enlarge, max_box_acc_v2, overlaps_by_threshold
+from faceattr.localization import LocalizerSettings
+from faceattr.models.checkpoint import Checkpoint
+from faceattr.pipeline import FaceAttributes
+
+OVERLAPS = tuple(round(0.1 * i, 1) for i in range(1, 10))
+
+
+def evaluate_boxes(
+    checkpoint: Checkpoint,
+    photos: Sequence[metrics.TrueBoxes],
+    root: Path,
+    targets: Sequence[str] | None = None,
+    largest: bool = False,
+    *,
+    min_score: float = 0.0,
+    workers: int = 2,
+    quiet: bool = True,
+) -> dict:
+    """Figures of the localiser on photos whose faces are marked.
+
+    Args:
+        photos: what is marked in them; their paths are below `root`.
+        targets: labels of the boxes to be found; None: all. The others are faces too, but need not be found.
+        largest: only the largest target of each photo is to be found.
+        min_score: proposals below it are left out.
+
+    Returns:
+        "n" photos, "targets", and a value for each of "overlap": "recall" (share of targets that some proposal overlaps
+        so far), "recall_best_alone" (the best proposal of each photo), "recall_cam" (class activation maps cut at the
+        threshold that does best at overlap 0.5), "recall_centre" (a box in the middle), "precision" (share of proposals
+        on some marked face; None without a proposal) and "false_positives_per_image"; "max_box_acc_v2" of the
+        proposals, of LNet_o's response map, of class activation maps and of the centre box.
+
+    Raises:
+        ValueError: no photo, or one that cannot be read; the message names it.
+    """
+    if not photos:
+        raise ValueError("evaluate_boxes: no photo")
+    wanted = [photo.boxes if targets is None else photo.labelled(targets) for photo in photos]
+    wanted = [metrics.largest(boxes) for boxes in wanted] if largest else wanted
+    if not any(map(len, wanted)):
+        labels = sorted({label for photo in photos for label in photo.labels})
+        raise ValueError(f"no box with the labels {', '.join(targets or ())}; there are {', '.join(labels)}")
+    model = FaceAttributes(checkpoint, min_score=min_score)
+    settings = LocalizerSettings(**checkpoint.metadata["preprocessing"]["localization"])
+    found, responses, cams, sizes = [], [], [], []
+    stream = model.iter_predict([root / photo.image for photo in photos], detect_only=True, workers=workers)
+    with closing(stream):
+        for prediction in tqdm(stream, total=len(photos), unit="photo", disable=quiet, dynamic_ncols=True):
+            if prediction.error is not None:
+                raise ValueError(prediction.error)
+            found.append(np.array([face.box for face in prediction.faces]).reshape(-1, 4))
+            sizes.append((prediction.width, prediction.height))
+            pixels = torch.from_numpy(prediction.photo.pixels).to(model.device).permute(2, 0, 1).float() / 255
+            responses.append(enlarge(prediction.response_maps["lnet_o"], sizes[-1]))
+            side = min(settings.finest_side, settings.largest_enlargement * max(pixels.shape[1:]))
+            cams.append(class_activation_map(checkpoint.lnet_o, pixels, side))
+    best = {
+        "recall": metrics.best_overlaps(wanted, found),
+        "recall_best_alone": metrics.best_overlaps(wanted, [boxes[:1] for boxes in found]),
+        "recall_centre": metrics.best_overlaps(wanted, [metrics.centre_box(*size) for size in sizes]),
+    }
+    by_threshold = {
+        "response_map": overlaps_by_threshold(responses, wanted, sizes),
+        "cam": overlaps_by_threshold(cams, wanted, sizes),
+    }
+    cam = by_threshold["cam"]
+    best["recall_cam"] = cam[(cam >= 0.5).mean(1).argmax()]
+    marked = [photo.boxes for photo in photos]
+    result = {"n": len(photos), "targets": sum(map(len, wanted)), "overlap": list(OVERLAPS)}
+    result |= {name: metrics.recall_curve(values, OVERLAPS).tolist() for name, values in best.items()}
+    proposed = any(map(len, found))
+    result["precision"] = [metrics.precision(marked, found, overlap) for overlap in OVERLAPS] if proposed else None
+    result["false_positives_per_image"] = [
+        metrics.false_boxes_per_photo(marked, found, overlap) for overlap in OVERLAPS
+    ]
+    result["max_box_acc_v2"] = {
+        "proposals": max_box_acc_v2(best["recall"][None]),
+        **{name: max_box_acc_v2(values) for name, values in by_threshold.items()},
+        "centre": max_box_acc_v2(best["recall_centre"][None]),
+    }
+    return result
+
+
+ROWS = {
+    "recall": "recall",
+    "recall_best_alone": "recall, best proposal alone",
+    "recall_cam": "recall, class activation map",
+    "recall_centre": "recall, centre box",
+    "precision": "precision",
+    "false_positives_per_image": "false positives an image",
+}
+
+
+def report_boxes(result: dict, format: str) -> str:
+    """What :func:`evaluate_boxes` gives, as a table or as JSON."""
+    if format == "json":
+        return json.dumps(result, indent=2)
+    width = max(map(len, ROWS.values()))
+    lines = [f"{'overlap':{width}}" + "".join(f"{overlap:7.1f}" for overlap in result["overlap"])]
+    for key, title in ROWS.items():
+        if result[key] is not None:
+            lines.append(f"{title:{width}}" + "".join(f"{value:7.3f}" for value in result[key]))
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in result["max_box_acc_v2"].items())
+    lines += ["", f"MaxBoxAccV2: {scores}", f"{result['n']} photos, {result['targets']} faces to be found"]
+    return "\n".join(lines)
+
+
+def plot_boxes(result: dict, path: Path) -> None:
+    """Recall against overlap as the paper's Fig. 7 has it; the file's suffix says its format."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    for key, style in (("recall", "-o"), ("recall_best_alone", "-s"), ("recall_cam", "--^"), ("recall_centre", ":x")):
+        label = "localiser, all proposals" if key == "recall" else ROWS[key].removeprefix("recall, ")
+        axes.plot(result["overlap"], result[key], style, label=label)
+    axes.set(xlabel="overlap ratio", ylabel="recall", ylim=(0, 1.02), xlim=(0.08, 0.92))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path)

@@ -1,0 +1,256 @@
+"""The command line from end to end, on a checkpoint whose answers are known (small_checkpoint.py)."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+
+import faceattr
+from faceattr.cli import main
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_small_checkpoint(path)
+    return str(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two faces, none, one; two names are equal; two files are no pictures, one is not asked for."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    draw_photo([(100, 100, 32, NEUTRAL), (220, 140, 32, SMILING)]).save(folder / "a.png")
+    draw_photo([]).save(folder / "b.jpg")
+    draw_photo([(200, 100, 32, SMILING)]).save(folder / "sub" / "a.png")
+    (folder / "c.jpg").write_text("this is text")
+    (folder / "d.png").touch()
+    (folder / "notes.txt").write_text("no picture by its name")
+    return folder
+
+
+NAMES = ["a.png", "b.jpg", "c.jpg", "d.png", "sub/a.png"]
+FACES = [2, 0, 0, 0, 1]
+
+
+def run(weights, *arguments, **options):
+    command = [sys.executable, "-m", "faceattr.cli", arguments[0], "--weights", weights, *map(str, arguments[1:])]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+class TestFormats:
+    def records(self, weights, capsys, *arguments):
+        status = main(["predict", "--weights", weights, "--device", "cpu", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    def test_jsonl(self, weights, photos, capsys):
+        status, out, err = self.records(weights, capsys, photos, "--format", "jsonl")
+        records = [json.loads(line) for line in out.splitlines()]
+        assert status == 1
+        assert [record["image"] for record in records] == [str(photos / name) for name in NAMES]
+        assert [len(record["faces"]) for record in records] == FACES
+        good = records[0]
+        assert set(good) == {"image", "width", "height", "faces", "error"}
+        assert (good["width"], good["height"], good["error"]) == (320, 240, None)
+        face = good["faces"][0]
+        assert set(face) == {"box", "score", "attributes", "labels", "notes"}
+        assert list(face["attributes"]) == list(ATTRIBUTES)
+        assert sorted(face["labels"][0] for face in good["faces"]) == ["Frowning", "Smiling"]
+        assert records[2]["error"].startswith(str(photos / "c.jpg")) and "0 bytes" in records[3]["error"]
+        for name in ("c.jpg", "d.png"):
+            assert sum(str(photos / name) in line for line in err.splitlines()) == 1
+
+    def test_json_is_one_array(self, weights, photos, capsys):
+        status, out, _ = self.records(weights, capsys, photos, "--format", "json")
+        assert status == 1
+        assert [len(record["faces"]) for record in json.loads(out)] == FACES
+
+    def test_json_of_nothing(self, weights, tmp_path, capsys):
+        (tmp_path / "empty").mkdir()
+        status, out, err = self.records(weights, capsys, tmp_path / "empty", "--format", "json")
+        (record,) = json.loads(out)
+        assert status == 1
+        assert record["error"] == f"{tmp_path / 'empty'}: no pictures in this folder" and record["error"] in err
+
+    def test_csv(self, weights, photos, capsys):
+        status, out, _ = self.records(weights, capsys, photos, "--format", "csv", "--exclude", "Present")
+        rows = list(csv.DictReader(io.StringIO(out)))
+        assert status == 1
+        assert [row["image"] for row in rows] == [str(photos / name) for name in ("a.png", *NAMES)]
+        assert list(rows[0])[4:] == ["x0", "y0", "x1", "y1", "score", "Smiling", "Frowning", "notes", "error"]
+        first = rows[0]
+        assert first["face"] == "1" and 0 <= float(first["x0"]) < float(first["x1"]) <= 320
+        assert float(first["Smiling"]) + float(first["Frowning"]) == pytest.approx(1, abs=2e-4)
+        assert rows[2]["face"] == "" and rows[2]["error"] == "" and "not a picture" in rows[3]["error"]
+
+    def test_table(self, weights, photos, capsys):
+        status, out, _ = self.records(weights, capsys, photos)
+        lines = out.splitlines()
+        assert status == 1 and len(lines) == 1 + 2 + 4
+        assert lines[0].split()[:2] == ["image", "size"] and "320 x 240" in lines[1]
+        assert sum("Smiling 1.00" in line for line in lines) == 2
+        assert lines[3].endswith("no face") and "error: " in lines[4]
+
+    def test_good_photos_alone_give_status_0(self, weights, photos, capsys):
+        status, out, err = self.records(weights, capsys, photos / "a.png", photos / "b.jpg", "--quiet")
+        assert status == 0 and err == "" and len(out.splitlines()) == 4
+
+    def test_progress_and_device_on_stderr(self, weights, photos, capsys):
+        _, out, err = self.records(weights, capsys, photos / "a.png", "--format", "jsonl")
+        assert f"on cpu, weights {weights}" in err and "1/1" in err and "photo/s" in err
+        assert len(out.splitlines()) == 1
+
+    def test_options_reach_the_pipeline(self, weights, photos, capsys):
+        photo = photos / "a.png"
+        arguments = [
+            photo,
+            "--format",
+            "jsonl",
+            "--max-faces",
+            1,
+            "--attributes",
+            "Present, Smiling",
+            "--thresholds",
+            "balanced",
+        ]
+        (face,) = json.loads(self.records(weights, capsys, *arguments)[1])["faces"]
+        assert list(face["attributes"]) == ["Smiling", "Present"] and "Present" in face["labels"]
+        arguments = [photo, "--format", "jsonl", "--min-score", 1]
+        assert json.loads(self.records(weights, capsys, *arguments)[1])["faces"] == []
+
+    def test_detect(self, weights, photos, capsys):
+        status = main(["detect", "--weights", weights, str(photos / "a.png"), "--format", "jsonl"])
+        record = json.loads(capsys.readouterr().out)
+        assert status == 0
+        assert [sorted(face["box"]) != [] and face["attributes"] for face in record["faces"]] == [{}, {}]
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--attributes", "Smilling"], "attribute 'Smilling' is unknown to these weights; choose from Smiling"),
+            (["--min-score", "3"], "a score is between 0 and 1"),
+            (["--device", "nowhere"], "device 'nowhere' cannot be used"),
+            (["--weights", "nothing.safetensors"], "nothing.safetensors: cannot be read"),
+        ],
+    )
+    def test_nothing_starts(self, weights, photos, capsys, arguments, message):
+        status = main(["predict", str(photos), "--weights", weights, *arguments])
+        captured = capsys.readouterr()
+        assert status == 2 and captured.out == ""
+        assert captured.err.startswith("faceattr: ") and message in captured.err and captured.err.count("\n") == 1
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            [],
+            ["predict"],
+            ["predict", "a", "--max-faces", "0"],
+            ["predict", "a", "--attributes", "A", "--exclude", "B"],
+        ],
+    )
+    def test_usage(self, arguments, capsys):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2 and "usage: faceattr" in capsys.readouterr().err
+
+    def test_output_that_is_a_file(self, weights, photos, tmp_path, capsys):
+        (tmp_path / "out").touch()
+        assert main(["predict", str(photos), "--weights", weights, "--output", str(tmp_path / "out")]) == 2
+        assert f"{tmp_path / 'out'}: cannot be made a folder" in capsys.readouterr().err
+
+
+class TestOutput:
+    def test_pictures(self, weights, photos, tmp_path, capsys):
+        output = tmp_path / "out" / "pictures"
+        main(["predict", str(photos), "--weights", weights, "--output", str(output)])
+        assert f"pictures are in {output}" in capsys.readouterr().err
+        names = {path.name for path in output.iterdir()}
+        assert names == {f"{stem}.{kind}.jpg" for stem in ("a", "a-2", "b") for kind in ("faces", "lnet_o", "lnet_s")}
+        for path in output.iterdir():
+            with Image.open(path) as picture:
+                assert picture.size == (320, 240)
+
+        def green(name):
+            pixels = np.asarray(Image.open(output / name)).astype(int)
+            return (pixels[..., 1] > 180) & (pixels[..., 0] < 140)  # the frames' colour
+
+        assert not green("b.faces.jpg").any()
+        rows, columns = np.nonzero(green("a-2.faces.jpg"))  # one face, at (200, 100), about 32 pixels large
+        assert 75 < rows.min() < 90 and 110 < rows.max() < 125 and 175 < columns.min() < 195
+
+    def test_inputs_are_never_overwritten(self, weights, photos, capsys):
+        taken = photos / "a.faces.jpg"
+        shutil.copy(photos / "b.jpg", taken)
+        before = {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
+        main(["predict", str(photos), "--weights", weights, "--output", str(photos)])
+        assert all(path.read_bytes() == content for path, content in before.items())
+        assert {"a-2.faces.jpg", "a-3.faces.jpg", "a.faces.faces.jpg"} <= {path.name for path in photos.iterdir()}
+
+
+class TestProcess:
+    """What only a process of its own can show."""
+
+    def test_end_to_end(self, weights, photos, tmp_path):
+        result = run(weights, "predict", photos, "--format", "jsonl", "--output", "out", cwd=tmp_path)
+        records = [json.loads(line) for line in result.stdout.splitlines()]
+        assert result.returncode == 1
+        assert [len(record["faces"]) for record in records] == FACES
+        assert "Traceback" not in result.stderr
+        assert len(list((tmp_path / "out").iterdir())) == 9
+
+    def test_broken_pipe(self, weights, photos, tmp_path):
+        many = tmp_path / "many"
+        many.mkdir()
+        for number in range(200):
+            os.link(photos / "a.png", many / f"{number:03}.png")
+        command = [sys.executable, "-m", "faceattr.cli", "predict", many, "--weights", weights, "--format", "jsonl"]
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert json.loads(process.stdout.readline())["image"] == str(many / "000.png")
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(60) == 128 + signal.SIGPIPE
+        assert "Traceback" not in errors and "BrokenPipe" not in errors
+
+    def test_interrupt(self, weights, photos, tmp_path):
+        many = tmp_path / "many"
+        many.mkdir()
+        for number in range(2000):
+            os.link(photos / "a.png", many / f"{number:04}.png")
+        command = [sys.executable, "-m", "faceattr.cli", "predict", many, "--weights", weights, "--format", "json"]
+        with open(tmp_path / "out.json", "w+") as out:
+            process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.PIPE, text=True)
+            while process.poll() is None and os.path.getsize(out.name) < 1000:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            errors = process.communicate(timeout=60)[1]
+            out.seek(0)  # the process moved the common position
+            records = json.load(out)
+        assert process.returncode == 128 + signal.SIGINT
+        assert 0 < len(records) < 2000 and "Traceback" not in errors
+
+    def test_help_is_quick_to_import(self, tmp_path):
+        script = "import sys, faceattr.cli; faceattr.cli._parser(); print('torch' in sys.modules)"
+        result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+        assert result.stdout == "False\n", result.stderr
+
+
+def test_info(weights, capsys):
+    assert main(["info", "--weights", weights]) == 0
+    out = capsys.readouterr().out
+    assert f"faceattr {faceattr.__version__}" in out and "torch " in out and f"weights {weights}" in out
+    lines = dict(line.strip().split(": ", 1) for line in out.splitlines() if line.startswith("  "))
+    assert json.loads(lines["attributes"]) == list(ATTRIBUTES) and json.loads(lines["format_version"]) == 1
