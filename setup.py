@@ -19,7 +19,16 @@ from torch.utils import cpp_extension
 
 CSRC = Path("csrc")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
+CXX_FLAGS = [
+    "-O3",
+    "-g0",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    *STABLE_ABI,
+]
 
 
 def wants_cuda():
