@@ -70,22 +70,44 @@ struct AxisTaps {
     return direction == Direction::kInputGrad && axis.every_cell ? t % axis.kernel : t;
   }
 
-  __device__ int next(int t) const {
-    while (t < count() && !reads(t)) ++t;
-    return t;
-  }
-
-  __device__ int reading() const {
-    int taps = 0;
-    for (int t = 0; t < count(); ++t) taps += reads(t);
-    return taps;
-  }
-
  private:
   __device__ int numerator(int t) const {
     const int shift = axis.every_cell ? t / axis.kernel * axis.shift : 0;
     return axis.start[run] + axis.padding - shift - kernel_index(t) * axis.dilation;
   }
+};
+
+// A tap that reads something, as settled for a run.
+struct Tap {
+  int origin, cell, kernel_index;
+};
+
+// Lists the taps of a run that read something, in order; a warp's work. Returns their number.
+template <Direction direction>
+__device__ int list_taps(const AxisTaps<direction>& taps, Tap* list) {
+  const int lane = threadIdx.x % 32, candidates = taps.count();
+  int count = 0;
+  for (int first = 0; first < candidates; first += 32) {
+    const int t = first + lane;
+    const bool reads = t < candidates && taps.reads(t);
+    const unsigned reading = __ballot_sync(0xffffffffu, reads);
+    if (reads)
+      list[count + __popc(reading & ((1u << lane) - 1))] = {taps.origin(t), taps.cell(t),
+                                                            taps.kernel_index(t)};
+    count += __popc(reading);
+  }
+  return count;
+}
+
+// The taps of both axes, in shared memory behind the stages.
+struct TapLists {
+  Tap *y, *x;
+  int* counts;  // of y, of x
+
+  __device__ TapLists(unsigned char* memory, int most_y, int most_x)
+      : y(reinterpret_cast<Tap*>(memory)), x(y + most_y), counts(reinterpret_cast<int*>(x + most_x)) {}
+
+  static int64_t bytes(int64_t most) { return most * sizeof(Tap) + 2 * sizeof(int); }
 };
 
 // Strides count elements. A source has its channels side by side, padded with zeros to whole vectors; p and q
@@ -117,7 +139,8 @@ struct ContractionLoader {
   static constexpr int kNowhere = -(1 << 30);  // far outside any source, also after adding an origin
 
   const Contraction<T>& problem;
-  AxisTaps<direction> taps_y, taps_x;
+  const Tap *list_y, *list_x;
+  int count_y, count_x;
   int64_t image[kRowCopies];                 // offset of the row's image
   int row_y[kRowCopies], row_x[kRowCopies];  // source position of the row, less the tap's origin
   int first_column;
@@ -125,22 +148,27 @@ struct ContractionLoader {
   int origin_y, origin_x;
   int64_t source_cell, weight_tap;
 
-  __device__ ContractionLoader(const Contraction<T>& problem, int run_y, int run_x, int64_t first_row,
-                               int first_column)
-      : problem(problem), taps_y{problem.y, run_y}, taps_x{problem.x, run_x}, first_column(first_column) {
+  __device__ ContractionLoader(const Contraction<T>& problem, const TapLists& lists, int run_y, int run_x,
+                               int64_t first_row, int first_column)
+      : problem(problem),
+        list_y(lists.y),
+        list_x(lists.x),
+        count_y(lists.counts[1] > 0 ? lists.counts[0] : 0),
+        count_x(lists.counts[1]),
+        first_column(first_column) {
     const int height = problem.y.length[run_y], width = problem.x.length[run_x];
+    const int step_y = AxisTaps<direction>{problem.y, run_y}.step(),
+              step_x = AxisTaps<direction>{problem.x, run_x}.step();
     const int64_t rows = static_cast<int64_t>(problem.batch) * height * width;
 #pragma unroll
     for (int i = 0; i < kRowCopies; ++i) {
       int64_t row = first_row + line() + i * kLines;
       const bool inside = row < rows;
-      row_x[i] = static_cast<int>(take(row, width)) * taps_x.step();
-      row_y[i] = inside ? static_cast<int>(take(row, height)) * taps_y.step() : kNowhere;
+      row_x[i] = static_cast<int>(take(row, width)) * step_x;
+      row_y[i] = inside ? static_cast<int>(take(row, height)) * step_y : kNowhere;
       image[i] = inside ? row * problem.source_n : 0;
     }
-    tap_y = taps_y.next(0);
-    tap_x = taps_x.next(0);
-    channel = 0;
+    tap_y = tap_x = channel = 0;
     settle();
     advance(threadIdx.x % kVectors * kVector);
   }
@@ -148,32 +176,31 @@ struct ContractionLoader {
   __device__ static int line() { return threadIdx.x / kVectors; }
 
   __device__ int64_t stages() const {
-    const int64_t depth = static_cast<int64_t>(taps_y.reading()) * taps_x.reading() * problem.depth;
+    const int64_t depth = static_cast<int64_t>(count_y) * count_x * problem.depth;
     return (depth + Tile::kDepth - 1) / Tile::kDepth;
   }
 
-  __device__ bool exhausted() const { return tap_y >= taps_y.count() || tap_x >= taps_x.count(); }
+  __device__ bool exhausted() const { return tap_y >= count_y; }
 
   // What depends on the tap alone.
   __device__ void settle() {
     if (exhausted()) return;
-    origin_y = taps_y.origin(tap_y);
-    origin_x = taps_x.origin(tap_x);
-    const int p = taps_y.cell(tap_y), q = taps_x.cell(tap_x);
-    source_cell = p * problem.source_p + q * problem.source_q;
-    const int64_t cell = static_cast<int64_t>(p) * problem.x.cells + q;
-    const int64_t tap = (cell * problem.y.kernel + taps_y.kernel_index(tap_y)) * problem.x.kernel;
-    weight_tap = (tap + taps_x.kernel_index(tap_x)) * problem.columns * problem.depth;
+    const Tap y = list_y[tap_y], x = list_x[tap_x];
+    origin_y = y.origin;
+    origin_x = x.origin;
+    source_cell = y.cell * problem.source_p + x.cell * problem.source_q;
+    const int64_t cell = static_cast<int64_t>(y.cell) * problem.x.cells + x.cell;
+    const int64_t tap = (cell * problem.y.kernel + y.kernel_index) * problem.x.kernel + x.kernel_index;
+    weight_tap = tap * problem.columns * problem.depth;
   }
 
   __device__ void advance(int channels) {
     channel += channels;
     while (channel >= problem.depth && !exhausted()) {
       channel -= problem.depth;
-      tap_x = taps_x.next(tap_x + 1);
-      if (tap_x >= taps_x.count()) {
-        tap_y = taps_y.next(tap_y + 1);
-        if (tap_y < taps_y.count()) tap_x = taps_x.next(0);
+      if (++tap_x == count_x) {
+        tap_x = 0;
+        ++tap_y;
       }
       settle();
     }
@@ -217,9 +244,17 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   const int64_t rows = static_cast<int64_t>(problem.batch) * height * width;
   if (first_row >= rows) return;  // runs differ in length
 
+  const AxisTaps<direction> taps_y{problem.y, run_y}, taps_x{problem.x, run_x};
+  TapLists lists(shared_memory() + Tile::template shared_bytes<Layout::kDepthInner>(), taps_y.count(),
+                 taps_x.count());
+  if (threadIdx.x < 64) {
+    const int count = threadIdx.x < 32 ? list_taps(taps_y, lists.y) : list_taps(taps_x, lists.x);
+    if (threadIdx.x % 32 == 0) lists.counts[threadIdx.x / 32] = count;
+  }
+  __syncthreads();
   Warp warp;
   {
-    ContractionLoader<Tile, direction> loader(problem, run_y, run_x, first_row, first_column);
+    ContractionLoader<Tile, direction> loader(problem, lists, run_y, run_x, first_row, first_column);
     multiply_tiles<Tile, Layout::kDepthInner>(loader, loader.stages(), warp);
   }
 

@@ -260,8 +260,14 @@ void launch_contraction(Device& device, Contraction<typename Tile::Element> prob
   problem.row_tiles = divide_up(rows, Tile::kRows);
   problem.column_tiles = divide_up(problem.columns, Tile::kColumns);
   const int64_t runs = static_cast<int64_t>(problem.y.run_count) * problem.x.run_count;
+  const bool every_cell = direction == Direction::kInputGrad && problem.y.every_cell;
+  const int64_t taps = static_cast<int64_t>(problem.y.kernel) * (every_cell ? problem.y.cells : 1) +
+                       static_cast<int64_t>(problem.x.kernel) * (every_cell ? problem.x.cells : 1);
+  require(
+      taps <= 4096,
+      "faceattr on CUDA: height and width of a kernel (interweaved: of all cells') add up to at most 4096");
   device.launch(contract<Tile, direction>, runs * problem.row_tiles * problem.column_tiles, Tile::kThreads,
-                Tile::template shared_bytes<Layout::kDepthInner>(), problem);
+                Tile::template shared_bytes<Layout::kDepthInner>() + TapLists::bytes(taps), problem);
 }
 
 template <Direction direction, typename T, typename Device>

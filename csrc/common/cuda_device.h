@@ -47,6 +47,10 @@ class CudaDevice {
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
               const Arguments&... arguments) {
+    if (shared_bytes > 48 * 1024)  // more has to be asked for
+      STD_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                          cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          static_cast<int>(shared_bytes)));
     const int64_t most = INT32_MAX;
     for (int64_t first = 0; first < blocks; first += most) {
       const auto count = static_cast<unsigned>(std::min(blocks - first, most));

@@ -244,6 +244,7 @@ __device__ void multiply_tiles(Loader& loader, int64_t stages, Warp& warp) {
   const int warp_index = threadIdx.x / 32;
   const int warp_rows = warp_index / Tile::kWarpsAcross * Warp::kRows * kWarpRowBytes;
   const int warp_columns = warp_index % Tile::kWarpsAcross * Warp::kColumns * kWarpColumnBytes;
+#pragma unroll 1
   for (int s = 0; s < Tile::kStages - 1; ++s) {
     if (s < stages) loader.load(slots + s * kStageBytes, slots + s * kStageBytes + kRowBytes);
     copy_async_commit();

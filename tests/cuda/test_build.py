@@ -15,8 +15,15 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc"),
 ]
 
-# Least share of the arithmetic in the main loop; see csrc/PERFORMANCE.md for what the rest does.
-FLOORS = {"FFMA": 0.5, "DFMA": 0.3, "HMMA": 0.08}
+
+def least_share(kernel):
+    """Floor under the share of the arithmetic in the main loop; a tensor-core instruction does 2048 products a warp."""
+    opcode = toolchain.opcode_of(kernel.name)
+    if opcode == "HMMA":
+        return 0.08 if "128x64" in kernel.name else 0.035
+    if kernel.architecture == "sm_120":  # there ptxas folds the loop over a stage's parts into the one that copies
+        return {"FFMA": 0.3, "DFMA": 0.1}[opcode]
+    return {"FFMA": 0.65, "DFMA": 0.5}[opcode]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +72,7 @@ def test_main_loops_do_arithmetic(built, kernels, architecture):
     for kernel in (k for k in kernels if k.is_product and k.architecture == architecture):
         opcode = toolchain.opcode_of(kernel.name)
         share = toolchain.main_loop_share(codes[kernel.name], opcode)
-        assert share >= FLOORS[opcode], (kernel.name, share)
+        assert share >= least_share(kernel), (kernel.name, share)
         if opcode == "HMMA":
             assert any(name.startswith("LDSM") or "tf32" in kernel.name for _, name, _ in codes[kernel.name])
         assert any(name.startswith("LDGSTS") for _, name, _ in codes[kernel.name]), "no asynchronous copies"

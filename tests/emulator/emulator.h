@@ -112,6 +112,27 @@ T __shfl_sync(unsigned mask, T value, int source) {
   return emulator::shuffle(mask, value, source % 32);
 }
 
+inline unsigned __ballot_sync(unsigned mask, bool vote) {
+  struct Ballot {
+    bool vote;
+    unsigned result;
+
+    EMULATOR_UNCHECKED static void count(void** lanes, unsigned mask) {
+      unsigned votes = 0;
+      for (int i = 0; i < 32; ++i)
+        if (mask >> i & 1) votes |= static_cast<unsigned>(static_cast<Ballot*>(lanes[i])->vote) << i;
+      for (int i = 0; i < 32; ++i)
+        if (mask >> i & 1) static_cast<Ballot*>(lanes[i])->result = votes;
+    }
+  } own{vote, 0};
+  emulator::collective(mask, &own, Ballot::count);
+  return own.result;
+}
+
+inline int __popc(unsigned bits) {
+  return __builtin_popcount(bits);
+}
+
 namespace faceattr::gpu {
 
 using std::isnan;

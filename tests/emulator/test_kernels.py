@@ -83,6 +83,12 @@ def test_more_cells_than_a_launch_has_runs(executable):
     )
 
 
+def test_more_taps_than_a_warp_has_lanes(executable):
+    checks = shared_checks(SharedShape(1, 2, 3, (40, 3), (35, 2), (3, 1)), torch.float32)
+    many_cells = InterweavedShape(1, 2, 3, (30, 4), (3, 2), (12, 2), stride=(2, 1), shift=(1, 1))
+    verify(executable, checks + interweaved_checks(many_cells, torch.float32))
+
+
 def test_weight_gradient_split_among_blocks(executable):
     """One cell, many positions: 264 blocks' worth of splits, the last of them short or without work."""
     for batch in (29, 64):

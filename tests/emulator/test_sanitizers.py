@@ -58,6 +58,13 @@ FAULTS = {
         "thread",
         "ThreadSanitizer",  # a race, or the wild address that it made
     ),
+    "no barrier after the taps are listed": (
+        "common/contraction.cuh",
+        "lists.counts[threadIdx.x / 32] = count;\n  }\n  __syncthreads();\n",
+        "lists.counts[threadIdx.x / 32] = count;\n  }\n",
+        "thread",
+        "data race",
+    ),
     "no wait for the copies": (
         "common/tile.cuh",
         "    copy_async_wait<Tile::kStages - 2>();\n",
