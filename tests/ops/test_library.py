@@ -20,11 +20,13 @@ def test_operators_import_torch_and_nothing_of_the_face_part(tmp_path):
     command = [sys.executable, "-c", SCRIPT]
     output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     modules = output.splitlines()[1].split()
+    assert "faceattr.ops" in modules
     assert all(name == "faceattr" or name.startswith(("faceattr.ops", "faceattr._C")) for name in modules)
 
 
 def test_every_operator_has_a_cpu_kernel_and_a_fake_one():
-    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("faceattr::")]
+    names = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("faceattr::")}
+    names.remove("faceattr::tf32_allowed")  # a question to torch, no operator on tensors
     assert len(names) == 8
     for name in names:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"), name
