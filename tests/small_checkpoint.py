@@ -73,6 +73,7 @@ def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5) -> None:
                 "localization": LocalizerSettings(
                     finest_side=320, least_side=10**9, score_threshold=score_threshold
                 ).to_dict(),
+                "aligned_box": [38.3, 47.7, 139.7, 187.7],
                 "crop": {"centre": [0.0, 0.0], "height": 0.35, "positions": list(positions)},
             },
             "thresholds": {"accuracy": [0.5, 0.5, 0.995], "balanced": [0.5, 0.5, 0.4]},

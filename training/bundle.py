@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from faceattr.attributes import ATTRIBUTES
-from faceattr.data.faces import CROP, FACE
+from faceattr.data.faces import CROP
 from faceattr.localization import LocalizerSettings
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
@@ -23,9 +23,9 @@ parser.add_argument(
     "--aligned-box",
     type=float,
     nargs=4,
-    default=FACE,
+    required=True,
     metavar=("X0", "Y0", "X1", "Y1"),
-    help="where the localiser puts its box on an aligned 178x218 picture; ANet's crop is placed from there",
+    help="where the localiser puts its box on an aligned 178x218 picture (measure_box.py); ANet's crop follows",
 )
 parser.add_argument("--output", type=Path, required=True)
 args = parser.parse_args()
@@ -52,6 +52,7 @@ save_checkpoint(
         "attributes": ATTRIBUTES,
         "preprocessing": {
             "localization": localization.to_dict(),
+            "aligned_box": args.aligned_box,
             "crop": {
                 "centre": crop_centre,
                 "height": (CROP[3] - CROP[1]) / (y1 - y0),

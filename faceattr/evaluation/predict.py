@@ -38,14 +38,17 @@ class Probabilities:
 
 def crown_to_chin(model: FaceAttributes, box: Sequence[float]) -> list[float]:
     """The face, crown to chin, that the box which the model reports stands for; both x0, y0, x1, y1."""
-    return _scaled(box, 1 / model.metadata["preprocessing"]["localization"]["box_height"])
+    return _carried(box, model.metadata["preprocessing"]["aligned_box"], FACE)
 
 
-def _scaled(box: Sequence[float], factor: float) -> list[float]:
-    """The box, scaled about its centre."""
-    x0, y0, x1, y1 = box
-    x, y, half_width, half_height = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2 * factor, (y1 - y0) / 2 * factor
-    return [x - half_width, y - half_height, x + half_width, y + half_height]
+def _carried(box: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """Where the box comes to lie when what is framed by `before` is framed by `after` instead."""
+    carried = []
+    for low, high in ((0, 2), (1, 3)):
+        scale = (box[high] - box[low]) / (before[high] - before[low])
+        carried.append([box[low] + (edge - before[low]) * scale for edge in (after[low], after[high])])
+    (x0, x1), (y0, y1) = carried
+    return [x0, y0, x1, y1]
 
 
 def predict_pictures(
@@ -70,8 +73,9 @@ def predict_pictures(
     """
     values = np.tile(np.asarray(prior, dtype=np.float64), (len(paths), 1))
     boxes = np.full((len(paths), 4), np.nan)
-    box_height = model.metadata["preprocessing"]["localization"]["box_height"]
-    given = None if face is None else _boxes(paths, _scaled(face, box_height))
+    given = None
+    if face is not None:
+        given = _boxes(paths, _carried(face, FACE, model.metadata["preprocessing"]["aligned_box"]))
     stream = model.iter_predict(paths, given, batch_size=batch_size, workers=workers)
     with closing(stream):
         progress = tqdm(stream, total=len(paths), unit="picture", disable=quiet, dynamic_ncols=True)

@@ -5,7 +5,8 @@ The header's metadata has one key, ``faceattr``, whose value is JSON:
 - ``format_version``: 1
 - ``configs``: for each of ``lnet_o``, ``lnet_s``, ``anet``, ``svm`` the arguments that rebuild it
 - ``attributes``: their names, in the order of the logits
-- ``preprocessing``: how photos become input; its keys belong to the localiser and the pipeline
+- ``preprocessing``: how photos become input: the localiser's settings, ANet's crop from its box, and ``aligned_box``,
+  where that box lies on an aligned 178x218 picture
 - ``thresholds``: ``accuracy`` and ``balanced``, on the calibrated probability, one an attribute
 - ``training``, ``metrics``: on what data the weights were trained and how they do
 - ``sha256``: of the metadata without this key and of every tensor; safetensors itself notices no flipped bit

@@ -8,8 +8,7 @@ from PIL import Image
 from small_checkpoint import SMILING, save_small_checkpoint
 
 import faceattr
-from faceattr.crops import CropSettings
-from faceattr.data.faces import CROP, FACE
+from faceattr.data.faces import FACE
 from faceattr.evaluation.predict import ALIGNED_FACES, crown_to_chin, predict_pictures, write_predictions
 from faceattr.pipeline import Prediction
 
@@ -21,20 +20,20 @@ def model(tmp_path_factory):
     return faceattr.load(path, device="cpu")
 
 
-@pytest.mark.parametrize("box_height", [1.0, 1.15])
-def test_the_crop_of_an_aligned_picture(model, tmp_path, monkeypatch, box_height):
+@pytest.mark.parametrize("aligned_box", [FACE, (30.0, 60.0, 150.0, 180.0), (45.5, 40.0, 130.0, 200.0)])
+def test_the_crop_of_an_aligned_picture(model, tmp_path, monkeypatch, aligned_box):
     path = tmp_path / "a.png"
     Image.new("RGB", (178, 218), SMILING).save(path)
-    monkeypatch.setitem(model.metadata["preprocessing"]["localization"], "box_height", box_height)
+    monkeypatch.setitem(model.metadata["preprocessing"], "aligned_box", aligned_box)
     found = predict_pictures(model, [path], np.full(3, 0.5), ALIGNED_FACES["celeba"])
-    box = found.boxes[0]
-    # A bundle's crop: from the box that the localiser reports for FACE to CROP, in heights of the box.
-    height = (FACE[3] - FACE[1]) * box_height
-    centre = [(CROP[i] + CROP[i + 2] - FACE[i] - FACE[i + 2]) / 2 / height for i in (0, 1)]
-    crop = CropSettings(centre=tuple(centre), height=(CROP[3] - CROP[1]) / height)
-    window = crop.window(box, (192, 166), step=1)  # the shape of CROP
-    assert window == pytest.approx(CROP, abs=0.01)
-    assert crown_to_chin(model, box) == pytest.approx(FACE, abs=0.01)
+    assert found.boxes[0] == pytest.approx(aligned_box)
+    assert crown_to_chin(model, found.boxes[0]) == pytest.approx(FACE)
+    # The same face at half the size, elsewhere: the box goes along.
+    half = [edge / 2 + shift for edge, shift in zip(FACE, (10, 20, 10, 20), strict=True)]
+    face = [edge / side for edge, side in zip(half, (178, 218) * 2, strict=True)]
+    found = predict_pictures(model, [path], np.full(3, 0.5), face)
+    expected = [edge / 2 + shift for edge, shift in zip(aligned_box, (10, 20, 10, 20), strict=True)]
+    assert found.boxes[0] == pytest.approx(expected)
 
 
 def test_pictures_stored_on_their_side(model, tmp_path):
