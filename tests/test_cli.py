@@ -232,7 +232,15 @@ class TestProcess:
             os.link(photos / "a.png", many / f"{number:04}.png")
         command = [sys.executable, "-m", "faceattr.cli", "predict", many, "--weights", weights, "--format", "json"]
         with open(tmp_path / "out.json", "w+") as out:
-            process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.PIPE, text=True)
+            # A shell's background job ignores SIGINT, and so would its children: as at a prompt, it is not ignored.
+            process = subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
             while process.poll() is None and os.path.getsize(out.name) < 1000:
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)

@@ -43,9 +43,9 @@ RELATIVE = {"float64": 1e-13, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e
 
 def run(isa, *arguments, program=BATTERY):
     environment = {**os.environ, "FACEATTR_CPU_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, "-c", program, *arguments]
+    # Elsewhere: in the source folder, Python would import its sources in place of what is installed.
+    return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
