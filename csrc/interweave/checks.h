@@ -45,4 +45,24 @@ inline InterweaveGeometry adjoint_geometry(const Tensor& grad, const std::vector
   return g;
 }
 
+// Calls body with an element of so many bytes: copies need no more of a dtype than its size. Element16 is the
+// caller's type of 16 bytes.
+template <typename Element16, typename F>
+void dispatch_element_size(size_t bytes, const char* op, const F& body) {
+  switch (bytes) {
+    case 1:
+      return body(uint8_t{});
+    case 2:
+      return body(uint16_t{});
+    case 4:
+      return body(uint32_t{});
+    case 8:
+      return body(uint64_t{});
+    case 16:
+      return body(Element16{});
+    default:
+      check(false, op, ": elements of ", bytes, " bytes are not supported");
+  }
+}
+
 }  // namespace faceattr

@@ -15,24 +15,6 @@ struct Element16 {
   uint64_t low, high;
 };
 
-template <typename F>
-void dispatch_element_size(size_t bytes, const char* op, const F& body) {
-  switch (bytes) {
-    case 1:
-      return body(uint8_t{});
-    case 2:
-      return body(uint16_t{});
-    case 4:
-      return body(uint32_t{});
-    case 8:
-      return body(uint64_t{});
-    case 16:
-      return body(Element16{});
-    default:
-      check(false, op, ": elements of ", bytes, " bytes are not supported");
-  }
-}
-
 // One row of the output at a time, in parallel; `s` are the strides of maps.
 template <typename T>
 void interweave_rows(const InterweaveGeometry& g, const T* maps, const int64_t* s, T* out) {
@@ -76,7 +58,7 @@ Tensor interweave(const Tensor& maps, const std::vector<int64_t>& shift) {
   const auto g = forward_geometry(maps, shift);
   Tensor out = torch::stable::new_empty(
       maps, std::vector<int64_t>{g.batch, g.channels, g.grid_height * g.blocks_y, g.grid_width * g.blocks_x});
-  dispatch_element_size(maps.element_size(), "interweave", [&](auto zero) {
+  dispatch_element_size<Element16>(maps.element_size(), "interweave", [&](auto zero) {
     using T = decltype(zero);
     interweave_rows(g, static_cast<const T*>(maps.const_data_ptr()), maps.strides().data(),
                     static_cast<T*>(out.mutable_data_ptr()));
@@ -89,7 +71,7 @@ Tensor interweave_adjoint(const Tensor& grad, const std::vector<int64_t>& map_si
   const auto g = adjoint_geometry(grad, map_size, grid, shift);
   Tensor maps = torch::stable::new_empty(
       grad, std::vector<int64_t>{g.batch, g.grid_height, g.grid_width, g.channels, g.height, g.width});
-  dispatch_element_size(grad.element_size(), "interweave_adjoint", [&](auto zero) {
+  dispatch_element_size<Element16>(grad.element_size(), "interweave_adjoint", [&](auto zero) {
     using T = decltype(zero);
     adjoint_rows(g, static_cast<const T*>(grad.const_data_ptr()), grad.strides().data(),
                  static_cast<T*>(maps.mutable_data_ptr()));

@@ -6,24 +6,6 @@
 namespace faceattr {
 namespace {
 
-template <typename F>
-void dispatch_element_size(size_t bytes, const char* op, const F& body) {
-  switch (bytes) {
-    case 1:
-      return body(uint8_t{});
-    case 2:
-      return body(uint16_t{});
-    case 4:
-      return body(uint32_t{});
-    case 8:
-      return body(uint64_t{});
-    case 16:
-      return body(gpu::Element16{});
-    default:
-      check(false, op, ": elements of ", bytes, " bytes are not supported");
-  }
-}
-
 Tensor interweave(const Tensor& maps, const std::vector<int64_t>& shift) {
   const auto g = forward_geometry(maps, shift);
   gpu::CudaDevice device(maps);
@@ -31,7 +13,7 @@ Tensor interweave(const Tensor& maps, const std::vector<int64_t>& shift) {
       maps, std::vector<int64_t>{g.batch, g.channels, g.grid_height * g.blocks_y, g.grid_width * g.blocks_x});
   const gpu::MapsStrides strides{maps.stride(0), maps.stride(1), maps.stride(2),
                                  maps.stride(3), maps.stride(4), maps.stride(5)};
-  dispatch_element_size(maps.element_size(), "interweave", [&](auto zero) {
+  dispatch_element_size<gpu::Element16>(maps.element_size(), "interweave", [&](auto zero) {
     using T = decltype(zero);
     gpu::interweave_forward<T>(device, g, gpu::read_pointer<T>(maps), strides, gpu::write_pointer<T>(out));
   });
@@ -44,7 +26,7 @@ Tensor interweave_adjoint(const Tensor& grad, const std::vector<int64_t>& map_si
   gpu::CudaDevice device(grad);
   Tensor maps = torch::stable::new_empty(
       grad, std::vector<int64_t>{g.batch, g.grid_height, g.grid_width, g.channels, g.height, g.width});
-  dispatch_element_size(grad.element_size(), "interweave_adjoint", [&](auto zero) {
+  dispatch_element_size<gpu::Element16>(grad.element_size(), "interweave_adjoint", [&](auto zero) {
     using T = decltype(zero);
     gpu::interweave_backward<T>(device, g, gpu::read_pointer<T>(grad), grad.strides().data(),
                                 gpu::write_pointer<T>(maps));
