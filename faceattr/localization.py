@@ -11,6 +11,9 @@ from torch.nn import functional as F
 from faceattr.models.lnet import STRIDE, LNet
 from faceattr.ops import find_peaks
 
+BORDER = 2 * STRIDE
+"""Pixels by which the border of a small level is repeated outwards."""
+
 
 @dataclass(frozen=True)
 class LocalizerSettings:
@@ -24,8 +27,11 @@ class LocalizerSettings:
     """Longest side of the photo, in pixels, at the finest scale; larger photos are reduced to it."""
     largest_enlargement: float = 1.5
     """A smaller photo is enlarged at most so much for the finest scale."""
-    least_side: int = 72
+    least_side: int = 36
     """Scales go down by halves while the photo's longest side has as many pixels."""
+    bordered_side: int = 150
+    """Scales at which the photo's longest side has at most so many pixels are seen with its border repeated outwards:
+    that is where a face fills the photo, and parts of it may lie beyond."""
     proposal_threshold: float = 0.1
     """Least response of LNet_o at a peak."""
     score_threshold: float = 0.5
@@ -190,8 +196,10 @@ class Localizer:
         sizes = torch.tensor(self.lnet_o.config["sizes"])
         all_faces, all_logits, response = [], [], None
         for level in levels:
-            maps = size_maps(self.lnet_o, level)
+            border = BORDER if max(level.shape[2:]) <= self.settings.bordered_side else 0
+            maps = size_maps(self.lnet_o, F.pad(level, [border] * 4, mode="replicate"))
             faces, logits = read_peaks(maps, sizes, self.settings.proposal_threshold, 2 * self.settings.max_windows)
+            faces[:, :2] -= border
             scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
             faces = faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()])
             faces[:, :2] += faces[:, 2:] * torch.tensor(self.settings.offset_o)
@@ -201,9 +209,8 @@ class Localizer:
             if response is None:
                 response = torch.zeros_like(density)
                 x, y = self._cells(photo, response.shape)
-            response = torch.maximum(
-                response, resample(density, (y / scale[1] - 0.5) / STRIDE, (x / scale[0] - 0.5) / STRIDE, "border")
-            )
+            rows, columns = ((z + border - 0.5) / STRIDE for z in (y / scale[1], x / scale[0]))
+            response = torch.maximum(response, resample(density, rows, columns, "border"))
         return torch.cat(all_faces), torch.cat(all_logits), response
 
     @staticmethod

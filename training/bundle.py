@@ -25,7 +25,7 @@ parser.add_argument(
     nargs=4,
     required=True,
     metavar=("X0", "Y0", "X1", "Y1"),
-    help="where the localiser puts its box on an aligned 178x218 picture (measure_box.py); ANet's crop follows",
+    help="where the localiser puts its box on an aligned 178x218 picture (measure_geometry.py); ANet's crop follows",
 )
 parser.add_argument("--output", type=Path, required=True)
 args = parser.parse_args()

@@ -80,10 +80,13 @@ def similarity(
     return np.concatenate([linear, (source - np.einsum("nij,nj->ni", linear, target))[:, :, None]], 2)
 
 
-def inside(centres: np.ndarray, heights: np.ndarray, size: int) -> np.ndarray:
-    """The part of each face's frame that lies inside a picture of `size` pixels: centres [..., 2], heights [...]."""
+def inside(centres: np.ndarray, heights: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
+    """The part of each face's frame that lies between the corners `low` and `high` [..., 2] of what is shown.
+
+    centres [..., 2] (columns, rows) and heights [...] of the faces, in pixels.
+    """
     half = np.stack([heights / FACE_ASPECT / 2, heights / 2], -1)
-    visible = np.minimum(centres + half, size) - np.maximum(centres - half, 0)
+    visible = np.minimum(centres + half, high) - np.maximum(centres - half, low)
     return np.prod(np.clip(visible, 0, None) / np.maximum(2 * half, 1e-6), -1)
 
 
@@ -221,7 +224,7 @@ class Composer:
 
         most = 3
         number = random.choice(most + 1, size=count, p=[0.2, 0.5, 0.2, 0.1])
-        heights, visible = np.zeros((count, most)), np.zeros((count, most))
+        heights = np.zeros((count, most))
         centres = np.full((count, most, 2), -1e4)
         attributes = np.zeros((count, self.face_tags.shape[1]), dtype=bool)
         rows_of_face, columns_of_face = self.faces.images.shape[1:3]
@@ -245,12 +248,37 @@ class Composer:
             aspect = np.exp(random.normal(0, 0.08, len(rows)))
             self._paste(canvas, sources, rows, similarity(scale, angle, aspect, source, centre[rows]), random)
             heights[rows, layer], centres[rows, layer] = height[rows], centre[rows]
-            visible[rows, layer] = inside(centre[rows], height[rows], size)
             if layer == 0:
                 attributes[rows] = self.face_tags[chosen]
+        low, high = self._trim(canvas, centres[:, 0], heights[:, 0], random)
+        visible = inside(centres, heights, low[:, None], high[:, None])
         clear = (visible[:, 0] > 0.8) & (heights[:, 0] > 0.7 * self.sizes[0])
         alone = (heights > 0).sum(1) == 1
         return canvas, attributes, (clear & alone) | (heights == 0).all(1), heights, visible
+
+    def _trim(
+        self, canvas: Tensor, centres: np.ndarray, heights: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Keeps of one picture in five a rectangle, close about the first face if there is one, and repeats its border
+        outwards: photos that a face fills come to the nets like that. Returns the corners [N, 2] of what is shown."""
+        count, size = len(canvas), canvas.shape[-1]
+        low, high = np.zeros((count, 2)), np.full((count, 2), float(size))
+        span = size * random.uniform(0.4, 0.9, (count, 2))
+        start = (size - span) * random.random((count, 2))
+        half = np.stack([heights / FACE_ASPECT, heights], -1) / 2
+        near = half * (2 * random.uniform(-0.1, 0.35, (2, count, 1)))
+        face = (heights > 0)[:, None]
+        stop = np.where(face, centres + half + near[1], start + span)
+        start = np.where(face, centres - half - near[0], start)
+        rows = np.flatnonzero(random.random(count) < 0.2)
+        low[rows], high[rows] = np.clip(start[rows].round(), 0, size - 2), np.clip(stop[rows].round(), 2, size)
+        axis = np.arange(size)
+        for row in rows:
+            columns, lines = (
+                torch.from_numpy(np.clip(axis, low[row, i], high[row, i] - 1).astype(np.int64)) for i in range(2)
+            )
+            canvas[row] = canvas[row][:, lines[:, None], columns]
+        return low, high
 
     def _photo_cuts(self, count: int, size: int, random: np.random.Generator):
         """Pieces of photos, some with the proposed face in one of the size classes, some beside it."""
@@ -275,7 +303,7 @@ class Composer:
         matrices[:, 1, 1], matrices[:, 1, 2] = 1 / scale, corner[:, 1]
         canvas = sample(sources, matrices, size, 1 / scale)
         centre = (faces[:, :2] - corner) * scale[:, None]
-        visible = inside(centre, height, size)
+        visible = inside(centre, height, 0, size)
         heights, shown = np.zeros((count, 3)), np.zeros((count, 3))
         heights[:, 0], shown[:, 0] = np.where(visible > 0.02, height, 0), visible
         known = (visible > 0.8) & (height > 0.7 * self.sizes[0])

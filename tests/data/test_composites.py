@@ -42,7 +42,7 @@ def test_a_cut_face_makes_its_tag_unknown_and_a_sliver_counts_for_nothing():
 def test_inside_is_the_visible_part_of_the_frame():
     aspect = composites.FACE_ASPECT
     centres = np.array([[50.0, 50.0], [0.0, 50.0], [0.0, 0.0], [-500.0, 50.0]])
-    np.testing.assert_allclose(inside(centres, np.full(4, 20 * aspect), 100), [1, 0.5, 0.25, 0], atol=1e-9)
+    np.testing.assert_allclose(inside(centres, np.full(4, 20 * aspect), 0, 100), [1, 0.5, 0.25, 0], atol=1e-9)
 
 
 def test_similarity_takes_the_source_point_to_the_target():
@@ -129,3 +129,19 @@ def test_cuts_of_photos_show_the_proposed_face_at_the_size_their_tag_names(monke
         assert rows.any()
         # The white square may leave the picture a little; it never looks larger than its class.
         assert (side[rows] < size * 1.25**0.6).all() and (side[rows] > size / 1.25**0.6 * 0.75).all()
+
+
+def test_trimming_repeats_the_border_of_what_is_kept(composer):
+    torch.manual_seed(0)
+    canvas = torch.rand(40, 3, 65, 65)
+    before = canvas.clone()
+    centres = np.tile([[20.0, 40.0]], (40, 1))
+    heights = np.where(np.arange(40) % 2, 0.0, 30.0)
+    low, high = composer._trim(canvas, centres, heights, np.random.default_rng(0))
+    kept = [(0, 0, 65, 65) == (*a, *b) for a, b in zip(low, high, strict=True)]
+    assert 20 < sum(kept) < 40
+    for after, whole, (x0, y0), (x1, y1) in zip(canvas, before, low.astype(int), high.astype(int), strict=True):
+        torch.testing.assert_close(after[:, y0:y1, x0:x1], whole[:, y0:y1, x0:x1])
+        assert (after[:, :, :x0] == after[:, :, x0 : x0 + 1]).all() and (after[:, y1:] == after[:, y1 - 1 : y1]).all()
+    # A face is at most a little cut.
+    assert (inside(centres, heights, low, high)[::2] > 0.6).all()
