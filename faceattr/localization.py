@@ -27,9 +27,9 @@ class LocalizerSettings:
     """Longest side of the photo, in pixels, at the finest scale; larger photos are reduced to it."""
     largest_enlargement: float = 1.5
     """A smaller photo is enlarged at most so much for the finest scale."""
-    least_side: int = 36
+    least_side: int = 45
     """Scales go down by halves while the photo's longest side has as many pixels."""
-    bordered_side: int = 150
+    bordered_side: int = 100
     """Scales at which the photo's longest side has at most so many pixels are seen with its border repeated outwards:
     that is where a face fills the photo, and parts of it may lie beyond."""
     proposal_threshold: float = 0.1
@@ -129,11 +129,10 @@ def resample(density: Tensor, rows: Tensor, columns: Tensor, padding: str) -> Te
     return F.grid_sample(density[None, None], grid[None], padding_mode=padding, align_corners=True)[0, 0]
 
 
-def size_maps(net: LNet, image: Tensor) -> Tensor:
-    """The net's size maps [K, h, w] of one image [1, 3, H, W], brought to the CPU, where peaks are few and small."""
+def size_maps(net: LNet, images: Tensor) -> Tensor:
+    """The net's size maps [N, K, h, w] of images [N, 3, H, W], brought to the CPU, where peaks are few and small."""
     weight = net.head.weight
-    image = image.to(weight.device, weight.dtype, memory_format=torch.channels_last)
-    return net.size_maps(image)[0].cpu()
+    return net.size_maps(images.to(weight.device, weight.dtype, memory_format=torch.channels_last)).cpu()
 
 
 class Localizer:
@@ -197,7 +196,7 @@ class Localizer:
         all_faces, all_logits, response = [], [], None
         for level in levels:
             border = BORDER if max(level.shape[2:]) <= self.settings.bordered_side else 0
-            maps = size_maps(self.lnet_o, F.pad(level, [border] * 4, mode="replicate"))
+            [maps] = size_maps(self.lnet_o, F.pad(level, [border] * 4, mode="replicate"))
             faces, logits = read_peaks(maps, sizes, self.settings.proposal_threshold, 2 * self.settings.max_windows)
             faces[:, :2] -= border
             scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
@@ -228,9 +227,11 @@ class Localizer:
         sizes = torch.tensor(self.lnet_s.config["sizes"])
         refined, logits = torch.empty_like(faces), faces.new_empty(len(faces))
         response = faces.new_zeros(shape)
+        if not len(faces):
+            return refined, logits, response
         x, y = self._cells(photo, shape)
-        for i, face in enumerate(faces):
-            maps = size_maps(self.lnet_s, self._cut(photo, levels, face))
+        windows = size_maps(self.lnet_s, torch.cat([self._cut(photo, levels, face) for face in faces]))
+        for i, (face, maps) in enumerate(zip(faces, windows, strict=True)):
             found, strength = read_peaks(maps, sizes, 0.0, 4)
             found[:, :2] += found[:, 2:] * torch.tensor(self.settings.offset_s)
             # The window is about this face: the farther from its middle, the less a peak counts.

@@ -51,7 +51,7 @@ def measure_peaks(net: LNet, paths: list[Path], canvas: int, random: np.random.G
         size = np.array(image.size)
     with torch.inference_mode():
         for photo, corner, scale in pasted(paths, (sizes[0].item(), sizes[-1].item()), canvas, random):
-            faces, logits = read_peaks(size_maps(net, photo[None]), sizes, 0.5, 4)
+            faces, logits = read_peaks(size_maps(net, photo[None])[0], sizes, 0.5, 4)
             if not len(faces):
                 continue
             x, y, height = faces[logits.argmax()].tolist()
