@@ -13,27 +13,35 @@ from faceattr.models.anet import ANet
 from faceattr.train.loop import generator
 
 
+LOGIT_SCALE = 24.0
+"""Of identity logits, which are cosines; sharp enough for thousands of identities."""
+
+
 class IdentityNet(nn.Module):
-    """ANet's features with one logit an identity, for pre-training."""
+    """ANet's features with one logit an identity, for pre-training.
+
+    Features and the identities' weights are normalised. Plain ones do not learn from five pictures a person, and the
+    similarity loss would shrink the features themselves.
+    """
 
     def __init__(self, anet: ANet, identities: int):
         super().__init__()
         self.anet = anet
-        self.identity = nn.Linear(anet.config["features"], identities)
+        self.identity = nn.Parameter(torch.randn(identities, anet.config["features"]) * 0.05)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [N, F] and identity logits [N, I]."""
-        features = self.anet.features(images)
-        return features, self.identity(self.anet.dropout(features))
+        """Features of length 1 [N, F] and identity logits [N, I]."""
+        features = F.normalize(self.anet.features(images).float())
+        return features, LOGIT_SCALE * F.linear(features, F.normalize(self.identity))
 
 
 def similarity_loss(features: Tensor, identities: Tensor) -> Tensor:
-    """Mean over the batch's same-identity pairs of the mean squared distance of their features; 0 without a pair."""
+    """Mean over the batch's same-identity pairs of the squared distance of their features; 0 without a pair."""
     same = torch.triu(identities[:, None] == identities[None], diagonal=1)
     first, second = same.nonzero(as_tuple=True)
     if not len(first):
         return features.sum() * 0
-    return F.mse_loss(features[first], features[second])
+    return (features[first] - features[second]).square().sum(1).mean()
 
 
 def paired_rows(identities: np.ndarray, batch: int, seed: int, step: int) -> np.ndarray:

@@ -29,8 +29,8 @@ def faces(tmp_path):
 
 def test_similarity_by_hand():
     features = torch.tensor([[0.0, 0.0], [1.0, 3.0], [5.0, 5.0], [2.0, 0.0]])
-    # Pairs of identity 7: (0, 1), (0, 3), (1, 3) with squared distances 10, 4, 10 over two features.
-    assert similarity_loss(features, torch.tensor([7, 7, 8, 7])).item() == pytest.approx((5 + 2 + 5) / 3)
+    # Pairs of identity 7: (0, 1), (0, 3), (1, 3) with squared distances 10, 4, 10.
+    assert similarity_loss(features, torch.tensor([7, 7, 8, 7])).item() == pytest.approx((10 + 4 + 10) / 3)
     assert similarity_loss(features, torch.tensor([1, 2, 3, 4])).item() == 0
 
 
@@ -71,8 +71,7 @@ def test_tags_are_learnt_from_pictures(faces):
 def test_loss_of_a_net_that_knows_nothing(faces):
     identities = np.repeat([11, 22, 33], 4)
     net = IdentityNet(ANet(**TINY), 3)
-    torch.nn.init.zeros_(net.identity.weight)
-    torch.nn.init.zeros_(net.identity.bias)
+    torch.nn.init.zeros_(net.identity)
     loss = IdentityLoss(faces, np.arange(12), identities, batch=6, weight=0.5, seed=0)
     value, figures = loss(net, 0)
     assert figures["softmax"] == pytest.approx(np.log(3), rel=1e-5)
