@@ -66,6 +66,14 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="versions, devices and what the weights say of themselves")
     _add_weights(info)
+    info.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
+    info.add_argument(
+        "--benchmark",
+        nargs="?",
+        const="",
+        metavar="PHOTO",
+        help="also time the cascade on a photo at 300x300 pixels (default: scikit-image's astronaut)",
+    )
     info.set_defaults(run=_info)
     return parser
 
@@ -194,7 +202,7 @@ def _info(options: argparse.Namespace) -> int:
     import torch
 
     from faceattr.models.checkpoint import load_checkpoint
-    from faceattr.pipeline import find_weights
+    from faceattr.pipeline import find_weights, load
 
     print(f"faceattr {__version__}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
@@ -205,6 +213,15 @@ def _info(options: argparse.Namespace) -> int:
     print(f"weights {path}, {path.stat().st_size / 1e6:.1f} MB")
     for key, value in load_checkpoint(path).metadata.items():
         print(f"  {key}: {json.dumps(value)}")
+    if options.benchmark is not None:
+        from faceattr.speed import SIDE, measure, read_photo
+
+        photo = read_photo(options.benchmark or None)
+        model = load(path, device=options.device)
+        speed = measure(model, photo)
+        print(f"speed on {model.device}, a photo of {SIDE}x{SIDE} pixels with {speed['faces']} faces:")
+        print(f"  whole cascade {speed['cascade']:.1f} ms, localisation alone {speed['localisation']:.1f} ms")
+        print(f"  many photos, two decoding threads: {speed['photos a second']:.1f} a second")
     return 0
 
 

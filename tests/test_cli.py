@@ -262,3 +262,15 @@ def test_info(weights, capsys):
     assert f"faceattr {faceattr.__version__}" in out and "torch " in out and f"weights {weights}" in out
     lines = dict(line.strip().split(": ", 1) for line in out.splitlines() if line.startswith("  "))
     assert json.loads(lines["attributes"]) == list(ATTRIBUTES) and json.loads(lines["format_version"]) == 1
+
+
+def test_info_times_the_cascade(weights, capsys, tmp_path, monkeypatch):
+    from faceattr import speed
+
+    monkeypatch.setattr(speed, "_milliseconds", lambda run, device, seconds: run() and 12.0)
+    photo = tmp_path / "photo.png"
+    draw_photo([(100, 100, 32, SMILING)]).save(photo)
+    assert main(["info", "--weights", weights, "--device", "cpu", "--benchmark", str(photo)]) == 0
+    out = capsys.readouterr().out
+    assert "300x300 pixels with 1 faces" in out and "whole cascade 12.0 ms" in out
+    assert float(out.split("threads: ")[1].split()[0]) > 0

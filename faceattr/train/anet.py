@@ -12,7 +12,6 @@ from faceattr.data.faces import Augmentation, FaceCache, augment, crop
 from faceattr.models.anet import ANet
 from faceattr.train.loop import generator
 
-
 LOGIT_SCALE = 24.0
 """Of identity logits, which are cosines; sharp enough for thousands of identities."""
 
