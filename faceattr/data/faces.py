@@ -94,6 +94,11 @@ class Augmentation:
     noise: float = 0.03
     """Largest standard deviation of added noise, of pixels in [0, 1], on half of the coarse pictures."""
     flip: bool = True
+    grey: float = 0.05
+    """Share of pictures without colour."""
+    tight: float = 0.15
+    """Share of pictures of which little more than the face is there, as in photos that end beside it; as at run time,
+    the border of what is there is repeated outwards."""
 
 
 def crop(pictures: Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> Tensor:
@@ -126,17 +131,29 @@ def augment(
         uniform(settings.shift),
         uniform(settings.shift),
         sign,
+        _tight_edges(n, settings.tight, generator),
     )
     images = _coarsen(images, settings, generator)
     tone = settings.tone
+    colour = (torch.rand(n, 1, generator=generator) >= settings.grey).float()
     return _change_tone(
         images,
-        saturation=1 + uniform(tone, n, 1),
+        saturation=colour * (1 + uniform(tone, n, 1)),
         gain=1 + uniform(tone / 2, n, 3),
         contrast=1 + uniform(tone, n, 1),
         brightness=uniform(tone / 2, n, 1),
         gamma=torch.exp(uniform(math.log1p(tone), n, 1)),
     )
+
+
+def _tight_edges(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """What is there of each picture, x0, y0, x1, y1 in pixels [count, 4]: all of it, or for a share of them the face
+    and up to a third of its size on each side, or less than the face by up to a tenth."""
+    face = torch.tensor(FACE)
+    sides = (face[2:] - face[:2]).repeat(2) * torch.tensor([-1, -1, 1, 1])
+    tight = face + sides * (torch.rand(count, 4, generator=generator) * 0.45 - 0.1)
+    whole = torch.tensor([0.0, 0.0, *PICTURE])
+    return torch.where(torch.rand(count, 1, generator=generator) < share, tight, whole)
 
 
 def _change_tone(
@@ -178,8 +195,12 @@ def _sample(
     shift_x: Tensor,
     shift_y: Tensor,
     mirror: Tensor,
+    edges: Tensor | None = None,
 ) -> Tensor:
-    """Resamples CROP, changed picture by picture, to [N, 3, *size] in [0, 1]."""
+    """Resamples CROP, changed picture by picture, to [N, 3, *size] in [0, 1].
+
+    Beyond ``edges`` (x0, y0, x1, y1 in pixels of the picture, [N, 4]) the pixels there are repeated.
+    """
     x0, y0, x1, y1 = CROP
     half_w, half_h = (x1 - x0) / 2 * size[1] / input_size[1], (y1 - y0) / 2 * size[0] / input_size[0]
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
@@ -195,4 +216,7 @@ def _sample(
         1,
     )
     grid = F.affine_grid(theta, [len(pictures), 3, *size], align_corners=False)
+    if edges is not None:
+        low, high = (edges * torch.tensor([to_x, to_y] * 2) - 1).view(-1, 1, 2, 2).unbind(2)
+        grid = torch.minimum(torch.maximum(grid, low[:, None]), high[:, None])
     return F.grid_sample(pictures.float(), grid, mode="bilinear", padding_mode="border", align_corners=False) / 255
