@@ -93,6 +93,7 @@ class FaceAttributes:
     attributes, exclude: report only these, or all but these.
     thresholds: "accuracy" or "balanced", what the labels' thresholds were chosen for.
     min_score: leave out faces of a lower score. max_faces: at most so many of a photo, the best.
+    localization_dtype: in which LNet_o and LNet_s run; None: bfloat16 on CPUs that multiply it natively, else float32.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class FaceAttributes:
         thresholds: str = "accuracy",
         min_score: float = 0.0,
         max_faces: int | None = None,
+        localization_dtype: torch.dtype | None = None,
     ):
         metadata = checkpoint.metadata
         names, preprocessing = metadata["attributes"], metadata["preprocessing"]
@@ -123,7 +125,7 @@ class FaceAttributes:
             self._crops = CropSettings(**preprocessing["crop"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"the weights' preprocessing does not fit this version of faceattr: {error}") from error
-        self._localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, localization)
+        self._localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, localization, localization_dtype)
         self._input_size = tuple(checkpoint.anet.config["input_size"])
 
     @property
@@ -258,7 +260,7 @@ def load(
     """The pipeline with the bundled weights, or those of a checkpoint file or of a folder that holds one.
 
     device: "cpu", "cuda", "cuda:1", ..., or "auto": cuda where there is one.
-    dtype: floating-point type of ANet and the SVMs. Localisation stays float32: rounding must not move a box.
+    dtype: floating-point type of ANet and the SVMs; localisation has its own, `localization_dtype`.
     options: as `FaceAttributes`. Raises ValueError for weights, a device or options that do not do.
     """
     checkpoint = load_checkpoint(find_weights(weights), choose_device(device))
