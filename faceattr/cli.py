@@ -93,7 +93,7 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-faces", type=positive, metavar="K", help="at most the K best faces of a photo")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
-    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="decoding threads (default: 2)")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="threads, a photo each (default: 2)")
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
 
 
@@ -221,7 +221,7 @@ def _info(options: argparse.Namespace) -> int:
         speed = measure(model, photo)
         print(f"speed on {model.device}, a photo of {SIDE}x{SIDE} pixels with {speed['faces']} faces:")
         print(f"  whole cascade {speed['cascade']:.1f} ms, localisation alone {speed['localisation']:.1f} ms")
-        print(f"  many photos, two decoding threads: {speed['photos a second']:.1f} a second")
+        print(f"  many photos, two threads: {speed['photos a second']:.1f} a second")
     return 0
 
 

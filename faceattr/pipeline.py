@@ -4,13 +4,14 @@ import difflib
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from itertools import chain, repeat
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import torch
@@ -157,18 +158,23 @@ class FaceAttributes:
     ) -> Iterator[Prediction]:
         """One record a photo, in order, as they come, in memory that does not grow with their number.
 
-        `workers` threads decode ahead; ANet sees `batch_size` faces at a time, of several photos where need be. A photo
-        that cannot be read gives a record with its error. boxes: for each photo [K, 4] or None, as in `predict`.
+        `workers` threads decode and localise ahead, a photo each; ANet sees `batch_size` faces at a time, of several
+        photos where need be. A photo that cannot be read gives a record with its error. boxes: for each photo [K, 4] or
+        None, as in `predict`.
         """
+
+        def locate(image, boxes_of_photo) -> _Located:
+            try:
+                return self._locate(describe(image), load_photo(image), boxes_of_photo, detect_only)
+            except ImageError as error:
+                return _Located(Prediction(describe(image), error=str(error)))
+
         waiting: list[_Located] = []
-        given = repeat(None) if boxes is None else boxes
-        with closing(_load_ahead(images, workers)) as photos:
-            for (name, photo), boxes_of_photo in zip(photos, given, strict=boxes is not None):
-                if isinstance(photo, ImageError):
-                    waiting.append(_Located(Prediction(name, error=str(photo))))
-                else:
-                    waiting.append(self._locate(name, photo, boxes_of_photo, detect_only))
-                faces = sum(len(located.crops) for located in waiting)
+        tasks = zip(images, repeat(None) if boxes is None else boxes, strict=boxes is not None)
+        with closing(_ahead(locate, tasks, workers)) as all_located:
+            for located in all_located:
+                waiting.append(located)
+                faces = sum(len(each.crops) for each in waiting)
                 held = sum(each.prediction.photo.pixels.nbytes for each in waiting if each.prediction.photo)
                 if detect_only or faces >= batch_size or held >= _HELD_BYTES:
                     yield from self._complete(waiting, batch_size)
@@ -327,24 +333,28 @@ def _check_boxes(boxes, photo: Photo, name: str) -> np.ndarray:
     return clipped
 
 
-def _load_ahead(images: Iterable, workers: int) -> Iterator[tuple[str, Photo | ImageError]]:
-    """Each picture's name and its photo, or why there is none, in order, decoded a few ahead."""
-    pool = ThreadPoolExecutor(workers)
+def _ahead(run: Callable, tasks: Iterable[tuple], workers: int) -> Iterator:
+    """run(*task) for each task, in order, computed a few ahead by threads that share torch's between them."""
+    threads = torch.get_num_threads()
+    started = Barrier(workers + 1)
+
+    def start() -> None:
+        torch.set_num_threads(max(1, threads // workers))
+        started.wait()
+
+    pool = ThreadPoolExecutor(workers, initializer=start)
     try:
+        for _ in range(workers):
+            pool.submit(int)  # starts a thread
+        started.wait()
+        # What a thread sets counts for itself and for threads that are yet to come: those are not ours.
+        torch.set_num_threads(threads)
         ahead = deque()
-        for image in images:
-            ahead.append((describe(image), pool.submit(_load, image)))
+        for task in tasks:
+            ahead.append(pool.submit(run, *task))
             if len(ahead) > 2 * workers:
-                name, photo = ahead.popleft()
-                yield name, photo.result()
-        for name, photo in ahead:
-            yield name, photo.result()
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _load(image) -> Photo | ImageError:
-    try:
-        return load_photo(image)
-    except ImageError as error:
-        return error

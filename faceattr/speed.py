@@ -36,7 +36,7 @@ def read_photo(path: str | None) -> Image.Image:
 
 def measure(model: FaceAttributes, photo: Image.Image, seconds: float = 5.0) -> dict[str, float]:
     """Medians of milliseconds for the whole cascade and for localisation alone on one photo, which is decoded already,
-    and JPEGs a second when many are given at once, decoded by two threads."""
+    and JPEGs a second when many are given at once, to two threads."""
     stored = io.BytesIO()
     photo.save(stored, "JPEG", quality=90)
     stream = [stored.getvalue()] * 64

@@ -46,7 +46,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
-    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="decoding threads (default: 2)")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="threads, a photo each (default: 2)")
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
 
 
