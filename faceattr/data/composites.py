@@ -36,6 +36,10 @@ class Batch:
     known: Tensor
     """float [N, A]: 0 where it is not known whether the tag holds, which is left out of the loss."""
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(self.images.to(device), self.tags.to(device), self.known.to(device))
+
 
 def to_images(pictures: np.ndarray) -> Tensor:
     """uint8 [N, H, W, 3] -> float [N, 3, H, W] in [0, 1]."""
