@@ -38,11 +38,11 @@ class Probabilities:
 
 def crown_to_chin(model: FaceAttributes, box: Sequence[float]) -> list[float]:
     """The face, crown to chin, that the box which the model reports stands for; both x0, y0, x1, y1."""
-    return _carried(box, model.metadata["preprocessing"]["aligned_box"], FACE)
+    return carried(box, model.metadata["preprocessing"]["aligned_box"], FACE)
 
 
-def _carried(box: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
-    """Where the box comes to lie when what is framed by `before` is framed by `after` instead."""
+def carried(box: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """Where a box comes to lie when what is framed by `before` is framed by `after` instead; each x0, y0, x1, y1."""
     carried = []
     for low, high in ((0, 2), (1, 3)):
         scale = (box[high] - box[low]) / (before[high] - before[low])
@@ -75,7 +75,7 @@ def predict_pictures(
     boxes = np.full((len(paths), 4), np.nan)
     given = None
     if face is not None:
-        given = _boxes(paths, _carried(face, FACE, model.metadata["preprocessing"]["aligned_box"]))
+        given = _boxes(paths, carried(face, FACE, model.metadata["preprocessing"]["aligned_box"]))
     stream = model.iter_predict(paths, given, batch_size=batch_size, workers=workers)
     with closing(stream):
         progress = tqdm(stream, total=len(paths), unit="picture", disable=quiet, dynamic_ncols=True)

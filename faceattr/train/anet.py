@@ -69,7 +69,10 @@ def shuffled_rows(count: int, batch: int, seed: int, step: int) -> np.ndarray:
 
 
 class IdentityLoss:
-    """Softmax cross-entropy over identities plus ``weight`` times the similarity loss; ``batch`` pictures a process."""
+    """Softmax cross-entropy over identities plus ``weight`` times the similarity loss; ``batch`` pictures a process.
+
+    ``identities`` are numbers from 0 on, one for each of ``rows``.
+    """
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class IdentityLoss:
         input_size: tuple[int, int],
     ):
         self.faces, self.rows, self.batch, self.weight, self.seed = faces, rows, batch, weight, seed
-        self.identities = np.unique(identities, return_inverse=True)[1]
+        self.identities = identities
         self.augmentation, self.input_size = Augmentation(), input_size
         self.batches = Ahead(self._make)
 

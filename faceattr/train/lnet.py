@@ -16,14 +16,7 @@ from faceattr.data.objects import ObjectFolder
 from faceattr.models.lnet import LNet
 from faceattr.train import parallel
 from faceattr.train.loop import Ahead, fit
-
-
-def sgd(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9; biases and normalisation are not decayed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
+from faceattr.train.optimizers import sgd
 
 
 def random_crops(images: Tensor, size: int, random: np.random.Generator, least: float = 0.3) -> Tensor:

@@ -51,9 +51,7 @@ class Ahead:
 
     def __call__(self, step: int) -> Any:
         wanted = (step, step + 1, step + 2)
-        self.waiting = {
-            number: self.waiting.get(number) or self.pool.submit(self.make, number) for number in wanted
-        }
+        self.waiting = {number: self.waiting.get(number) or self.pool.submit(self.make, number) for number in wanted}
         return self.waiting.pop(step).result()
 
 
@@ -91,9 +89,11 @@ def fit(
     mean over it; gradients are averaged, batch statistics shared. A process that torchrun has restarted resumes.
 
     Raises:
-        ValueError: ``resume`` with a state of another model or optimiser, or ``watch`` names no figure.
+        ValueError: no step to train, ``resume`` with a state of another model, or ``watch`` that names no figure.
         FloatingPointError: the loss is no longer finite.
     """
+    if steps < 1:
+        raise ValueError(f"{folder}: {steps} steps to train; are there fewer pictures than a batch holds?")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "state.safetensors"
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(averaging), use_buffers=True)

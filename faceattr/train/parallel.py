@@ -82,15 +82,19 @@ def first_on_machine() -> Iterator[None]:
         dist.barrier()
 
 
+def wait() -> None:
+    """Until all processes have come here."""
+    if world() > 1:
+        dist.barrier()
+
+
 def pieces(batch: int) -> list[tuple[int, slice]]:
     """This process's part of a step's batch, which is ``batch`` pictures a process: numbers of its pieces, and where
     each lies in the whole batch. Pictures are cut into the same pieces on any number of processes where ``batch`` is a
     multiple of PIECE."""
     first = rank() * -(-batch // PIECE)
     starts = range(rank() * batch, (rank() + 1) * batch, PIECE)
-    return [
-        (first + i, slice(start, min(start + PIECE, (rank() + 1) * batch))) for i, start in enumerate(starts)
-    ]
+    return [(first + i, slice(start, min(start + PIECE, (rank() + 1) * batch))) for i, start in enumerate(starts)]
 
 
 def part(batch: int) -> slice:

@@ -59,9 +59,11 @@ def main():
     faces = MadeUpFaces()
     loss = IdentityLoss(faces, np.arange(192), faces.identities, args.batch, 0.5, 0, TINY["input_size"])
 
+    died = args.folder / "died"
+
     def loss_or_death(model, step):
-        if step == args.die_at and parallel.rank() == parallel.world() - 1 and not parallel.restarted():
-            (args.folder / "died").touch()
+        if step == args.die_at and parallel.rank() == parallel.world() - 1 and not died.exists():
+            died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(args.pause)
         return loss(model, step)
