@@ -190,8 +190,8 @@ class Localizer:
         return levels
 
     def _propose(self, photo: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """LNet_o's faces in photo pixels, the strongest first, their logits, and its response: the largest of all scales
-        at the finest one's positions."""
+        """LNet_o's faces in photo pixels, the strongest first, their logits, and its response: the largest of all
+        scales at the finest one's positions."""
         sizes = torch.tensor(self.lnet_o.config["sizes"])
         all_faces, all_logits, response = [], [], None
         for level in levels:

@@ -1,8 +1,8 @@
 """The faces that the localisation nets propose in whole CelebA photos, laid as CelebA's aligned pictures are.
 
-Writes OUT/NAME.jpg, 178x218, of the best face of each photo of img_celeba, and OUT/placed.json when all are done; those
-that are there already stay. finetune_anet.py and fit_svm.py take OUT as --images, with --skip-missing: a photo without a
-proposal has no picture there.
+Writes OUT/NAME.jpg, 178x218, of the best face of each photo of img_celeba, and OUT/placed.json when all are done;
+pictures that are there already stay. finetune_anet.py and fit_svm.py take OUT as --images, with --skip-missing: a photo
+without a proposal has no picture there.
 """
 
 import argparse
