@@ -178,9 +178,7 @@ class Localizer:
         settings = self.settings
         photo = photo.to(self.lnet_o.head.weight.device)
         levels = self._levels(photo)
-        faces, logits, maps = self._propose(photo, levels)
-        first = suppress(self._boxes(faces), logits, settings.overlap)[: settings.max_windows]
-        faces, first_logits = faces[first], logits[first]
+        faces, first_logits, maps = self._propose(photo, levels)
         faces, second_logits, windows = self._refine(photo, levels, faces, maps.shape)
         # Both nets must agree: the mean of their log-odds.
         scores = ((first_logits + second_logits) / 2).sigmoid()
@@ -192,6 +190,13 @@ class Localizer:
         kept = suppress(boxes, scores, settings.overlap)
         proposals = [Proposal(tuple(boxes[i].tolist()), scores[i].item()) for i in kept.tolist()]
         return Localization(proposals, {"lnet_o": maps, "lnet_s": windows})
+
+    @torch.inference_mode()
+    def windows(self, photo: Tensor) -> Tensor:
+        """What LNet_o alone proposes for a photo, the strongest first: [P, 3], x and y of the middle of a face and its
+        height, in pixels; LNet_s looks at `settings.window` times the height round it."""
+        photo = photo.to(self.lnet_o.head.weight.device)
+        return self._propose(photo, self._levels(photo))[0]
 
     def _levels(self, photo: Tensor) -> list[Tensor]:
         """The photo at falling scales, each half the one before."""
@@ -207,8 +212,8 @@ class Localizer:
         return levels
 
     def _propose(self, photo: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """LNet_o's faces in photo pixels, their logits, and its response: the largest of all scales at the finest one's
-        positions."""
+        """LNet_o's faces in photo pixels, the strongest first, their logits, and its response: the largest of all
+        scales at the finest one's positions."""
         sizes = torch.tensor(self.lnet_o.config["sizes"])
         all_faces, all_logits, response = [], [], None
         for level in levels:
@@ -227,7 +232,9 @@ class Localizer:
                 x, y = self._cells(photo, response.shape)
             rows, columns = ((z + border - 0.5) / STRIDE for z in (y / scale[1], x / scale[0]))
             response = torch.maximum(response, resample(density, rows, columns, "border"))
-        return torch.cat(all_faces), torch.cat(all_logits), response
+        faces, logits = torch.cat(all_faces), torch.cat(all_logits)
+        kept = suppress(self._boxes(faces), logits, self.settings.overlap)[: self.settings.max_windows]
+        return faces[kept], logits[kept], response
 
     @staticmethod
     def _cells(photo: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:

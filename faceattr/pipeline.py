@@ -134,6 +134,11 @@ class FaceAttributes:
         """Where the nets run."""
         return next(self._anet.parameters()).device
 
+    @property
+    def features(self) -> int:
+        """How many features a face has."""
+        return self._anet.config["features"]
+
     def predict(self, image, boxes=None) -> list:
         """The faces of a photo, best first: a list of `Face`. A list of photos gives a list of such lists.
 

@@ -7,6 +7,7 @@ faces lie in aligned pictures (faceattr.data.composites); no annotated box is us
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,11 +41,9 @@ def pasted(
         yield torch.from_numpy(np.array(photo)).permute(2, 0, 1).float() / 255, np.array(corner), scale
 
 
-def measure_peaks(net: LNet, paths: list[Path], canvas: int, random: np.random.Generator) -> tuple[float, float]:
-    """How far below the peak the middle of the face lies, in heights that the net reads, and the face's height over it.
-
-    Medians; to the side there is no offset, since faces are as often mirrored as not.
-    """
+def measure_peaks(net: LNet, paths: list[Path], canvas: int, random: np.random.Generator) -> float:
+    """How far below the peak the middle of the face lies, in heights that the net reads: the median, 0 if no face is
+    found. To the side there is no offset, since faces are as often mirrored as not."""
     sizes = torch.tensor(net.config["sizes"])
     below, ratio = [], []
     with Image.open(paths[0]) as image:
@@ -64,7 +63,7 @@ def measure_peaks(net: LNet, paths: list[Path], canvas: int, random: np.random.G
         f"{len(below)} of {len(paths)} found; below the peak, quartiles: {np.percentile(below, [25, 50, 75]).round(3)}"
     )
     print(f"height over the net's, quartiles: {np.percentile(ratio, [25, 50, 75]).round(3)}")
-    return float(np.median(below)), float(np.median(ratio))
+    return float(np.median(below))
 
 
 def main():
@@ -72,23 +71,26 @@ def main():
     parser.add_argument("--celeba", type=Path, required=True, help="CelebA's label files and img_align_celeba/")
     parser.add_argument("--lnet-o", type=Path, required=True)
     parser.add_argument("--lnet-s", type=Path, help="default: LNet_o does its work, as before LNet_s is trained")
-    parser.add_argument("--settings", type=Path, required=True, help="JSON of LocalizerSettings; the offsets are set")
+    parser.add_argument("--localization", type=Path, required=True, help="JSON of LocalizerSettings")
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="the settings with the offsets, as JSON")
+    parser.add_argument("--box", type=Path, help="also write the box on an aligned picture to this JSON file")
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
     arguments = parser.parse_args()
 
-    values = json.loads(arguments.settings.read_text()) if arguments.settings.exists() else {}
-    settings = LocalizerSettings(**values)
+    values = json.loads(arguments.localization.read_text())
     lnet_o, lnet_s = (
         load_model(LNet, path)[0].fold_batch_norm() for path in (arguments.lnet_o, arguments.lnet_s or arguments.lnet_o)
     )
     data = read_celeba(arguments.celeba, skip_missing=arguments.skip_missing).partition(1)
     random = np.random.default_rng(arguments.seed)
     paths = [data.paths[row] for row in random.permutation(len(data))[: arguments.pictures]]
-    values["offset_o"] = 0.0, round(measure_peaks(lnet_o, paths, 161, random)[0], 3)
-    values["offset_s"] = 0.0, round(measure_peaks(lnet_s, paths, settings.window_pixels, random)[0], 3)
-    arguments.settings.write_text(json.dumps(values, indent=1) + "\n")
+    window = LocalizerSettings(**values).window_pixels
+    values["offset_o"] = 0.0, round(measure_peaks(lnet_o, paths, 161, random), 3)
+    values["offset_s"] = 0.0, round(measure_peaks(lnet_s, paths, window, random), 3)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(values, indent=1) + "\n")
 
     localizer = Localizer(lnet_o, lnet_s, LocalizerSettings(**values))
     boxes = []
@@ -96,9 +98,15 @@ def main():
         proposals = localizer(photo).proposals
         if proposals:
             boxes.append((np.array(proposals[0].box) - np.tile(corner, 2)) / scale)
+    if not boxes:
+        sys.exit(f"measure_geometry.py: no face found in {len(paths)} aligned pictures; lower score_threshold")
     print(f"{len(boxes)} of {len(paths)} found; quartiles of x0, y0, x1, y1 on the aligned picture:")
     print(np.percentile(boxes, [25, 50, 75], axis=0).round(1))
-    print("--aligned-box", *np.median(boxes, axis=0).round(1))
+    aligned_box = np.median(boxes, axis=0).round(1).tolist()
+    print("--aligned-box", *aligned_box)
+    if arguments.box:
+        arguments.box.parent.mkdir(parents=True, exist_ok=True)
+        arguments.box.write_text(json.dumps({"aligned_box": aligned_box}) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
+
+from faceattr.data.decode import decode
 
 PICTURE = (178, 218)
 """Width and height of an aligned CelebA picture."""
@@ -35,19 +37,21 @@ class FaceCache:
         input_size: height and width of ANet's input; sets the resolution that is kept.
         path: the cache file (.npy); a JSON file beside it tells what it holds, and a cache of other pictures or another
             resolution is made anew.
+        workers: processes that decode; 0: this one does.
 
     Raises:
         ValueError: a picture is missing, cannot be read or is not 178x218; the message names it.
     """
 
-    def __init__(self, folder: Path, names: list[str], input_size: tuple[int, int], path: Path):
+    def __init__(self, folder: Path, names: list[str], input_size: tuple[int, int], path: Path, workers: int = 0):
         scale = OVERSAMPLING * input_size[0] / (CROP[3] - CROP[1])
         size = (round(PICTURE[0] * scale), round(PICTURE[1] * scale))
         digest = hashlib.sha256("\n".join([str(folder.resolve()), *names]).encode()).hexdigest()
         content = {"size": size, "count": len(names), "names_sha256": digest}
         note = path.with_suffix(".json")
         if not (path.exists() and note.exists() and json.loads(note.read_text()) == json.loads(json.dumps(content))):
-            _decode(folder, names, size, path)
+            note.unlink(missing_ok=True)
+            _decode([folder / name for name in names], size, path, workers)
             note.write_text(json.dumps(content))
         self.pictures = np.load(path, mmap_mode="r")
 
@@ -59,22 +63,26 @@ class FaceCache:
         return torch.from_numpy(self.pictures[np.asarray(rows)])
 
 
-def _decode(folder: Path, names: list[str], size: tuple[int, int], path: Path) -> None:
+def _decode(paths: list[Path], size: tuple[int, int], path: Path, workers: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npy")
-    pictures = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(names), 3, size[1], size[0]))
-    for row, name in enumerate(tqdm(names, desc="decoding", unit="picture")):
-        try:
-            with Image.open(folder / name) as image:
-                if image.size != PICTURE:
-                    raise ValueError(f"{folder / name}: {image.size[0]}x{image.size[1]}, an aligned picture is 178x218")
-                picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-        except OSError as error:
-            raise ValueError(f"{folder / name}: cannot be read ({error})") from None
-        pictures[row] = np.asarray(picture).transpose(2, 0, 1)
+    unfinished = path.with_suffix(".partial.npy")
+    pictures = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (len(paths), 3, size[1], size[0]))
+    for row, picture in enumerate(decode(paths, partial(_read, size=size), workers)):
+        pictures[row] = picture
     pictures.flush()
     del pictures
-    os.replace(partial, path)
+    os.replace(unfinished, path)
+
+
+def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """[3, H, W] uint8 of an aligned picture at `size` (W, H)."""
+    try:
+        with Image.open(path) as image:
+            if image.size != PICTURE:
+                raise ValueError(f"{path}: {image.size[0]}x{image.size[1]}, an aligned picture is 178x218")
+            return np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
 
 
 @dataclass(frozen=True)

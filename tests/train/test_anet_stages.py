@@ -55,7 +55,7 @@ def test_tags_are_learnt_from_pictures(faces):
     torch.manual_seed(0)
     model = ANet(**TINY)
     tags = np.stack([np.arange(12) % 2 == 1, np.arange(12) % 2 == 0], 1)
-    loss = TagLoss(faces, np.arange(12), tags, batch=6, seed=0)
+    loss = TagLoss(faces, np.arange(12), tags, batch=6, seed=0, input_size=(31, 23))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(60):
         optimizer.zero_grad()
@@ -69,10 +69,10 @@ def test_tags_are_learnt_from_pictures(faces):
 
 
 def test_loss_of_a_net_that_knows_nothing(faces):
-    identities = np.repeat([11, 22, 33], 4)
+    identities = np.repeat([0, 1, 2], 4)
     net = IdentityNet(ANet(**TINY), 3)
     torch.nn.init.zeros_(net.identity)
-    loss = IdentityLoss(faces, np.arange(12), identities, batch=6, weight=0.5, seed=0)
+    loss = IdentityLoss(faces, np.arange(12), identities, batch=6, weight=0.5, seed=0, input_size=(31, 23))
     value, figures = loss(net, 0)
     assert figures["softmax"] == pytest.approx(np.log(3), rel=1e-5)
     assert value.item() == pytest.approx(figures["softmax"] + 0.5 * figures["similarity"], rel=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from faceattr.train.loop import cosine, fit, generator, load_model, save_model
+from faceattr.train.loop import Ahead, cosine, fit, generator, load_model, save_model
 
 
 class Net(nn.Sequential):
@@ -107,6 +107,14 @@ def test_learning_rate_rises_then_falls_by_half_a_cosine():
     assert (
         cosine(4, 100, 4) == 1 and cosine(52, 100, 4) == pytest.approx(0.5) and cosine(100, 100, 4) == pytest.approx(0)
     )
+
+
+def test_ahead_gives_each_step_its_own_batch():
+    made = []
+    batches = Ahead(lambda step: made.append(step) or step * 10)
+    assert [batches(step) for step in (3, 4, 5)] == [30, 40, 50]
+    assert batches(9) == 90  # after a jump too
+    assert sorted(made)[:4] == [3, 4, 5, 6] and len(made) == len(set(made))
 
 
 def test_generators_differ_by_each_number():
