@@ -38,16 +38,16 @@ class Probabilities:
 
 def crown_to_chin(model: FaceAttributes, box: Sequence[float]) -> list[float]:
     """The face, crown to chin, that the box which the model reports stands for; both x0, y0, x1, y1."""
-    return _carried(box, model.metadata["preprocessing"]["aligned_box"], FACE)
+    return carried(box, model.metadata["preprocessing"]["aligned_box"], FACE)
 
 
-def _carried(box: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
+def carried(box: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
     """Where the box comes to lie when what is framed by `before` is framed by `after` instead."""
-    carried = []
+    moved = []
     for low, high in ((0, 2), (1, 3)):
         scale = (box[high] - box[low]) / (before[high] - before[low])
-        carried.append([box[low] + (edge - before[low]) * scale for edge in (after[low], after[high])])
-    (x0, x1), (y0, y1) = carried
+        moved.append([box[low] + (edge - before[low]) * scale for edge in (after[low], after[high])])
+    (x0, x1), (y0, y1) = moved
     return [x0, y0, x1, y1]
 
 
@@ -75,7 +75,7 @@ def predict_pictures(
     boxes = np.full((len(paths), 4), np.nan)
     given = None
     if face is not None:
-        given = _boxes(paths, _carried(face, FACE, model.metadata["preprocessing"]["aligned_box"]))
+        given = aligned_boxes(paths, carried(face, FACE, model.metadata["preprocessing"]["aligned_box"]))
     stream = model.iter_predict(paths, given, batch_size=batch_size, workers=workers)
     with closing(stream):
         progress = tqdm(stream, total=len(paths), unit="picture", disable=quiet, dynamic_ncols=True)
@@ -88,7 +88,8 @@ def predict_pictures(
     return Probabilities(values, ~np.isnan(boxes[:, 0]), boxes)
 
 
-def _boxes(paths: Sequence[Path], face: Sequence[float]) -> Iterator[list[list[float]]]:
+def aligned_boxes(paths: Sequence[Path], face: Sequence[float]) -> Iterator[list[list[float]]]:
+    """For each picture the box, x0, y0, x1, y1 in pixels, at ``face`` in parts of its width and height."""
     for path in paths:
         try:
             with Image.open(path) as picture:  # the header alone
