@@ -49,8 +49,7 @@ class Net:
 
     def images(self, crops: np.ndarray) -> Tensor:
         """Crops, uint8 [N, h, w, 3], as the net takes them: [N, 3, h, w] in [0, 1], on its device."""
-        device = self.anet.head.weight.device
-        return torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255
+        return torch.tensor(crops, device=self.anet.head.weight.device).permute(0, 3, 1, 2).float() / 255
 
     @torch.inference_mode()
     def features(self, crops: np.ndarray, quiet: bool = True) -> np.ndarray:
@@ -58,6 +57,21 @@ class Net:
         starts = tqdm(range(0, len(crops), BATCH), desc="features", unit="batch", disable=quiet, dynamic_ncols=True)
         parts = [self.anet.pooled_features(self.images(crops[start : start + BATCH])) for start in starts]
         return torch.cat(parts).double().cpu().numpy()
+
+    @torch.inference_mode()
+    def responses(self, crops: np.ndarray, quiet: bool = True) -> dict[str, np.ndarray]:
+        """Responses of the layers "fc", "c4" and "c3" to the plain crop in the middle of each crop: float64 [N, ...]."""
+        height, width = self.anet.config["input_size"]
+        top, left = (crops.shape[1] - height) // 2, (crops.shape[2] - width) // 2
+        plain = crops[:, top : top + height, left : left + width]
+        parts: dict[str, list[Tensor]] = {"fc": [], "c4": [], "c3": []}
+        for start in tqdm(
+            range(0, len(plain), BATCH), desc="responses", unit="batch", disable=quiet, dynamic_ncols=True
+        ):
+            result = self.anet.responses(self.images(plain[start : start + BATCH]))
+            for layer, part in parts.items():
+                part.append(getattr(result, layer).flatten(1).cpu())
+        return {layer: torch.cat(part).double().numpy() for layer, part in parts.items()}
 
     def deciding(self) -> LinearSVM:
         """The SVMs; ValueError for a net without."""
@@ -88,21 +102,24 @@ def read_net(weights: str | os.PathLike | None, device: str | torch.device = "cp
     Raises:
         ValueError: the file is missing or no such net; the message names it.
     """
-    path = Path(weights) if weights is not None else None
-    if path is not None and (path / "anet.safetensors").is_file():
-        path = path / "anet.safetensors"
-    else:
-        path = find_weights(weights)
-    return _trained(path, device) if _from_training(path) else _bundled(path, device)
+    path = _file(weights)
+    return _trained(path, device) if is_anet_alone(path) else _bundled(path, device)
 
 
-def _from_training(path: Path) -> bool:
-    """Whether the header is of `faceattr.train.loop.save_model`."""
+def is_anet_alone(weights: str | os.PathLike) -> bool:
+    """Whether the file, or the one in the folder, is a net as the training scripts write it, no whole checkpoint."""
+    path = _file(weights)
     try:
         with safe_open(path, "pt") as file:
             return "config" in json.loads((file.metadata() or {}).get("faceattr", "{}"))
     except (OSError, SafetensorError, json.JSONDecodeError):
         return False  # load_checkpoint will say what is wrong
+
+
+def _file(weights: str | os.PathLike | None) -> Path:
+    if weights is not None and (Path(weights) / "anet.safetensors").is_file():
+        return Path(weights) / "anet.safetensors"
+    return find_weights(weights)
 
 
 def _bundled(path: Path, device: str | torch.device) -> Net:

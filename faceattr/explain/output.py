@@ -19,6 +19,21 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+class FreeNames:
+    """Files of a folder whose names are told apart by a number, however often a stem comes."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._taken = folder, set()
+
+    def path(self, stem: str, suffix: str) -> Path:
+        number, name = 1, f"{stem}.{suffix}"
+        while name.casefold() in self._taken:
+            number += 1
+            name = f"{stem}-{number}.{suffix}"
+        self._taken.add(name.casefold())
+        return self._folder / name
+
+
 def new_figure(width: float, height: float):
     """An empty matplotlib figure of so many inches; ValueError where matplotlib is missing."""
     try:
@@ -29,9 +44,9 @@ def new_figure(width: float, height: float):
 
 
 def write_csv(path: Path, rows: Sequence[dict]) -> None:
-    """A row a dict, whose keys are the columns; numbers with six digits, None as an empty cell."""
+    """A row a dict, whose keys are the columns; numbers with six digits, None an empty cell, no row no file content."""
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
 
@@ -47,7 +62,7 @@ def spoken(name: str) -> str:
 
 
 def _cell(value):
-    return f"{value:.6g}" if isinstance(value, float) else value
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else value
 
 
 def _plain(value):

@@ -1,4 +1,4 @@
-"""How much about attributes a linear classifier reads off a layer: SVMs on one part of the faces, figures on the rest."""
+"""How much of attributes a linear classifier reads off a layer: SVMs on some of the faces, figures on the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sklearn.model_selection import GroupShuffleSplit
 
 from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.attributes import accuracy, area_under_roc
-from faceattr.train.svm import fit_planes
+from faceattr.train.svm import Planes, fit_planes
 
 STRENGTH = 1e-4
 """C of the SVMs, on features of unit variance."""
@@ -42,27 +42,33 @@ def check_tags(pictures: TaggedPictures) -> None:
         raise ValueError(f"{pictures.folder}: no tags; give a folder with label files of CelebA or LFWA, or a CSV")
 
 
-def probe(features: np.ndarray, pictures: TaggedPictures, rows: Halves, strength: float = STRENGTH) -> np.ndarray:
-    """Decisions [T, A] for the rows to test of SVMs that learnt from the rows to fit.
+def fit_probes(features: np.ndarray, pictures: TaggedPictures, rows: np.ndarray) -> Planes:
+    """Weights [A, F] and biases [A] of one linear SVM an attribute on some rows of features [N, F].
 
-    features: [N, F]. Of an attribute that is the same in all known rows to fit, the decision is that, always.
+    Of an attribute that is the same in all known rows, the decision is that, always.
     """
-    decisions = np.empty((len(rows.test), len(pictures.attributes)))
-    for column in range(decisions.shape[1]):
-        known = rows.fit[pictures.known[rows.fit, column]]
+    weights, biases = np.zeros((len(pictures.attributes), features.shape[1])), np.empty(len(pictures.attributes))
+    for column in range(len(biases)):
+        known = rows[pictures.known[rows, column]]
         truth = pictures.tags[known, column]
         if truth.all() or not truth.any():
-            decisions[:, column] = 1.0 if len(truth) and truth.all() else -1.0
+            biases[column] = 1.0 if len(truth) and truth.all() else -1.0
             continue
-        weights, biases = fit_planes(features[known], truth[:, None], strength)
-        decisions[:, column] = features[rows.test] @ weights[0] + biases[0]
-    return decisions
+        plane, bias = fit_planes(features[known], truth[:, None], STRENGTH)
+        weights[column], biases[column] = plane[0], bias[0]
+    return weights, biases
+
+
+def probe(features: np.ndarray, pictures: TaggedPictures, rows: Halves) -> list[dict[str, float | None]]:
+    """:func:`figures` on the rows to test of SVMs that learnt from the rows to fit; features: [N, F]."""
+    weights, biases = fit_probes(features, pictures, rows.fit)
+    return figures(features[rows.test] @ weights.T + biases, pictures, rows.test)
 
 
 def figures(decisions: np.ndarray, pictures: TaggedPictures, test: np.ndarray) -> list[dict[str, float | None]]:
-    """accuracy, auc and majority of each attribute; decisions [T, A] are of the rows `test`. None where nothing is known.
+    """accuracy, auc and majority of each attribute; decisions [T, A] are of the rows `test`.
 
-    majority: accuracy of always giving the more frequent answer.
+    majority: accuracy of always giving the more frequent answer. A figure is None where nothing is known.
     """
     result = []
     for column in range(decisions.shape[1]):
