@@ -85,7 +85,7 @@ def draw(groups: Groups, vectors: np.ndarray, together: np.ndarray, names: Seque
     order = order_of(groups)
     sorted_groups = groups.group[order]
     edges = np.flatnonzero(np.diff(sorted_groups)) + 0.5
-    figure = new_figure(20, 2.6 + 0.16 * len(names))
+    figure = new_figure(20, 2.4 + 0.15 * len(names))
     bars, alike, occur = figure.subplots(1, 3, width_ratios=(0.55, 1, 1))
     colours = [f"C{number % 10}" for number in sorted_groups]
     bars.barh(range(len(order)), groups.silhouette[order], color=colours)

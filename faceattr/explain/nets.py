@@ -60,7 +60,7 @@ class Net:
 
     @torch.inference_mode()
     def responses(self, crops: np.ndarray, quiet: bool = True) -> dict[str, np.ndarray]:
-        """Responses of the layers "fc", "c4" and "c3" to the plain crop in the middle of each crop: float64 [N, ...]."""
+        """Responses of the layers "fc", "c4", "c3" to the plain crop in the middle of each crop: float64 [N, ...]."""
         height, width = self.anet.config["input_size"]
         top, left = (crops.shape[1] - height) // 2, (crops.shape[2] - width) // 2
         plain = crops[:, top : top + height, left : left + width]

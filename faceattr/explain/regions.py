@@ -299,7 +299,10 @@ def _explain_photos(options: argparse.Namespace, output: Path) -> None:
             window = net.crop.window(box, net.anet.config["input_size"], net.anet.step)
             size = tuple(3 * side for side in net.crop_size)
             pixels = crop_window(photo.pixels, photo.from_original(window), size)
-            captions = [(i, f"{spoken(net.attributes[i])} {probabilities[i]:.0%}") for i in shown]
+            agreements = {i: agreement(maps["weights"][i], maps["occlusion"][i]) for i in shown}
+            captions = [
+                (i, f"{spoken(net.attributes[i])} {probabilities[i]:.0%}, agree {agreements[i]:.2f}") for i in shown
+            ]
             file = free.path(Path(path).stem + (f"-{number}" if number > 1 else ""), "regions.png")
             draw_photo(net, pixels, maps, captions).savefig(file)
             notes.append(
@@ -311,7 +314,7 @@ def _explain_photos(options: argparse.Namespace, output: Path) -> None:
                         net.attributes[i]: {
                             "probability": probabilities[i],
                             "decision": decisions[0, i],
-                            "agreement": agreement(maps["weights"][i], maps["occlusion"][i]),
+                            "agreement": agreements[i],
                             **{method: of[i] for method, of in maps.items()},
                         }
                         for i in shown
