@@ -23,12 +23,12 @@ PICTURE_SIDE = 400
 class PageFace:
     """A face of a photo in a page.
 
-    box: x0, y0, x1, y1 in parts of the photo's width and height.
+    box: x0, y0, x1, y1 in parts of the photo's width and height; None where the photo is the face.
     labels, values: for each column of the page whether each attribute holds, and its probability.
     notes: what else is to be said of it.
     """
 
-    box: Sequence[float]
+    box: Sequence[float] | None
     labels: Sequence[Sequence[bool]]
     values: Sequence[Sequence[float]]
     notes: Sequence[str] = ()
@@ -79,7 +79,7 @@ class Page:
             "image": _data_uri(pixels),
             "faces": [
                 {
-                    "box": [round(100 * edge, 2) for edge in _as_span(face.box)],
+                    "box": face.box and [round(100 * edge, 2) for edge in _as_span(face.box)],
                     "labels": [[int(label) for label in column] for column in face.labels],
                     "values": [[round(float(value), 3) for value in column] for column in face.values],
                     "notes": list(face.notes),

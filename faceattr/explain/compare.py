@@ -106,7 +106,7 @@ def write_page(
     with Page(path, title, attributes, titles, table) as page:
         for face in shown:
             labels, values = ([part[face] for part in parts] for parts in zip(*answers, strict=True))
-            page.add(faces.pictures.names[face], faces.crops[-1][face], [PageFace((0, 0, 1, 1), labels, values)])
+            page.add(faces.pictures.names[face], faces.crops[-1][face], [PageFace(None, labels, values)])
 
 
 def run(options: argparse.Namespace) -> None:

@@ -116,14 +116,14 @@ def draw(groups: Groups, vectors: np.ndarray, together: np.ndarray, names: Seque
 
 
 def draw_dendrogram(vectors: np.ndarray, names: Sequence[str]):
-    """The attributes joined one by one, by the mean cosine distance of their planes (average linkage)."""
+    """The attributes joined one by one, by the mean distance of their planes' unit vectors (average linkage)."""
     from scipy.cluster.hierarchy import dendrogram, linkage
 
     figure = new_figure(8, 1.2 + 0.19 * len(names))
     axes = figure.subplots()
-    joined = linkage(vectors, "average", "cosine")
+    joined = linkage(vectors, "average")
     dendrogram(joined, labels=[spoken(name) for name in names], orientation="right", ax=axes, leaf_font_size=8)
-    axes.set_xlabel("cosine distance of the decision planes")
+    axes.set_xlabel("distance of the decision planes' unit vectors")
     return figure
 
 

@@ -48,8 +48,8 @@ def test_what_the_few_keep():
     noise = RNG.random((200, 27))
     strong = kept_by_the_few(np.column_stack([10.0 * TAGS, noise]), pictures, rows)
     # The neurons that decide are the strongest: noise alone is lost.
-    assert strong["a_face"] > strong["all"] > 0.8 and strong["an_attribute"] == 1
+    assert strong["a_face"] > strong["all"] > 0.8 and strong["an_attribute"] > 0.9
     assert strong["majority"] < 0.65
     # They are the weakest: each attribute still finds its own, a face's strongest tell nothing.
     weak = kept_by_the_few(np.column_stack([0.1 * TAGS, 1 + noise]), pictures, rows)
-    assert weak["all"] > 0.8 and weak["an_attribute"] == 1 and weak["a_face"] < 0.7
+    assert weak["all"] > 0.8 and weak["an_attribute"] > 0.9 and weak["a_face"] < 0.7
