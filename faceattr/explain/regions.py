@@ -183,10 +183,10 @@ def draw_photo(net: Net, pixels: np.ndarray, maps: dict[str, np.ndarray], captio
     pixels: uint8 [h, w, 3], the face at any resolution. maps: by method, [A, rows, columns].
     captions: the attributes to show, by column, with their titles.
     """
-    across = min(5, 1 + len(captions))
+    across = 3 if len(captions) < 6 else 5
     rows = -(-(1 + len(captions)) // across)
     figure = new_figure(3.6 * across, 2.15 * rows + 0.4)
-    figure.suptitle(f"for (red) and against (blue), by {' and '.join(maps)}")
+    figure.suptitle(f"what speaks for (red) and against (blue), by {' and '.join(maps)}, and how far the two agree")
     grid = figure.subplots(rows, across, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
@@ -301,7 +301,7 @@ def _explain_photos(options: argparse.Namespace, output: Path) -> None:
             pixels = crop_window(photo.pixels, photo.from_original(window), size)
             agreements = {i: agreement(maps["weights"][i], maps["occlusion"][i]) for i in shown}
             captions = [
-                (i, f"{spoken(net.attributes[i])} {probabilities[i]:.0%}, agree {agreements[i]:.2f}") for i in shown
+                (i, f"{spoken(net.attributes[i])} {probabilities[i]:.0%}, agreement {agreements[i]:.2f}") for i in shown
             ]
             file = free.path(Path(path).stem + (f"-{number}" if number > 1 else ""), "regions.png")
             draw_photo(net, pixels, maps, captions).savefig(file)
