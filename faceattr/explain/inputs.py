@@ -43,6 +43,7 @@ def choose_pictures(options: argparse.Namespace, probed: bool = False) -> Tagged
 
 
 def read_faces(options: argparse.Namespace, nets: dict[str, Net], pictures: TaggedPictures) -> Faces:
+    """The faces in the pictures, cut for each of the nets."""
     faces = cut_faces(
         list(nets.values()),
         pictures,
@@ -68,16 +69,18 @@ def tags_or_labels(
 def labels_of(
     net: Net, crops: np.ndarray, options: argparse.Namespace
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-
+    """The net's own labels in place of tags, all of them known, and their names."""
     note(options, "no tags: the net's own labels stand for them")
     labels = net.probabilities(net.features(crops, options.quiet)) >= net.thresholds
     return labels, np.ones_like(labels), net.attributes
 
 
-def progress(items, unit: str, options: argparse.Namespace):
+def progress(items, unit: str, options: argparse.Namespace) -> tqdm:
+    """The items, with progress on stderr."""
     return tqdm(items, unit=unit, disable=options.quiet, dynamic_ncols=True)
 
 
 def note(options: argparse.Namespace, text: str) -> None:
+    """A line on stderr, unless --quiet."""
     if not options.quiet:
         print(f"faceattr: {text}", file=sys.stderr)

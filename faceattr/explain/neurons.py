@@ -122,10 +122,11 @@ def run(options: argparse.Namespace) -> None:
     output = make_folder(options.output)
     nets = read_nets(options)
     faces = read_faces(options, nets, choose_pictures(options, probed=True))
+    # A net before fine-tuning has no labels: those of the last net stand for missing tags.
+    tags, known, names = tags_or_labels(faces.pictures, list(nets.values())[-1], faces.crops[-1], options)
     columns, rows, notes = [], [], {}
     for (title, net), crops in zip(nets.items(), faces.crops, strict=True):
         features = net.responses(crops, options.quiet)["fc"]
-        tags, known, names = tags_or_labels(faces.pictures, net, crops, options)
         found = measure(features, tags, known)
         chosen = found.most_selective(SHOWN) if options.neurons is None else options.neurons
         missing = [number for number in chosen if not 0 <= number < features.shape[1]]

@@ -98,14 +98,14 @@ def test_chosen_neurons(explain, celeba, tmp_path):
     assert status == 2 and "small.safetensors has no neuron 4; give 0 to 3" in captured.err
 
 
-def test_neurons_of_pictures_without_tags(explain, tmp_path):
+def test_neurons_of_pictures_without_tags(explain, identities, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(4):
         draw_photo([(100, 100, 32, SMILING if number % 2 else NEUTRAL)]).save(folder / f"{number}.png")
     draw_photo([]).save(folder / "nothing.png")
-    status, _ = explain("neurons", "--root", folder)
-    notes = json.loads((tmp_path / "out" / "neurons.json").read_text())["net"]
+    status, _ = explain("neurons", "--root", folder, "--before", identities)
+    notes = json.loads((tmp_path / "out" / "neurons.json").read_text())["after"]
     assert status == 0 and notes["faces"] == 4 and notes["accuracy"] is None
     # The net's own labels stand for tags.
     assert {row["attribute"] for row in read(tmp_path / "out" / "neurons.csv")} <= {"Smiling", "Frowning"}
