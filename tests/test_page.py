@@ -102,7 +102,7 @@ class TestBrowser:
             f"--user-data-dir={tmp_path / 'profile'}"
         )
         command = [CHROMIUM, *flags.split(), "--dump-dom", copy.as_uri()]
-        dom = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
         return json.loads(html.unescape(re.search(r'data-seen="([^"]*)"', dom).group(1)))
 
     def test_all_photos_at_first(self, gallery, tmp_path):

@@ -45,6 +45,20 @@ def summary(by_layer: Mapping[str, Mapping[str, dict]]) -> dict[str, dict[str, d
     }
 
 
+def gains(by_layer: Mapping[str, Mapping[str, dict]]) -> list[tuple[str, float]]:
+    """The attributes with what their AUC gains from C3 to FC, rising: what FC has turned away from comes first."""
+    changes = [
+        (name, row["auc"] - by_layer["c3"][name]["auc"])
+        for name, row in by_layer["fc"].items()
+        if row["auc"] is not None
+    ]
+    return sorted(changes, key=lambda change: change[1])
+
+
+def _list(changes: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {change:+.3f}" for name, change in changes)
+
+
 def draw(nets: Mapping[str, Mapping[str, Mapping[str, dict]]]):
     """The figure: for each net (title -> what :func:`measure` gives) the layers' AUC over the attributes, as dots.
 
@@ -97,6 +111,8 @@ def run(options: argparse.Namespace) -> None:
                 if figures["accuracy"] is not None and figures["auc"] is not None
             )
             print(f"{title}, {layer.upper()}: accuracy (AUC) of attributes: {text}")
+        change = gains(measured[title])
+        print(f"{title}, AUC from C3 to FC: {_list(change[-5:][::-1])}; {_list(change[:5])}")
     table = [
         {
             "weights": title,

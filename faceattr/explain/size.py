@@ -163,7 +163,8 @@ def run(options: argparse.Namespace) -> None:
         measured = []
         for (title, net), crops in zip(nets.items(), faces.crops, strict=True):
             features = net.features(crops, options.quiet)
-            measured += measure(f"SVMs on {title}", features, faces.pictures, rows, options.quiet)
+            method = "SVMs on frozen features" + (f", {title}" if len(nets) > 1 else "")
+            measured += measure(method, features, faces.pictures, rows, options.quiet)
         points = measured + points
     write_csv(output / "size.csv", [asdict(point) for point in points])
     write_json(output / "size.json", {"majority": majority, "points": [asdict(point) for point in points]})

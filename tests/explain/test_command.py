@@ -181,7 +181,7 @@ def test_size(explain, celeba, tmp_path):
     status, _ = explain("size", "--root", celeba, "--results", results)
     rows = read(tmp_path / "out" / "size.csv")
     assert status == 0 and [(row["method"], row["pictures"]) for row in rows] == [
-        ("SVMs on net", "20"), ("SVMs on net", "10"), ("PANDA-l", "100"),
+        ("SVMs on frozen features", "20"), ("SVMs on frozen features", "10"), ("PANDA-l", "100"),
     ]  # fmt: skip
     assert rows[0]["accuracy"] == "1"
     assert json.loads((tmp_path / "out" / "size.json").read_text())["majority"] == pytest.approx((38 + 2 * 0.5) / 40)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from wired_nets import net_on_one_cell, tagged
 
-from faceattr.explain.layers import measure, summary
+from faceattr.explain.layers import gains, measure, summary
 from faceattr.explain.probes import halves
 
 
@@ -20,6 +20,8 @@ def test_each_layer_by_what_it_knows():
     # Male belongs to identity, Smiling does not.
     assert means["fc"]["identity"] == {"accuracy": 1, "auc": 1} and means["fc"]["others"]["auc"] < 0.65
     assert means["c3"]["identity"]["auc"] < 0.65
+    least, most = gains(by_layer)
+    assert most == ("Male", 1 - by_layer["c3"]["Male"]["auc"]) and least[0] == "Smiling" and least[1] < 0.15
 
 
 def test_responses_are_of_the_plain_crop_in_the_middle():
