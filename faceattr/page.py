@@ -79,7 +79,7 @@ class Page:
             "image": _data_uri(pixels),
             "faces": [
                 {
-                    "box": face.box and [round(100 * edge, 2) for edge in _as_span(face.box)],
+                    "box": None if face.box is None else [round(100 * edge, 2) for edge in _as_span(face.box)],
                     "labels": [[int(label) for label in column] for column in face.labels],
                     "values": [[round(float(value), 3) for value in column] for column in face.values],
                     "notes": list(face.notes),

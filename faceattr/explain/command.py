@@ -100,5 +100,11 @@ def _numbers(text: str) -> list[int]:
 
 def _run(options: argparse.Namespace) -> int:
     """What the file of that name does with the options; its findings go to stdout."""
-    importlib.import_module(f"faceattr.explain.{options.what}").run(options)
+    try:
+        # Whatever is missing must be told before minutes of work, not when it comes to the picture.
+        importlib.import_module("matplotlib")
+        what = importlib.import_module(f"faceattr.explain.{options.what}")
+    except ModuleNotFoundError as error:
+        raise ValueError(f'explain needs {error.name}, which is missing; pip install "faceattr[train]"') from None
+    what.run(options)
     return 0

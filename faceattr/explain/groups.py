@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_samples
 
@@ -80,7 +81,7 @@ def order_of(groups: Groups) -> np.ndarray:
     return np.lexsort((-groups.silhouette, groups.group))
 
 
-def draw(groups: Groups, vectors: np.ndarray, together: np.ndarray, names: Sequence[str]):
+def draw(groups: Groups, vectors: np.ndarray, together: np.ndarray, names: Sequence[str]) -> Figure:
     """The figure: the groups with their silhouettes, how alike the planes are, and how often tags occur together."""
     order = order_of(groups)
     sorted_groups = groups.group[order]
@@ -115,7 +116,7 @@ def draw(groups: Groups, vectors: np.ndarray, together: np.ndarray, names: Seque
     return figure
 
 
-def draw_dendrogram(vectors: np.ndarray, names: Sequence[str]):
+def draw_dendrogram(vectors: np.ndarray, names: Sequence[str]) -> Figure:
     """The attributes joined one by one, by the mean distance of their planes' unit vectors (average linkage)."""
     from scipy.cluster.hierarchy import dendrogram, linkage
 

@@ -27,8 +27,7 @@ def read_nets(options: argparse.Namespace) -> dict[str, Net]:
 
 def read_localiser(options: argparse.Namespace) -> FaceAttributes:
     """What finds the faces: the weights where they are a whole checkpoint, else the bundled ones."""
-    whole = options.weights is not None and not is_anet_alone(options.weights)
-    return load(options.weights if whole else None, device=options.device)
+    return load(None if is_anet_alone(options.weights) else options.weights, device=options.device)
 
 
 def choose_pictures(options: argparse.Namespace, probed: bool = False) -> TaggedPictures:

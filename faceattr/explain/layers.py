@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from faceattr.attributes import IDENTITY_RELATED
@@ -59,7 +60,7 @@ def _list(changes: list[tuple[str, float]]) -> str:
     return ", ".join(f"{name} {change:+.3f}" for name, change in changes)
 
 
-def draw(nets: Mapping[str, Mapping[str, Mapping[str, dict]]]):
+def draw(nets: Mapping[str, Mapping[str, Mapping[str, dict]]]) -> Figure:
     """The figure: for each net (title -> what :func:`measure` gives) the layers' AUC over the attributes, as dots.
 
     Identity-related attributes are above, the others below, each by the AUC of FC; the lines are the means.

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from faceattr.crops import CropSettings, crop_window
 from faceattr.drawing import draw_faces, draw_response_map
 from faceattr.explain.inputs import choose_pictures, progress
+from faceattr.explain.nets import is_anet_alone
 from faceattr.explain.output import FreeNames, make_folder, new_figure, write_csv, write_json
 from faceattr.images import Photo, load_photo
 from faceattr.localization import Localizer, LocalizerSettings, Proposal, resample, size_maps
@@ -204,7 +206,7 @@ def peak_rows(name: str, photo: Photo, maps: PhotoMaps) -> list[dict]:
     return rows
 
 
-def draw(photo: Photo, maps: PhotoMaps, step: int):
+def draw(photo: Photo, maps: PhotoMaps, step: int) -> Figure:
     """The sheet of a photo: localisation above, then a row for each face.
 
     step: pixels of ANet's crop between offsets.
@@ -295,6 +297,8 @@ def run(options: argparse.Namespace) -> None:
     if bool(options.photos) == (options.root is not None):
         raise ValueError("maps: give photos, or a folder with --root")
     output = make_folder(options.output)
+    if is_anet_alone(options.weights):
+        raise ValueError(f"{options.weights}: ANet alone, whose photos nothing localises; give a whole checkpoint")
     weights = find_weights(options.weights)
     checkpoint = load_checkpoint(weights, choose_device(options.device))
     photos = options.photos or choose_pictures(options).paths

@@ -106,7 +106,7 @@ def read_net(weights: str | os.PathLike | None, device: str | torch.device = "cp
     return _trained(path, device) if is_anet_alone(path) else _bundled(path, device)
 
 
-def is_anet_alone(weights: str | os.PathLike) -> bool:
+def is_anet_alone(weights: str | os.PathLike | None) -> bool:
     """Whether the file, or the one in the folder, is a net as the training scripts write it, no whole checkpoint."""
     path = _file(weights)
     try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.attributes import mean
@@ -96,7 +97,7 @@ def kept_by_the_few(features: np.ndarray, pictures: TaggedPictures, rows: Halves
     }
 
 
-def draw(columns: Sequence[tuple[str, Neurons, np.ndarray, list[list[np.ndarray]]]], names: Sequence[str]):
+def draw(columns: Sequence[tuple[str, Neurons, np.ndarray, list[list[np.ndarray]]]], names: Sequence[str]) -> Figure:
     """The figure: for each net (title, its neurons, the chosen ones, their mean faces) a block, side by side."""
     rows = max(len(chosen) for _, _, chosen, _ in columns)
     figure = new_figure(5 * len(columns), 0.6 + 1.22 * rows)

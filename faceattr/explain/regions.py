@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -156,7 +157,7 @@ def over_crop(net: Net, region: np.ndarray) -> np.ndarray:
     return region
 
 
-def draw(net: Net, face: np.ndarray, regions: dict[str, np.ndarray], agreements: Sequence[float]):
+def draw(net: Net, face: np.ndarray, regions: dict[str, np.ndarray], agreements: Sequence[float]) -> Figure:
     """The figure: for every attribute the mean face under the heat of its region, by each method side by side.
 
     face: uint8 [*crop_size, 3]. regions: by method, [A, rows, columns]. agreements: [A]. The most local come first.
@@ -177,7 +178,9 @@ def draw(net: Net, face: np.ndarray, regions: dict[str, np.ndarray], agreements:
     return figure
 
 
-def draw_photo(net: Net, pixels: np.ndarray, maps: dict[str, np.ndarray], captions: Sequence[tuple[int, str]]):
+def draw_photo(
+    net: Net, pixels: np.ndarray, maps: dict[str, np.ndarray], captions: Sequence[tuple[int, str]]
+) -> Figure:
     """The figure of one face: the face, then for each answer what speaks for it (red) and against it (blue).
 
     pixels: uint8 [h, w, 3], the face at any resolution. maps: by method, [A, rows, columns].
@@ -224,6 +227,8 @@ def run(options: argparse.Namespace) -> None:
     """Where attributes are decided, over a folder or on single photos; see `faceattr.explain.regions`."""
     if bool(options.photos) == (options.root is not None):
         raise ValueError("regions: give photos, or a folder of faces with --root")
+    if options.attributes and not options.photos:
+        raise ValueError("--attributes: choose them for photos; over a folder all are written")
     output = make_folder(options.output)
     if options.photos:
         _explain_photos(options, output)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
@@ -126,7 +127,7 @@ def _measured(method: str, pictures: int, accuracy: float) -> Point:
     return Point(method, pictures, accuracy, accuracy, accuracy)
 
 
-def draw(points: Sequence[Point], majority: float | None):
+def draw(points: Sequence[Point], majority: float | None) -> Figure:
     """The figure: a curve a method, with the range of its draws; dotted: always the more frequent answer."""
     figure = new_figure(6.5, 4.5)
     axes = figure.subplots()

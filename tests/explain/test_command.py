@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -217,6 +218,7 @@ def test_compare(explain, celeba, weights, tmp_path):
     [
         (["neurons", "--root", "nowhere"], "nowhere: no such folder"),
         (["regions"], "regions: give photos, or a folder of faces with --root"),
+        (["regions", "--root", "nowhere", "--attributes", "Smiling"], "--attributes: choose them for photos"),
         (["maps"], "maps: give photos, or a folder with --root"),
         (["size"], "size: give a folder of faces with --root, or measured --results, or both"),
         (["regions", "a.png", "--attributes", "Smilling"], "does not know 'Smilling'; it knows Smiling"),
@@ -238,6 +240,14 @@ def test_data_that_do_not_do(explain, celeba, identities, tmp_path):
     assert f"{folder}: holds 2 CSV files" in explain("groups", "--root", folder, "--groups", 2)[1].err
     status, captured = explain("regions", "--root", celeba, weights=identities)
     assert status == 2 and "anet.safetensors: has learnt identities alone" in captured.err
+    status, captured = explain("maps", "--root", folder, weights=identities)
+    assert status == 2 and f"{identities}: ANet alone" in captured.err
+
+
+def test_what_is_not_installed(explain, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, captured = explain("groups", "--root", "nowhere")
+    assert status == 2 and 'explain needs matplotlib, which is missing; pip install "faceattr[train]"' in captured.err
 
 
 def test_progress_and_files_on_stderr(weights, celeba, tmp_path, capsys):
