@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 
 import numpy as np
 from tqdm import tqdm
@@ -33,7 +34,11 @@ def read_localiser(options: argparse.Namespace) -> FaceAttributes:
 def choose_pictures(options: argparse.Namespace, probed: bool = False) -> TaggedPictures:
     """The pictures of --root, at most --pictures: of partition 2 where there are partitions, or to learn from and to
     measure on, where linear classifiers are probed, of partitions 1 and 2 alike."""
-    pictures, options.crop = read_pictures(options.root, options.crop, options.skip_missing)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pictures, options.crop = read_pictures(options.root, options.crop, options.skip_missing)
+    for warning in caught:
+        note(options, str(warning.message))
     partitions = set() if pictures.partitions is None else set(pictures.partitions.tolist())
     if probed and {1, 2} <= partitions:
         pictures = pictures.select(np.isin(pictures.partitions, (1, 2)))

@@ -116,7 +116,7 @@ def depends_on(contributions: np.ndarray, decisions: np.ndarray) -> np.ndarray:
     nothing; shares below 0, of places that counteract the rest, are put to 0.
     """
     varied = decisions - decisions.mean(0)
-    covariance = np.einsum("na,naij->aij", varied, contributions - contributions.mean(0))
+    covariance = np.einsum("na,naij->aij", varied, contributions)
     variance = (varied**2).sum(0)[:, None, None]
     return np.divide(covariance, variance, out=np.zeros_like(covariance), where=variance > 1e-12).clip(min=0)
 
