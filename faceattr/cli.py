@@ -1,4 +1,4 @@
-"""The command line: `faceattr predict | detect | evaluate | info`."""
+"""The command line: `faceattr predict | detect | evaluate | explain | info`."""
 
 import argparse
 import importlib
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from faceattr import __version__
 from faceattr.arguments import positive
-from faceattr.evaluation.command import add_arguments
+from faceattr.evaluation import command as evaluation_command
+from faceattr.explain import command as explain_command
 
 # torch and the pipeline are imported when a command runs, so that --help and wrong options answer at once.
 
@@ -62,7 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     detect.set_defaults(run=_predict, attributes=None, exclude=None, thresholds="accuracy")
 
     evaluate = commands.add_parser("evaluate", help="figures on labelled pictures", description="Figures on labels.")
-    add_arguments(evaluate)
+    evaluation_command.add_arguments(evaluate)
+
+    explain = commands.add_parser(
+        "explain", help="what the nets have learnt", description="What the nets have learnt, as the paper's figures."
+    )
+    explain_command.add_arguments(explain)
 
     info = commands.add_parser("info", help="versions, devices and what the weights say of themselves")
     _add_weights(info)
@@ -85,7 +91,12 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, or folder to walk")
     parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="also write annotated photos and response maps here")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="also write annotated photos, response maps and a page of all photos here",
+    )
     _add_weights(parser)
     parser.add_argument(
         "--min-score", type=float, default=0.0, metavar="S", help="leave out faces below this score, 0 to 1"
@@ -139,16 +150,17 @@ def _predict(options: argparse.Namespace) -> int:
     found = {path: list(find_pictures(path)) for path in options.paths}
     photos = [photo for pictures in found.values() for photo in pictures]
     empty = [Prediction(path, error=f"{path}: no pictures in this folder") for path in found if not found[path]]
-    gallery = Gallery(options.output, inputs=photos) if options.output else None
     if not options.quiet:
         print(f"faceattr {__version__} on {model.device}, weights {weights}", file=sys.stderr)
 
     detect_only = options.command == "detect"
     columns = () if detect_only else model.attributes
+    gallery = Gallery(options.output, photos, columns) if options.output else None
     stream = model.iter_predict(photos, detect_only=detect_only, batch_size=options.batch_size, workers=options.workers)
     progress = tqdm(total=len(photos) + len(empty), unit="photo", disable=options.quiet, dynamic_ncols=True)
     failed = 0
-    with closing(stream), progress, RecordWriter(sys.stdout, options.format, columns) as writer:
+    writer = RecordWriter(sys.stdout, options.format, columns)
+    with closing(stream), progress, writer, gallery or nullcontext():
         for prediction in chain(empty, stream):
             if prediction.error is not None:
                 failed += 1
@@ -160,7 +172,7 @@ def _predict(options: argparse.Namespace) -> int:
                 gallery.write(prediction)
             progress.update()
     if gallery is not None and not options.quiet:
-        print(f"faceattr: pictures are in {options.output}", file=sys.stderr)
+        print(f"faceattr: pictures are in {options.output}, gallery.html shows them all", file=sys.stderr)
     return EXIT_SOME_FAILED if failed else 0
 
 

@@ -73,10 +73,13 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Localization:
-    """Faces of a photo in falling score, and the nets' responses over the whole photo, name -> [h, w] in [0, 1]."""
+    """Faces of a photo in falling score, the nets' responses over the whole photo, name -> [h, w] in [0, 1], and the
+    windows that LNet_s looked at, strongest first: [K, 4], x0, y0, x1, y1 in pixels of the photo, which they may leave.
+    """
 
     proposals: list[Proposal]
     response_maps: dict[str, Tensor] = field(repr=False)
+    windows: Tensor = field(repr=False)
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -179,7 +182,9 @@ class Localizer:
         photo = photo.to(self.lnet_o.head.weight.device)
         levels = self._levels(photo)
         faces, first_logits, maps = self._propose(photo, levels)
-        faces, second_logits, windows = self._refine(photo, levels, faces, maps.shape)
+        half = faces[:, 2:] * settings.window / 2
+        windows = torch.cat([faces[:, :2] - half, faces[:, :2] + half], 1)
+        faces, second_logits, refined = self._refine(photo, levels, faces, maps.shape)
         # Both nets must agree: the mean of their log-odds.
         scores = ((first_logits + second_logits) / 2).sigmoid()
         boxes = self._boxes(faces)
@@ -189,7 +194,7 @@ class Localizer:
         boxes, scores = boxes[good], scores[good]
         kept = suppress(boxes, scores, settings.overlap)
         proposals = [Proposal(tuple(boxes[i].tolist()), scores[i].item()) for i in kept.tolist()]
-        return Localization(proposals, {"lnet_o": maps, "lnet_s": windows})
+        return Localization(proposals, {"lnet_o": maps, "lnet_s": refined}, windows)
 
     @torch.inference_mode()
     def windows(self, photo: Tensor) -> Tensor:

@@ -45,11 +45,11 @@ def crown_to_chin(model: FaceAttributes, box: Sequence[float]) -> list[float]:
 
 def carried(box: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
     """Where a box comes to lie when what is framed by `before` is framed by `after` instead; each x0, y0, x1, y1."""
-    carried = []
+    moved = []
     for low, high in ((0, 2), (1, 3)):
         scale = (box[high] - box[low]) / (before[high] - before[low])
-        carried.append([box[low] + (edge - before[low]) * scale for edge in (after[low], after[high])])
-    (x0, x1), (y0, y1) = carried
+        moved.append([box[low] + (edge - before[low]) * scale for edge in (after[low], after[high])])
+    (x0, x1), (y0, y1) = moved
     return [x0, y0, x1, y1]
 
 
@@ -78,7 +78,7 @@ def predict_pictures(
     features = np.full((len(paths), model.features), np.nan, dtype=np.float32)
     given = None
     if face is not None:
-        given = _boxes(paths, carried(face, FACE, model.metadata["preprocessing"]["aligned_box"]))
+        given = aligned_boxes(paths, carried(face, FACE, model.metadata["preprocessing"]["aligned_box"]))
     stream = model.iter_predict(paths, given, batch_size=batch_size, workers=workers)
     with closing(stream):
         progress = tqdm(stream, total=len(paths), unit="picture", disable=quiet, dynamic_ncols=True)
@@ -91,7 +91,8 @@ def predict_pictures(
     return Probabilities(values, ~np.isnan(boxes[:, 0]), boxes, features)
 
 
-def _boxes(paths: Sequence[Path], face: Sequence[float]) -> Iterator[list[list[float]]]:
+def aligned_boxes(paths: Sequence[Path], face: Sequence[float]) -> Iterator[list[list[float]]]:
+    """For each picture the box, x0, y0, x1, y1 in pixels, at ``face`` in parts of its width and height."""
     for path in paths:
         try:
             with Image.open(path) as picture:  # the header alone
