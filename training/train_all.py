@@ -32,6 +32,7 @@ PARALLEL = {
     "pretrain_anet.py",
     "finetune_anet.py",
     "place_faces.py",
+    "fit_svm.py",
 }
 
 
@@ -92,7 +93,7 @@ class Stage:
                 before, now = shlex.join(record["command"]), shlex.join(self.words)
                 raise ValueError(
                     f"stage {self.name} was run as\n  {before}\nand is now\n  {now}\n"
-                    f"choose another --output, or delete {self.record}, what the stage made and all that follows from it"
+                    f"choose another --output, or delete {self.record}, what the stage made and what follows from it"
                 )
             self.seconds = record["seconds"]
 
@@ -112,7 +113,7 @@ class Stage:
             command += ["--max-restarts=3", str(HERE / script)]
         else:
             command += [str(HERE / script)]
-        if script in PARALLEL or script in ("fit_svm.py", "faceattr"):
+        if script in PARALLEL or script == "faceattr":
             options += ["--device", device]
         start = time.monotonic()
         unfinished = self.output.with_suffix(".partial")
