@@ -118,7 +118,8 @@ class Stage:
         start = time.monotonic()
         unfinished = self.output.with_suffix(".partial")
         with unfinished.open("w") as file:
-            code = subprocess.run([*command, *options], stdout=file).returncode
+            # Not from the folder of the sources, where Python would take the package that is not built.
+            code = subprocess.run([*command, *options], stdout=file, cwd=self.record.parent).returncode
         self.seconds += time.monotonic() - start
         self._keep_record()
         print(unfinished.read_text(), end="", flush=True)
@@ -189,7 +190,7 @@ def run(args: argparse.Namespace) -> None:
         name, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting}: expected is NAME=VALUE")
-        values[name] = value
+        values[name] = str(Path(value).resolve()) if value and Path(value).exists() else value
     chosen = [stage for stage in config["stages"] if stage.get("needs", "output") in values]
     stages = [Stage(stage, values, output / "stages") for stage in chosen]
     gpus = torch.cuda.device_count() if args.device != "cpu" else 0
