@@ -157,6 +157,7 @@ def test_every_stage_of_the_cascade_runs(train_all, data, tmp_path, monkeypatch)
         printed.seek(0)
         stage.output.write_text(printed.read())
         stage.record.write_text(json.dumps({"command": stage.words, "seconds": 1.0}))
+        stage.seconds = 1.0
         assert stage.makes.exists()
 
     monkeypatch.setattr(train_all.Stage, "run", run)
