@@ -54,6 +54,8 @@ def main():
         faces = FaceCache(data.folder, data.names, size, args.cache / f"{name}-{args.config}.npy", args.workers)
     rows = np.flatnonzero(data.partitions == 0)
     validation = np.flatnonzero(data.partitions == 1)
+    if args.patience and not len(validation):
+        raise ValueError(f"{data.folder}: no picture of partition 1, by which --patience could stop; leave it out")
 
     def evaluate(net: ANet) -> dict[str, float]:
         logits, tags = predict(net, faces, validation).numpy(), data.tags[validation]
@@ -73,7 +75,7 @@ def main():
         seed=args.seed,
         bfloat16=args.bfloat16,
         resume=args.resume,
-        evaluate=evaluate,
+        evaluate=evaluate if len(validation) else None,
         evaluate_every=2 * steps,
         watch="validation_auc",
         patience=args.patience,

@@ -118,6 +118,8 @@ def last_stage(args: argparse.Namespace, device: torch.device) -> None:
 
 def own_attributes(args: argparse.Namespace, device: torch.device) -> None:
     """SVMs for new attributes on the features of a checkpoint, as a checkpoint."""
+    if parallel.rank() > 0:
+        return
     checkpoint = load_checkpoint(find_weights(args.weights), device)
     model = FaceAttributes(checkpoint)
     if args.lfwa:

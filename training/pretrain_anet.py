@@ -8,6 +8,7 @@ import torch
 
 from faceattr.data.celeba import read_celeba
 from faceattr.data.faces import FaceCache, crop
+from faceattr.data.people import read_people
 from faceattr.models.anet import CONFIGS, ANet
 from faceattr.train import parallel
 from faceattr.train.anet import IdentityLoss, IdentityNet
@@ -18,9 +19,9 @@ from faceattr.train.optimizers import make_optimizer
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument(
-        "--celeba", type=Path, required=True, help="folder with CelebA's label files and img_align_celeba/"
-    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--celeba", type=Path, help="folder with CelebA's label files and img_align_celeba/")
+    source.add_argument("--people", type=Path, help="folder of aligned 178x218 pictures, a folder a person")
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
     parser.add_argument("--output", type=Path, required=True, help="folder for state, log and anet.safetensors")
     parser.add_argument("--config", choices=CONFIGS, default="wide")
@@ -40,8 +41,12 @@ def main():
     model = ANet(**CONFIGS[args.config])
     size = tuple(model.config["input_size"])
     with parallel.first_on_machine():
-        data = read_celeba(args.celeba, skip_missing=args.skip_missing, split=args.split)
-        faces = FaceCache(data.folder, data.names, size, args.cache / f"aligned-{args.config}.npy", args.workers)
+        if args.people:
+            data = read_people(args.people)
+        else:
+            data = read_celeba(args.celeba, skip_missing=args.skip_missing, split=args.split)
+        name = f"{'people' if args.people else 'aligned'}-{args.config}.npy"
+        faces = FaceCache(data.folder, data.names, size, args.cache / name, args.workers)
     if data.identities is None:
         parser.error(f"{args.celeba}: has no identity_CelebA.txt, from which to know who is who")
     rows = np.flatnonzero(data.partitions == 0)

@@ -11,12 +11,13 @@ import numpy as np
 
 from faceattr.data.celeba import read_celeba
 from faceattr.data.photos import list_pictures
+from faceattr.data.tagged import TaggedPictures
 
 
 def take_part(celeba: Path, objects: Path, scenes: Path, pictures: int, out: Path) -> dict[str, Path]:
     """Links N pictures of each of CelebA's partitions, aligned and whole, of the objects and of the scenes.
 
-    People come with all their pictures. Returns the folders, by name. What is linked already stays.
+    Pictures of one person are neighbours. Returns the folders, by name. What is linked already stays.
     """
     folders = {name: out / name for name in ("celeba", "objects", "scenes")}
     for name in ("list_attr_celeba", "identity_CelebA", "list_eval_partition"):
@@ -24,8 +25,7 @@ def take_part(celeba: Path, objects: Path, scenes: Path, pictures: int, out: Pat
             _link(path, folders["celeba"] / path.name)
     for images in ("img_align_celeba", "img_celeba"):
         data = read_celeba(celeba, images, skip_missing=True)
-        people = np.arange(len(data)) if data.identities is None else data.identities
-        order = np.argsort(np.random.default_rng(0).permutation(people.max() + 1)[people], kind="stable")
+        order = people_first(data)
         for number in range(3):
             for row in order[data.partitions[order] == number][:pictures]:
                 _link(data.folder / data.names[row], folders["celeba"] / images / data.names[row])
@@ -34,6 +34,18 @@ def take_part(celeba: Path, objects: Path, scenes: Path, pictures: int, out: Pat
         for row in np.linspace(0, len(paths) - 1, min(pictures, len(paths))).astype(int):
             _link(paths[row], out / target / paths[row].relative_to(source))
     return folders
+
+
+def people_first(data: TaggedPictures) -> np.ndarray:
+    """Rows by person, each tag's people in turn, so that a few pictures show every attribute."""
+    people = np.arange(len(data)) if data.identities is None else np.unique(data.identities, return_inverse=True)[1]
+    chance = np.random.default_rng(0).permutation(people.max() + 1)
+    place = np.full(len(chance), len(chance))
+    for column in data.tags.T:
+        tagged = np.unique(people[column])
+        turn = np.argsort(np.argsort(chance[tagged]))
+        place[tagged] = np.minimum(place[tagged], turn)
+    return np.lexsort((people, chance[people], place[people]))
 
 
 def _link(path: Path, link: Path) -> None:

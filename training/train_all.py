@@ -32,6 +32,7 @@ PARALLEL = {
     "pretrain_anet.py",
     "finetune_anet.py",
     "place_faces.py",
+    "fit_svm.py",
 }
 
 
@@ -112,12 +113,13 @@ class Stage:
             command += ["--max-restarts=3", str(HERE / script)]
         else:
             command += [str(HERE / script)]
-        if script in PARALLEL or script in ("fit_svm.py", "faceattr"):
+        if script in PARALLEL or script == "faceattr":
             options += ["--device", device]
         start = time.monotonic()
         unfinished = self.output.with_suffix(".partial")
         with unfinished.open("w") as file:
-            code = subprocess.run([*command, *options], stdout=file).returncode
+            # Not from the folder of the sources, where Python would take the package that is not built.
+            code = subprocess.run([*command, *options], stdout=file, cwd=self.record.parent).returncode
         self.seconds += time.monotonic() - start
         self._keep_record()
         print(unfinished.read_text(), end="", flush=True)
@@ -188,7 +190,7 @@ def run(args: argparse.Namespace) -> None:
         name, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set {setting}: expected is NAME=VALUE")
-        values[name] = value
+        values[name] = str(Path(value).resolve()) if value and Path(value).exists() else value
     chosen = [stage for stage in config["stages"] if stage.get("needs", "output") in values]
     stages = [Stage(stage, values, output / "stages") for stage in chosen]
     gpus = torch.cuda.device_count() if args.device != "cpu" else 0

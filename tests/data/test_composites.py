@@ -145,3 +145,61 @@ def test_trimming_repeats_the_border_of_what_is_kept(composer):
         assert (after[:, :, :x0] == after[:, :, x0 : x0 + 1]).all() and (after[:, y1:] == after[:, y1 - 1 : y1]).all()
     # A face is at most a little cut.
     assert (inside(centres, heights, low, high)[::2] > 0.6).all()
+
+
+def test_photos_are_cut_to_the_windows_that_are_proposed(monkeypatch):
+    monkeypatch.setattr(composites, "degrade", lambda images, random: images)
+    random = np.random.default_rng(0)
+    # A photo of 200 x 150 in an array of 320: what lies beyond must repeat its border.
+    photos = Pictures(np.zeros((1, 320, 320, 3), np.uint8), np.array([[150, 200]]))
+    photos.images[0, :150, :200] = random.integers(0, 255, (150, 200, 3))
+    # The face, 50 high, is in the middle of the first window; the second is beside it and leaves the photo.
+    proposals = np.array([[80.0, 70.0, 50.0]])
+    windows = np.array([[[80.5, 70.5, 48.5], [180.0, 140.0, 30.0], [0.0, 0.0, 0.0]]])
+    composer = Composer(
+        plain(1, 164, 134, (0, 0, 0)),
+        np.zeros((1, 40), bool),
+        [plain(2, 60, 60, (0, 0, 0))],
+        SIZES.tolist(),
+        photos,
+        np.ones((1, 40), bool),
+        proposals,
+        1.0,
+        windows,
+        window=2.0,
+    )
+    batch = composer.batch(24, 97, np.random.default_rng(0))
+    padded = np.pad(photos.images[0, :150, :200], ((0, 100), (0, 100), (0, 0)), mode="edge")
+    first = torch.from_numpy(padded[22:119, 32:129].copy()).permute(2, 0, 1) / 255  # of 97 pixels: cut, not resampled
+    second = torch.from_numpy(padded[110:170, 150:210].copy()).permute(2, 0, 1)[None] / 255
+    second = torch.nn.functional.interpolate(second, size=(97, 97), mode="bilinear", align_corners=False)[0]
+    seen = set()
+    for image, tags, known in zip(batch.images, batch.tags, batch.known, strict=True):
+        errors = [
+            (image - other).abs().mean().item() for window in (first, second) for other in (window, window.flip(2))
+        ]
+        assert min(errors) < 0.02
+        shown = np.argmin(errors) // 2
+        seen.add(np.argmin(errors))
+        # 50 of 97 pixels: the second size class, 50.4. In the other window a sliver of it is left at most.
+        assert (tags[41] > 0) == (shown == 0) and known[41] == 1 and (known[0] > 0) == (shown == 0)
+    assert seen == {0, 1, 2, 3}
+
+
+def test_photos_without_a_window_are_left_out():
+    photos = plain(3, 320, 320, (0, 0, 0))
+    proposals = np.array([[100.0, 100.0, 50.0], [100.0, 100.0, 50.0], [0.0, 0.0, 0.0]])
+    windows = np.zeros((3, 2, 3))
+    windows[[0, 2], 0] = (100, 100, 50)
+    composer = Composer(
+        plain(1, 164, 134, (0, 0, 0)),
+        np.zeros((1, 40), bool),
+        [plain(2, 60, 60, (0, 0, 0))],
+        SIZES.tolist(),
+        photos,
+        np.ones((3, 40), bool),
+        proposals,
+        1.0,
+        windows,
+    )
+    assert composer.usable.tolist() == [0]

@@ -68,6 +68,28 @@ def test_tags_are_learnt_from_pictures(faces):
     assert 0 <= figures["accuracy"] <= 1
 
 
+def test_views_are_crops_of_the_same_pictures(faces):
+    tags = np.eye(12, dtype=bool)[:, :2]
+    loss = TagLoss(faces, np.arange(12), tags, batch=6, seed=0, input_size=(31, 23), views=3)
+    seen = []
+
+    class Recorder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, images):
+            seen.append(images)
+            return self.weight.expand(len(images), 2)
+
+    loss(Recorder(), 0)
+    rows = shuffled_rows(12, 2, 0, 0)
+    bright = seen[0].mean((1, 2, 3)) > 0.5
+    # Odd pictures are bright; each comes three times, cropped differently.
+    assert bright.tolist() == np.repeat(rows % 2 == 1, 3).tolist()
+    assert len(seen[0].unique(dim=0)) == 6
+
+
 def test_loss_of_a_net_that_knows_nothing(faces):
     identities = np.repeat([0, 1, 2], 4)
     net = IdentityNet(ANet(**TINY), 3)
