@@ -20,6 +20,12 @@ from faceattr.train.loop import fit, load_model, save_model
 from faceattr.train.optimizers import make_optimizer
 
 
+@torch.no_grad()
+def teach(teacher: ANet, faces: FaceCache, rows: np.ndarray) -> np.ndarray:
+    """A trained net's probabilities, float32 [N, A], of the plain crops."""
+    return predict(teacher.to(memory_format=torch.channels_last), faces, rows).sigmoid().numpy()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--celeba", type=Path, required=True, help="folder with CelebA's label files and pictures")
@@ -31,6 +37,10 @@ def main():
     parser.add_argument("--config", choices=CONFIGS, default="wide")
     parser.add_argument("--split", choices=("official", "paper"), default="official", help="paper: by its identities")
     parser.add_argument("--init", type=Path, help="anet.safetensors of pretrain_anet.py, of the same config")
+    parser.add_argument(
+        "--teachers", type=Path, nargs="*", default=[], help="fine-tuned ANets whose opinions count beside the tags"
+    )
+    parser.add_argument("--trust", type=float, default=0.5, help="how much the teachers' mean counts, 0 to 1")
     parser.add_argument("--epochs", type=float, default=22)
     parser.add_argument("--batch", type=int, default=128, help="crops a process")
     parser.add_argument("--views", type=int, default=1, help="crops of each face in a batch")
@@ -65,11 +75,16 @@ def main():
             "validation_auc": roc_auc_score(tags[:, mixed], logits[:, mixed]),
         }
 
+    targets = data.tags[rows].astype(np.float32)
+    if args.teachers:
+        opinions = [teach(load_model(ANet, path)[0].to(device), faces, rows) for path in args.teachers]
+        targets = (1 - args.trust) * targets + args.trust * np.mean(opinions, axis=0)
+
     steps = len(rows) * args.views // (args.batch * parallel.world())
     trained = fit(
         model,
         make_optimizer(args.optimizer, model, args.lr, args.weight_decay),
-        TagLoss(faces, rows, data.tags[rows], args.batch, args.seed, size, args.views),
+        TagLoss(faces, rows, targets, args.batch, args.seed, size, args.views),
         steps=round(args.epochs * steps),
         folder=args.output,
         seed=args.seed,

@@ -117,7 +117,10 @@ class IdentityLoss:
 
 
 class TagLoss:
-    """Mean sigmoid cross-entropy over the tags; ``batch`` crops a process, ``views`` of each picture."""
+    """Mean sigmoid cross-entropy over the tags; ``batch`` crops a process, ``views`` of each picture.
+
+    tags: [N, A] of the pictures ``rows``, True and False or, of teachers who are not sure, anything between 0 and 1.
+    """
 
     def __init__(
         self,
@@ -146,7 +149,7 @@ class TagLoss:
         device = next(model.parameters()).device
         images, tags = (tensor.to(device) for tensor in self.batches(step))
         logits = model(images).float()
-        accuracy = ((logits > 0) == tags.bool()).float().mean().item()
+        accuracy = ((logits > 0) == (tags > 0.5)).float().mean().item()
         return F.binary_cross_entropy_with_logits(logits, tags), {"accuracy": accuracy}
 
 
