@@ -271,7 +271,7 @@ class Composer:
     def _trim(
         self, canvas: Tensor, centres: np.ndarray, heights: np.ndarray, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Keeps of one picture in five a rectangle, close about the first face if there is one, and repeats its border
+        """Keeps of one picture in three a rectangle, close about the first face if there is one, and repeats its border
         outwards: photos that a face fills come to the nets like that. Returns the corners [N, 2] of what is shown."""
         count, size = len(canvas), canvas.shape[-1]
         low, high = np.zeros((count, 2)), np.full((count, 2), float(size))
@@ -282,7 +282,7 @@ class Composer:
         face = (heights > 0)[:, None]
         stop = np.where(face, centres + half + near[1], start + span)
         start = np.where(face, centres - half - near[0], start)
-        rows = np.flatnonzero(random.random(count) < 0.2)
+        rows = np.flatnonzero(random.random(count) < 0.35)
         low[rows], high[rows] = np.clip(start[rows].round(), 0, size - 2), np.clip(stop[rows].round(), 2, size)
         axis = np.arange(size)
         for row in rows:
