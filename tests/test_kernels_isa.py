@@ -56,7 +56,7 @@ def baseline(tmp_path_factory):
     return np.load(path)
 
 
-@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512_bf16"])
 def test_instruction_sets_agree(isa, baseline, tmp_path):
     path = tmp_path / "results.npz"
     done = run(isa, str(path))
@@ -76,7 +76,7 @@ def test_an_unknown_instruction_set_is_refused_by_name():
     program = f"import torch; from faceattr import ops; ops.locally_shared_conv2d({ones})"
     done = run("sse9", program=program)
     assert done.returncode != 0
-    assert "FACEATTR_CPU_ISA is 'sse9', it must be baseline, avx2 or avx512" in done.stderr
+    assert "FACEATTR_CPU_ISA is 'sse9', it must be baseline, avx2, avx512 or avx512_bf16" in done.stderr
 
 
 @pytest.fixture

@@ -8,6 +8,23 @@
 
 namespace faceattr {
 
+// Two neighbours along what is summed, for machines that multiply bfloat16 by pairs.
+struct BFloat16Pair {
+  BFloat16 first, second;
+};
+
+// What a sum of products of T is rounded to.
+template <typename T>
+struct Result {
+  using type = T;
+};
+template <>
+struct Result<BFloat16Pair> {
+  using type = BFloat16;
+};
+template <typename T>
+using result_t = typename Result<T>::type;
+
 // A stretch of a tile's sum: its rows of the panel, and where its inputs lie relative to each position.
 template <typename T>
 struct Segment {
@@ -37,19 +54,26 @@ struct TileKernels {
   // last elements of x[r], which do not fill a vector, stand at the end of a vector of their own, after
   // zeros.
   using Dot = void (*)(const T* const* rows, int64_t length, const A* x, int64_t x_stride, A* out);
+  // out[r][m * channel_step] = sums[r * width + m], rounded, for r < positions and m < channels; width:
+  // channels in whole vectors. Neighbouring positions are written together.
+  using Scatter = void (*)(const A* sums, int64_t width, int64_t positions, int64_t channels,
+                           result_t<T>* const* out, int64_t channel_step);
 
   int lanes;                       // elements of A in a vector
   int max_vectors;                 // of a tile
   int max_positions[kMaxVectors];  // of a tile with 1, 2, ... vectors
   Tile tile[kMaxVectors][kMaxPositions];
-  int max_dot_positions;
+  int max_dot_positions;  // of a dot; pairs have neither dot nor outer
   Dot dot[kMaxDotPositions];
   Outer outer;
   Pack pack;
+  Scatter scatter;
 };
 
-// Those of cpu_isa().
+// Those of cpu_isa(); of BFloat16Pair only where has_pair_products().
 template <typename T>
 const TileKernels<T>& tile_kernels();
+
+bool has_pair_products();
 
 }  // namespace faceattr

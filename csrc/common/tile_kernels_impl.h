@@ -3,6 +3,7 @@
 //   FACEATTR_TARGET        the attribute that lets the compiler use it
 //   FACEATTR_VECTOR_BYTES  width of its registers
 //   FACEATTR_REGISTERS     how many there are
+//   FACEATTR_PAIRS         defined for those of BFloat16Pair
 // Nothing of the standard library is called: its templates would be compiled for this instruction set and
 // could replace, in the linked library, those that every machine must be able to run.
 
@@ -127,6 +128,26 @@ struct Convert<Half> {
   }
 };
 
+template <typename V>
+FACEATTR_INLINE V add_product(V sum, V a, V b) {
+  return sum + a * b;
+}
+
+#ifdef FACEATTR_PAIRS
+// Pairs stay what they are: their two products are added in float32, the second element's first.
+template <>
+struct Convert<BFloat16Pair> {
+  using Pairs = Vec<uint32_t, kLanes<float>>;
+  static FACEATTR_INLINE Pairs load(const BFloat16Pair* from) { return load_vector<Pairs>(from); }
+  static FACEATTR_INLINE Pairs broadcast(const BFloat16Pair* from) {
+    return load_vector<uint32_t>(from) - Pairs{};
+  }
+};
+FACEATTR_INLINE Register<float> add_product(Register<float> sum, Vec<uint32_t, 16> a, Vec<uint32_t, 16> b) {
+  return (Register<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+#endif
+
 // The micro-kernel. All V x R sums live in registers while the loop runs over what is summed. Every step
 // loads V vectors of the panel (neighbouring output channels) and, for each position, one input element that
 // is spread over a register: V * R multiply-adds for V + R loads. The inputs are read where they lie, so
@@ -150,14 +171,14 @@ FACEATTR_TARGET void tile(const Segment<T>* segments, int64_t segment_count, int
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) at[r] = x[r] + segments[s].x;
     for (int64_t i = 0, offset = 0; i < steps; ++i, offset += x_step, panel += panel_step) {
-      Register<A> w[V];
+      decltype(Convert<T>::load(panel)) w[V];
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v) w[v] = Convert<T>::load(panel + v * lanes);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const Register<A> value = Convert<T>::broadcast(at[r] + offset);
+        const auto value = Convert<T>::broadcast(at[r] + offset);
 #pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) sum[r][v] += value * w[v];
+        for (int v = 0; v < V; ++v) sum[r][v] = add_product(sum[r][v], value, w[v]);
       }
     }
   }
@@ -187,15 +208,77 @@ struct Upper {  // the last Stride of a, then those of b
   FACEATTR_INLINE int operator()(int i) const { return i & Stride ? i + lanes : i + Stride; }
 };
 
-// One round swaps the off-diagonal blocks of Stride x Stride; all rounds together transpose.
-template <typename B, int N, int Stride>
-FACEATTR_INLINE void transpose_round(Vec<B, N>* rows) {
+// One round swaps the off-diagonal blocks of Stride x Stride; all rounds together transpose each N x N.
+template <typename B, int N, int Stride, int Lanes = N>
+FACEATTR_INLINE void transpose_round(Vec<B, Lanes>* rows) {
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) {
     if (i & Stride) continue;
     const auto a = rows[i], b = rows[i + Stride];
-    rows[i] = pick<B, N>(a, b, Lower<Stride>{N});
-    rows[i + Stride] = pick<B, N>(a, b, Upper<Stride>{N});
+    rows[i] = pick<B, Lanes>(a, b, Lower<Stride>{Lanes});
+    rows[i + Stride] = pick<B, Lanes>(a, b, Upper<Stride>{Lanes});
+  }
+}
+
+// The lower or upper half of v, rounded: lane i goes to to[i] where bit i of the mask is set.
+template <typename T, bool Upper>
+FACEATTR_INLINE void store_half(T* to, Register<accumulate_t<T>> v, unsigned mask) {
+#if FACEATTR_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 8) {
+    _mm256_mask_storeu_pd(to, mask, _mm512_maskz_extractf64x4_pd(0xff, (__m512d)v, Upper));
+  } else if constexpr (sizeof(T) == 4) {
+    _mm256_mask_storeu_ps(to, mask, _mm512_maskz_extractf32x8_ps(0xff, (__m512)v, Upper));
+  } else {
+    T halves[kLanes<float>];
+    Convert<T>::store(halves, v);
+    _mm_mask_storeu_epi16(to, mask, load_vector<__m128i>(halves + (Upper ? 8 : 0)));
+  }
+#else
+  constexpr int half = kLanes<accumulate_t<T>> / 2;
+  T all[2 * half];
+  Convert<T>::store(all, v);
+  for (int i = 0; i < half; ++i)
+    if (mask >> i & 1) to[i] = all[(Upper ? half : 0) + i];
+#endif
+}
+
+template <typename T>
+FACEATTR_TARGET void scatter(const accumulate_t<T>* sums, int64_t width, int64_t positions, int64_t channels,
+                             T* const* out, int64_t channel_step) {
+  using A = accumulate_t<T>;
+  using B = Bits<A>;
+  constexpr int n = kLanes<A>, half = n / 2;  // positions at a time: half a vector's lanes
+  for (int64_t first = 0; first < positions; first += half) {
+    const int here = positions - first < half ? positions - first : half;
+    T* to[half];  // each run of positions side by side, as if it began at the first one
+    unsigned masks[half];
+    int runs = 0;
+    for (int r = 0; r < here; ++r) {
+      if (r == 0 || out[first + r] != out[first + r - 1] + 1) {
+        to[runs] = out[first + r] - r;
+        masks[runs++] = 0;
+      }
+      masks[runs - 1] |= 1u << r;
+    }
+    for (int64_t m = 0; m < channels; m += n) {
+      // Transposed, each register holds a channel's positions and behind them those of the channel `half` on.
+      Vec<B, n> block[half];
+#pragma GCC unroll 16
+      for (int r = 0; r < half; ++r)
+        block[r] = load_vector<Vec<B, n>>(sums + (first + (r < here ? r : 0)) * width + m);
+      if constexpr (half > 1) transpose_round<B, half, 1, n>(block);
+      if constexpr (half > 2) transpose_round<B, half, 2, n>(block);
+      if constexpr (half > 4) transpose_round<B, half, 4, n>(block);
+      for (int run = 0; run < runs; ++run) {
+        T* at = to[run] + m * channel_step;
+#pragma GCC unroll 16
+        for (int i = 0; i < half; ++i) {
+          if (m + i < channels) store_half<T, false>(at + i * channel_step, (Register<A>)block[i], masks[run]);
+          if (m + half + i < channels)
+            store_half<T, true>(at + (half + i) * channel_step, (Register<A>)block[i], masks[run]);
+        }
+      }
+    }
   }
 }
 
@@ -392,8 +475,10 @@ constexpr TileKernels<T> make_kernels() {
   TileKernels<T> k{};
   k.lanes = kLanes<accumulate_t<T>>;
   fill_tiles(k, std::make_integer_sequence<int, TileKernels<T>::kMaxPositions>());
-  k.outer = &outer<T>;
   k.pack = &pack<T>;
+  k.scatter = &scatter<result_t<T>>;
+#ifndef FACEATTR_PAIRS
+  k.outer = &outer<T>;
   k.dot[0] = &dot<T, 1>;
   k.dot[1] = &dot<T, 2>;
   k.max_dot_positions = 2;
@@ -401,6 +486,7 @@ constexpr TileKernels<T> make_kernels() {
   k.dot[2] = &dot<T, 3>;
   k.dot[3] = &dot<T, 4>;
   k.max_dot_positions = 4;
+#endif
 #endif
   return k;
 }
@@ -411,9 +497,13 @@ const TileKernels<T>& kernels() {
   return table;
 }
 
+#ifdef FACEATTR_PAIRS
+template const TileKernels<BFloat16Pair>& kernels<BFloat16Pair>();
+#else
 template const TileKernels<float>& kernels<float>();
 template const TileKernels<double>& kernels<double>();
 template const TileKernels<Half>& kernels<Half>();
 template const TileKernels<BFloat16>& kernels<BFloat16>();
+#endif
 
 }  // namespace faceattr::FACEATTR_ISA

@@ -160,12 +160,10 @@ void weight_grad_outer(const TileKernels<T>& kernels, const LocallySharedGeometr
   });
 }
 
-}  // namespace
-
 // Gathers: each input element sums over the outputs that read it.
 template <typename T>
-void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
-                               Strided4<T> input_grad) {
+void input_grad_packed(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
+                       Strided4<result_t<T>> input_grad) {
   const auto& kernels = tile_kernels<T>();
   const int64_t cells = g.grid_height * g.grid_width, taps = g.kernel_height * g.kernel_width;
   const int64_t length = g.in_channels * taps, filters = cells * g.out_channels;
@@ -193,24 +191,23 @@ void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T>
                                       grad,
                                       input_grad,
                                       nullptr,
-                                      0};
+                                      0,
+                                      g.out_height,
+                                      g.out_width};
   convolve<int>(kernels, convolution, groups, [&](int64_t cell, int64_t group, int) {
     return std::pair(panels.row(group, cell * taps * g.out_channels), panels.width(group));
   });
 }
 
-// Gradients of filters and biases: sums over a cell's outputs, with the output's gradients as panels.
+// Sums over a cell's outputs, with the output's gradients as panels. one: the factor that sums them up.
 template <typename T>
-void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad,
-                                Strided4<const T> input, T* weight_grad, T* bias_grad) {
+void weight_grad_packed(const LocallySharedGeometry& g, Strided4<const T> grad, Strided4<const T> input,
+                        result_t<T>* weight_grad, result_t<T>* bias_grad, const T& one) {
   const auto& kernels = tile_kernels<T>();
-  if (positions_of_cell(g) <= kFewOutputs)
-    return weight_grad_outer(kernels, g, grad, input, weight_grad, bias_grad);
   const int64_t taps = g.kernel_height * g.kernel_width, length = g.in_channels * taps;
   const int64_t most = positions_of_cell(g);
   const ChannelGroups groups(g.out_channels, kernels.lanes, kernels.max_vectors);
   const auto blocks = plan_weight_grad(g, groups.groups);
-  const T one = 1;
   const auto size = [&](int64_t j) {
     const int64_t taps_here = blocks[j].rows.count * blocks[j].columns.count;
     return std::pair(taps_here ? g.in_channels * taps_here : 1, groups.vectors_in(blocks[j].group));
@@ -260,6 +257,43 @@ void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T
         }
   };
   run_jobs<CellPanels<T>>(kernels, blocks.size(), most, size, make);
+}
+
+}  // namespace
+
+template <typename T>
+void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
+                               Strided4<T> input_grad) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (has_pair_products()) {
+      const int64_t cells = g.grid_height * g.grid_width;
+      const int64_t length = g.in_channels * g.kernel_height * g.kernel_width;
+      auto paired = g;
+      paired.out_channels = (g.out_channels + 1) / 2;
+      const PairedMap grads = pair_up(grad, {g.batch, g.out_channels, g.out_height, g.out_width}, 1);
+      const PairedMap filters =
+          pair_up({weight, g.out_channels * length, length, length, 1}, {cells, g.out_channels, 1, length}, 1);
+      return input_grad_packed(paired, grads.map, filters.map.data, input_grad);
+    }
+  }
+  input_grad_packed(g, grad, weight, input_grad);
+}
+
+template <typename T>
+void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad,
+                                Strided4<const T> input, T* weight_grad, T* bias_grad) {
+  if (positions_of_cell(g) <= kFewOutputs)
+    return weight_grad_outer(tile_kernels<T>(), g, grad, input, weight_grad, bias_grad);
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (has_pair_products() && g.batch > 1) {  // positions of two images make a pair
+      auto paired = g;
+      paired.batch = (g.batch + 1) / 2;
+      const PairedMap grads = pair_up(grad, {g.batch, g.out_channels, g.out_height, g.out_width}, 0);
+      const PairedMap inputs = pair_up(input, {g.batch, g.in_channels, g.in_height, g.in_width}, 0);
+      return weight_grad_packed(paired, grads.map, inputs.map, weight_grad, bias_grad, {1.f, 1.f});
+    }
+  }
+  weight_grad_packed(g, grad, input, weight_grad, bias_grad, T(1));
 }
 
 // Instantiated here, used by both convolutions.
