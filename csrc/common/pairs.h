@@ -3,7 +3,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <utility>
+#include <algorithm>
 
 #include "buffer.h"
 #include "strided.h"
@@ -16,56 +16,73 @@ struct PairedMap {
   Strided4<const BFloat16Pair> map;
 };
 
-// Pairs along axis 0 (the batch) or 1 (channels) of a map of size [N, C, H, W]; an odd last one is paired
-// with zero.
+// Pairs along axis 0 (the batch) or 1 (channels) of a map of size [N, C, H, W], which keeps its order of
+// axes; an odd last element is paired with zero.
 inline PairedMap pair_up(Strided4<const BFloat16> source, const int64_t (&size)[4], int axis) {
-  const int64_t from[4] = {source.n, source.c, source.h, source.w};
-  if (axis == 1 && source.c == 1 && size[1] % 2 == 0 && source.n % 2 == 0 && source.h % 2 == 0 &&
-      source.w % 2 == 0 && reinterpret_cast<uintptr_t>(source.data) % sizeof(BFloat16Pair) == 0)
-    return {nullptr,
-            {reinterpret_cast<const BFloat16Pair*>(source.data), source.n / 2, 1, source.h / 2, source.w / 2}};
-
-  // Axes from the outermost to the innermost, as they lie in the source.
   const bool channels_last = source.c == 1 && size[1] > 1;
-  const int order[4] = {0, channels_last ? 2 : 1, channels_last ? 3 : 2, channels_last ? 1 : 3};
-  int64_t pairs[4] = {size[0], size[1], size[2], size[3]}, to[4], elements = 1;
-  pairs[axis] = (size[axis] + 1) / 2;
-  for (int i = 3; i >= 0; --i) to[order[i]] = elements, elements *= pairs[order[i]];
-  PairedMap paired{make_buffer<BFloat16Pair>(elements), {}};
-  BFloat16Pair* const target = paired.storage.get();
-  paired.map = {target, to[0], to[1], to[2], to[3]};
+  const int64_t pairs = (size[axis] + 1) / 2, apart = axis == 0 ? source.n : source.c;
+  if (axis == 1 && channels_last) {
+    if (size[1] % 2 == 0 && source.n % 2 == 0 && source.h % 2 == 0 && source.w % 2 == 0 &&
+        reinterpret_cast<uintptr_t>(source.data) % sizeof(BFloat16Pair) == 0)
+      return {
+          nullptr,
+          {reinterpret_cast<const BFloat16Pair*>(source.data), source.n / 2, 1, source.h / 2, source.w / 2}};
+    PairedMap paired{make_buffer<BFloat16Pair>(size[0] * size[2] * size[3] * pairs), {}};
+    BFloat16Pair* const to = paired.storage.get();
+    paired.map = {to, size[2] * size[3] * pairs, 1, size[3] * pairs, pairs};
+    torch::stable::parallel_for(
+        0, size[0] * size[2], 1 + 4096 / (size[3] * pairs), [&](int64_t begin, int64_t end) {
+          for (int64_t row = begin; row < end; ++row)
+            for (int64_t x = 0; x < size[3]; ++x)
+              for (int64_t c = 0; c < pairs; ++c) {
+                const BFloat16* from = &source(row / size[2], 2 * c, row % size[2], x);
+                to[(row * size[3] + x) * pairs + c] = {from[0],
+                                                       2 * c + 1 < size[1] ? from[1] : BFloat16(0.f)};
+              }
+        });
+    return paired;
+  }
 
-  // Inner axes that lie side by side are one run.
-  int inner = 3;
-  int64_t length = pairs[order[3]];
-  while (inner > 1 && order[inner] != axis && order[inner - 1] != axis &&
-         from[order[inner - 1]] == from[order[3]] * length)
-    length *= pairs[order[--inner]];
-  const int64_t step = from[order[3]] * (order[3] == axis ? 2 : 1), runs = elements / std::max<int64_t>(1, length);
-  torch::stable::parallel_for(0, runs, 1 + 16384 / (length + 1), [&](int64_t begin, int64_t end) {
-    int64_t at[4] = {};
-    for (int64_t i = inner - 1, rest = begin; i >= 0; --i) {
-      at[order[i]] = rest % pairs[order[i]];
-      rest /= pairs[order[i]];
-    }
-    for (int64_t run = begin; run < end; ++run) {
-      const BFloat16* first = source.data;
-      for (int d = 0; d < 4; ++d) first += at[d] * from[d] * (d == axis ? 2 : 1);
-      const BFloat16* second = first + from[axis];
-      BFloat16Pair* row = target + run * length;
-      int64_t both = length;  // of the run's pairs
-      if (order[3] == axis)
-        both = size[axis] / 2;
-      else if (2 * at[axis] + 1 == size[axis])
-        both = 0;
-      if (step == 1)
-        for (int64_t i = 0; i < both; ++i) row[i] = {first[i], second[i]};
-      else
-        for (int64_t i = 0; i < both; ++i) row[i] = {first[i * step], second[i * step]};
-      for (int64_t i = both; i < length; ++i) row[i] = {first[i * step], BFloat16(0.f)};
-      for (int64_t i = inner - 1; i >= 0 && ++at[order[i]] == pairs[order[i]]; --i) at[order[i]] = 0;
-    }
-  });
+  // What lies inside the paired axis: three more axes, side by side or not.
+  const int64_t channels = axis == 0 ? size[1] : 1;
+  const int64_t planar[3][2] = {{channels, source.c}, {size[2], source.h}, {size[3], source.w}};
+  const int64_t last[3][2] = {{size[2], source.h}, {size[3], source.w}, {channels, source.c}};
+  const auto& inside = channels_last ? last : planar;
+  const auto [rows, row_step] = inside[0];
+  const auto [columns, column_step] = inside[1];
+  const auto [length, step] = inside[2];
+  const int64_t elements = rows * columns * length;
+  const bool dense = step == 1 && column_step == length && row_step == columns * length;
+
+  const int64_t outside = axis == 0 ? 1 : size[0];
+  PairedMap paired{make_buffer<BFloat16Pair>(outside * pairs * elements), {}};
+  BFloat16Pair* const target = paired.storage.get();
+  const int64_t c = axis == 0 ? (channels_last ? 1 : size[2] * size[3]) : elements;
+  paired.map = channels_last
+                   ? Strided4<const BFloat16Pair>{target, elements, 1, size[3] * channels, channels}
+                   : Strided4<const BFloat16Pair>{target, (axis == 0 ? 1 : pairs) * elements, c, size[3], 1};
+  const auto& kernels = tile_kernels<BFloat16Pair>();
+  torch::stable::parallel_for(
+      0, outside * pairs, 1 + 16384 / (elements + 1), [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin, count; i < end; i += count) {
+          const int64_t pair = i % pairs;
+          const BFloat16* from = source.data + (axis == 0 ? 0 : i / pairs * source.n) + 2 * pair * apart;
+          BFloat16Pair* to = target + i * elements;
+          const bool single = 2 * pair + 1 == size[axis];
+          count = 1;
+          if (dense && !single) {
+            count = std::min(end - i, size[axis] / 2 - pair);
+            kernels.zip(from, 2 * apart, apart, elements, count, to);
+            continue;
+          }
+          for (int64_t row = 0; row < rows; ++row)
+            for (int64_t column = 0; column < columns; ++column)
+              for (int64_t k = 0; k < length; ++k) {
+                const BFloat16* first = from + row * row_step + column * column_step + k * step;
+                *to++ = {*first, single ? BFloat16(0.f) : first[apart]};
+              }
+        }
+      });
   return paired;
 }
 

@@ -21,7 +21,7 @@ struct TapConvolution {
   Strided4<const T> source;
   Strided4<result_t<T>> result;
   const result_t<T>* bias;  // [Gh, Gw, channels] or null
-  int64_t spare;  // elements that padding the filters may take
+  int64_t spare;            // elements that padding the filters may take
   int64_t source_height, source_width;
 
   bool is_full(const AxisBlock& row, const AxisBlock& column) const {
@@ -229,22 +229,12 @@ void convolve_forward(const TapConvolution<T>& c, const T* weight, int64_t cells
   if constexpr (std::is_same_v<T, BFloat16>) {
     if (has_pair_products()) {
       const PairedMap source = pair_up(c.source, {c.batch, c.summed, c.source_height, c.source_width}, 1);
-      const PairedMap filters = pair_up({weight, length, c.taps, c.taps, 1}, {cells * channels, c.summed, 1, c.taps}, 1);
-      const TapConvolution<BFloat16Pair> paired{c.rows,
-                                                c.columns,
-                                                c.source_step_y,
-                                                c.source_step_x,
-                                                c.batch,
-                                                c.grid_width,
-                                                c.kernel_width,
-                                                c.taps,
-                                                (c.summed + 1) / 2,
-                                                source.map,
-                                                c.result,
-                                                c.bias,
-                                                c.spare / 2,
-                                                c.source_height,
-                                                c.source_width};
+      const PairedMap filters =
+          pair_up({weight, length, c.taps, c.taps, 1}, {cells * channels, c.summed, 1, c.taps}, 1);
+      const TapConvolution<BFloat16Pair> paired{
+          c.rows,       c.columns,      c.source_step_y, c.source_step_x,    c.batch,
+          c.grid_width, c.kernel_width, c.taps,          (c.summed + 1) / 2, source.map,
+          c.result,     c.bias,         c.spare / 2,     c.source_height,    c.source_width};
       return convolve_packed(paired, filters.map.data, cells, channels);
     }
   }

@@ -59,15 +59,21 @@ struct TileKernels {
   using Scatter = void (*)(const A* sums, int64_t width, int64_t positions, int64_t channels,
                            result_t<T>* const* out, int64_t channel_step);
 
+  // Of BFloat16Pair alone: to[j * length + i] = {from[j * step + i], from[j * step + second + i]} for j <
+  // runs and i < length.
+  using Zip = void (*)(const BFloat16* from, int64_t step, int64_t second, int64_t length, int64_t runs,
+                       T* to);
+
   int lanes;                       // elements of A in a vector
   int max_vectors;                 // of a tile
   int max_positions[kMaxVectors];  // of a tile with 1, 2, ... vectors
   Tile tile[kMaxVectors][kMaxPositions];
-  int max_dot_positions;  // of a dot; pairs have neither dot nor outer
+  int max_dot_positions;  // of a dot; BFloat16Pair has neither dot nor outer
   Dot dot[kMaxDotPositions];
   Outer outer;
   Pack pack;
   Scatter scatter;
+  Zip zip;
 };
 
 // Those of cpu_isa(); of BFloat16Pair only where has_pair_products().

@@ -273,7 +273,8 @@ FACEATTR_TARGET void scatter(const accumulate_t<T>* sums, int64_t width, int64_t
         T* at = to[run] + m * channel_step;
 #pragma GCC unroll 16
         for (int i = 0; i < half; ++i) {
-          if (m + i < channels) store_half<T, false>(at + i * channel_step, (Register<A>)block[i], masks[run]);
+          if (m + i < channels)
+            store_half<T, false>(at + i * channel_step, (Register<A>)block[i], masks[run]);
           if (m + half + i < channels)
             store_half<T, true>(at + (half + i) * channel_step, (Register<A>)block[i], masks[run]);
         }
@@ -456,6 +457,23 @@ FACEATTR_TARGET void outer(const accumulate_t<T>* const* g, const accumulate_t<T
   }
 }
 
+#ifdef FACEATTR_PAIRS
+FACEATTR_TARGET inline void zip(const BFloat16* from, int64_t step, int64_t second, int64_t length,
+                                int64_t runs, BFloat16Pair* to) {
+  Vec<uint16_t, 32> mask;
+#pragma GCC unroll 32
+  for (int i = 0; i < 32; ++i) mask[i] = i / 2 + i % 2 * 16;
+  for (int64_t j = 0; j < runs; ++j, from += step, to += length)
+    for (int64_t i = 0; i < length; i += 16) {
+      const __mmask16 here = length - i < 16 ? (1u << (length - i)) - 1 : 0xffff;
+      const __m512i both =
+          _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(here, from + i)),
+                                   _mm256_maskz_loadu_epi16(here, from + second + i), 1);
+      _mm512_mask_storeu_epi32(to + i, here, _mm512_maskz_permutexvar_epi16(~0u, (__m512i)mask, both));
+    }
+}
+#endif
+
 template <typename T, int... R>
 constexpr void fill_tiles(TileKernels<T>& k, std::integer_sequence<int, R...>) {
   // As many sums as leave registers for a vector of the panel each and one input element.
@@ -477,7 +495,9 @@ constexpr TileKernels<T> make_kernels() {
   fill_tiles(k, std::make_integer_sequence<int, TileKernels<T>::kMaxPositions>());
   k.pack = &pack<T>;
   k.scatter = &scatter<result_t<T>>;
-#ifndef FACEATTR_PAIRS
+#ifdef FACEATTR_PAIRS
+  k.zip = &zip;
+#else
   k.outer = &outer<T>;
   k.dot[0] = &dot<T, 1>;
   k.dot[1] = &dot<T, 2>;

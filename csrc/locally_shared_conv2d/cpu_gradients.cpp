@@ -271,8 +271,8 @@ void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T>
       auto paired = g;
       paired.out_channels = (g.out_channels + 1) / 2;
       const PairedMap grads = pair_up(grad, {g.batch, g.out_channels, g.out_height, g.out_width}, 1);
-      const PairedMap filters =
-          pair_up({weight, g.out_channels * length, length, length, 1}, {cells, g.out_channels, 1, length}, 1);
+      const PairedMap filters = pair_up({weight, g.out_channels * length, length, length, 1},
+                                        {cells, g.out_channels, 1, length}, 1);
       return input_grad_packed(paired, grads.map, filters.map.data, input_grad);
     }
   }
