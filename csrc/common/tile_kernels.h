@@ -42,10 +42,11 @@ struct TileKernels {
   //               s.panel[i * panel_step + m] * x[r][s.x + i * x_step],   m < V * lanes
   using Tile = void (*)(const Segment<T>* segments, int64_t segment_count, int64_t steps, int64_t panel_step,
                         int64_t x_step, const T* const* x, const A* init, A* out);
-  // out[j][k] = sum over r < positions of g[j][r] * x[r * x_stride + k], j < kDotRows, k < length; whole
-  // vectors of x are read, of out only the elements are written.
-  using Outer = void (*)(const A* const* g, const A* x, int64_t x_stride, int64_t positions, int64_t length,
-                         T* const* out);
+  // out[j][k] = sum over r < rows of g[j][r] * x[r * x_stride + k], j < kDotRows, k < length; a whole vector
+  // of x is read even where length is less.
+  template <typename X, typename Y>
+  using Outer = void (*)(const A* const* g, const X* x, int64_t x_stride, int64_t rows, int64_t length,
+                         Y* const* out);
   // to[rows[j] * to_stride + i] = from[min(i, channels - 1) * from_stride + j] for i < filled <= lanes, j <
   // columns; nothing is read from `end` on.
   using Pack = void (*)(const T* from, const T* end, int64_t from_stride, int64_t channels, int64_t filled,
@@ -70,7 +71,8 @@ struct TileKernels {
   Tile tile[kMaxVectors][kMaxPositions];
   int max_dot_positions;  // of a dot; BFloat16Pair has neither dot nor outer
   Dot dot[kMaxDotPositions];
-  Outer outer;
+  Outer<A, T> outer;   // to filters' gradients
+  Outer<T, A> spread;  // from filters
   Pack pack;
   Scatter scatter;
   Zip zip;

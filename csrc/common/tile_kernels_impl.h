@@ -408,18 +408,18 @@ FACEATTR_TARGET void dot(const T* const* rows, int64_t length, const accumulate_
 }
 
 // out[j][0 .. V * lanes) of outer.
-template <typename T, int V, typename A = accumulate_t<T>>
-FACEATTR_INLINE void outer_vectors(const A* const* g, const A* x, int64_t x_stride, int64_t positions,
-                                   Register<A> (&sum)[TileKernels<T>::kDotRows][V]) {
-  constexpr int lanes = kLanes<A>, J = TileKernels<T>::kDotRows;
+template <typename X, int V, int J, typename A = accumulate_t<X>>
+FACEATTR_INLINE void outer_vectors(const A* const* g, const X* x, int64_t x_stride, int64_t rows,
+                                   Register<A> (&sum)[J][V]) {
+  constexpr int lanes = kLanes<A>;
 #pragma GCC unroll 16
   for (int j = 0; j < J; ++j)
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) sum[j][v] = Register<A>{};
-  for (int64_t r = 0; r < positions; ++r, x += x_stride) {
+  for (int64_t r = 0; r < rows; ++r, x += x_stride) {
     Register<A> value[V];
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) value[v] = load_vector<Register<A>>(x + v * lanes);
+    for (int v = 0; v < V; ++v) value[v] = Convert<X>::load(x + v * lanes);
 #pragma GCC unroll 16
     for (int j = 0; j < J; ++j) {
       const Register<A> factor = Convert<A>::broadcast(g[j] + r);
@@ -429,30 +429,35 @@ FACEATTR_INLINE void outer_vectors(const A* const* g, const A* x, int64_t x_stri
   }
 }
 
-// The gradient's counterpart of dot: written along what dot sums over, so that filters are written as they
+// The gradients' counterpart of dot: along what dot sums over, so that filters are read or written as they
 // lie.
-template <typename T>
-FACEATTR_TARGET void outer(const accumulate_t<T>* const* g, const accumulate_t<T>* x, int64_t x_stride,
-                           int64_t positions, int64_t length, T* const* out) {
-  using A = accumulate_t<T>;
-  constexpr int lanes = kLanes<A>, J = TileKernels<T>::kDotRows, V = FACEATTR_REGISTERS / 8;
+template <typename X, typename Y>
+FACEATTR_TARGET void outer(const accumulate_t<X>* const* g, const X* x, int64_t x_stride, int64_t rows,
+                           int64_t length, Y* const* out) {
+  using A = accumulate_t<X>;
+  constexpr int lanes = kLanes<A>, J = TileKernels<X>::kDotRows, V = FACEATTR_REGISTERS / 8;
   int64_t k = 0;
   for (; k + V * lanes <= length; k += V * lanes) {
     Register<A> sum[J][V];
-    outer_vectors<T, V>(g, x + k, x_stride, positions, sum);
+    outer_vectors(g, x + k, x_stride, rows, sum);
 #pragma GCC unroll 16
     for (int j = 0; j < J; ++j)
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) Convert<T>::store(out[j] + k + v * lanes, sum[j][v]);
+      for (int v = 0; v < V; ++v) Convert<Y>::store(out[j] + k + v * lanes, sum[j][v]);
   }
   for (; k < length; k += lanes) {
+    // The last vector overlaps the one before.
+    const int64_t at = length < lanes || k + lanes <= length ? k : length - lanes;
     Register<A> sum[J][1];
-    outer_vectors<T, 1>(g, x + k, x_stride, positions, sum);
-    const int64_t here = length - k < lanes ? length - k : lanes;
+    outer_vectors(g, x + at, x_stride, rows, sum);
     for (int j = 0; j < J; ++j) {
-      T row[lanes];
-      Convert<T>::store(row, sum[j][0]);
-      for (int64_t i = 0; i < here; ++i) out[j][k + i] = row[i];
+      if (length >= lanes) {
+        Convert<Y>::store(out[j] + at, sum[j][0]);
+        continue;
+      }
+      Y row[lanes];
+      Convert<Y>::store(row, sum[j][0]);
+      for (int64_t i = 0; i < length; ++i) out[j][i] = row[i];
     }
   }
 }
@@ -498,7 +503,8 @@ constexpr TileKernels<T> make_kernels() {
 #ifdef FACEATTR_PAIRS
   k.zip = &zip;
 #else
-  k.outer = &outer<T>;
+  k.outer = &outer<accumulate_t<T>, T>;
+  k.spread = &outer<T, accumulate_t<T>>;
   k.dot[0] = &dot<T, 1>;
   k.dot[1] = &dot<T, 2>;
   k.max_dot_positions = 2;
