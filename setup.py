@@ -1,6 +1,7 @@
 """Builds the operators: `_C` (CPU, always), `_C_cuda` (where nvcc and a CUDA torch are, or FACEATTR_CUDA=1).
 
-FACEATTR_SANITIZE=1 builds the CPU operators with AddressSanitizer and UndefinedBehaviorSanitizer (make test-sanitize).
+FACEATTR_SANITIZE=address builds the CPU operators with AddressSanitizer and UndefinedBehaviorSanitizer,
+FACEATTR_SANITIZE=thread with ThreadSanitizer (make test-sanitize).
 FACEATTR_CUDA=0 never builds CUDA. TORCH_CUDA_ARCH_LIST chooses its architectures, as for torch; by default those of the
 GPUs that are there, without any 8.0, 9.0 and 12.0. With a torch without CUDA, FACEATTR_CUDA=1 compiles and links the
 library to check it: such a torch cannot load it.
@@ -31,9 +32,17 @@ CXX_FLAGS = [
     "-Wno-unused-parameter",
     *STABLE_ABI,
 ]
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O1", "-g1"]
-if os.environ.get("FACEATTR_SANITIZE") != "1":
-    SANITIZE = []
+SANITIZE = {
+    None: [],
+    "address": [
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=undefined",
+        "-fno-omit-frame-pointer",
+        "-O1",
+        "-g1",
+    ],
+    "thread": ["-fsanitize=thread", "-fno-omit-frame-pointer", "-O1", "-g1"],
+}[os.environ.get("FACEATTR_SANITIZE")]
 
 
 def wants_cuda():

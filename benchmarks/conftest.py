@@ -38,7 +38,7 @@ def measure(benchmark):
         function()
         start = time.perf_counter()
         function()
-        rounds = int(min(max(0.3 / (time.perf_counter() - start), 5), 200))
+        rounds = int(min(max(0.3 / (time.perf_counter() - start), 5), 1000))
         benchmark.group = group
         benchmark.extra_info["contender"] = contender
         benchmark.pedantic(function, rounds=rounds)

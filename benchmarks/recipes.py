@@ -78,6 +78,18 @@ def pairwise_density_peaks(density, threshold):
     return distance.masked_fill(background, 0).view_as(density), parent
 
 
+def pydpc_density_peaks(density, threshold):
+    """The package pydpc, given the densities; for one map. Its maximum has the largest distance between two points."""
+    import pydpc
+
+    places = (density > threshold).nonzero().double().contiguous().numpy()
+    order = density[density > threshold].argsort(descending=True).int().numpy()
+    apart = pydpc.core.get_distances(places)
+    distance = torch.zeros(density.shape, dtype=torch.float64)
+    distance[density > threshold] = torch.from_numpy(pydpc.core.get_delta_and_neighbour(order, apart, apart.max())[0])
+    return distance.float()
+
+
 def tree_density_peaks(density, threshold):
     """A k-d tree asked for ever more neighbours until one is denser; for one map. Breaks ties as it likes."""
     from scipy.spatial import cKDTree

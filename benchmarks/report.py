@@ -1,4 +1,4 @@
-"""Turns pytest-benchmark's JSON into a Markdown table of ratios: python benchmarks/report.py IN.json OUT.md."""
+"""Turns pytest-benchmark's JSON files into Markdown tables of ratios: python benchmarks/report.py OUT.md IN.json ..."""
 
 import json
 import math
@@ -12,38 +12,44 @@ def geometric_mean(values):
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def read(path):
+def read(paths):
     """{kind: {shape: {contender: fastest round in milliseconds}}} and the machine."""
-    with open(path) as file:
-        run = json.load(file)
     times = defaultdict(lambda: defaultdict(dict))
-    for benchmark in run["benchmarks"]:
-        kind, shape = benchmark["group"].split(" | ")
-        times[kind][shape][benchmark["extra_info"]["contender"]] = 1e3 * benchmark["stats"]["min"]
+    for path in paths:
+        with open(path) as file:
+            run = json.load(file)
+        for benchmark in run["benchmarks"]:
+            kind, shape = benchmark["group"].split(" | ")
+            times[kind][shape][benchmark["extra_info"]["contender"]] = 1e3 * benchmark["stats"]["min"]
     return times, run["machine_info"]
 
 
 def ratios(times):
-    """Best rival over ours (larger is better), and ours over the bound (smaller is better), where there are any."""
-    ours = times.get("ours")
+    """Best rival over ours (larger is better); ours over the bound and in bfloat16 over float32 (smaller is better)."""
+    ours, half = times["ours"], times.get("ours, bfloat16")
     rivals = [time for name, time in times.items() if not name.startswith(("ours", BOUND))]
-    best = min(rivals) / ours if ours and rivals else None
-    return best, ours / times[BOUND] if ours and BOUND in times else None
+    return (
+        min(rivals) / ours if rivals else None,
+        ours / times[BOUND] if BOUND in times else None,
+        half / ours if half else None,
+    )
 
 
 def table(shapes):
     contenders = list(dict.fromkeys(name for times in shapes.values() for name in times))
-    head = ["", *contenders, "best rival / ours", f"ours / {BOUND}"]
+    head = ["", *contenders, "best rival / ours", f"ours / {BOUND}", "bfloat16 / float32"]
     rows, means = [], []
     for shape, times in shapes.items():
-        both = ratios(times)
-        means.append(both)
-        cells = [f"{times[name]:.3f}" if name in times else "" for name in contenders]
-        rows.append([shape, *cells, *("" if ratio is None else f"{ratio:.2f}" for ratio in both)])
+        shape_ratios = ratios(times)
+        means.append(shape_ratios)
+        cells = [f"{times[name]:.{2 if times[name] > 100 else 3}f}" if name in times else "" for name in contenders]
+        rows.append([shape, *cells, *("" if ratio is None else f"{ratio:.2f}" for ratio in shape_ratios)])
     columns = [[ratio for ratio in column if ratio is not None] for column in zip(*means, strict=True)]
     if len(shapes) > 1:
         summary = [f"{geometric_mean(column):.2f}" if column else "" for column in columns]
         rows.append(["geometric mean", *[""] * len(contenders), *summary])
+    kept = [i for i in range(len(head)) if i <= len(contenders) or columns[i - len(contenders) - 1]]
+    head, *rows = [[row[i] for i in kept] for row in (head, *rows)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
@@ -55,8 +61,8 @@ def growth_table(shapes):
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def main(source, target):
-    kinds, machine = read(source)
+def main(target, *sources):
+    kinds, machine = read(sources)
     parts = [
         "# Results",
         "Milliseconds of the fastest round; only ratios within this one run mean anything.",

@@ -56,7 +56,7 @@ def baseline(tmp_path_factory):
     return np.load(path)
 
 
-@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512_bf16"])
 def test_instruction_sets_agree(isa, baseline, tmp_path):
     path = tmp_path / "results.npz"
     done = run(isa, str(path))
@@ -76,7 +76,7 @@ def test_an_unknown_instruction_set_is_refused_by_name():
     program = f"import torch; from faceattr import ops; ops.locally_shared_conv2d({ones})"
     done = run("sse9", program=program)
     assert done.returncode != 0
-    assert "FACEATTR_CPU_ISA is 'sse9', it must be baseline, avx2 or avx512" in done.stderr
+    assert "FACEATTR_CPU_ISA is 'sse9', it must be baseline, avx2, avx512 or avx512_bf16" in done.stderr
 
 
 @pytest.fixture
@@ -104,10 +104,11 @@ def assert_same_bits(results):
 @pytest.mark.parametrize("batch", [1, 6, 33])
 @pytest.mark.parametrize("grid", [(1, 1), (5, 4), (10, 8)])
 @pytest.mark.parametrize("padding", [0, 1])
-def test_locally_shared_conv2d_gives_the_same_bits_on_any_number_of_threads(threads, batch, grid, padding):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_locally_shared_conv2d_gives_the_same_bits_on_any_number_of_threads(threads, batch, grid, padding, dtype):
     leaves = [torch.randn(batch, 8, 12, 10), torch.randn(*grid, 20, 8, 3, 3), torch.randn(*grid, 20)]
-    leaves = [leaf.requires_grad_() for leaf in leaves]
-    grad = torch.randn(batch, 20, 10 + 2 * padding, 8 + 2 * padding)
+    leaves = [leaf.to(dtype).requires_grad_() for leaf in leaves]
+    grad = torch.randn(batch, 20, 10 + 2 * padding, 8 + 2 * padding).to(dtype)
 
     def run_all():
         output = ops.locally_shared_conv2d(*leaves, padding=padding)

@@ -12,9 +12,10 @@ bool supported(Isa isa) {
 #if defined(__x86_64__)
   const bool avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  if (isa == Isa::avx512)
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (isa == Isa::avx512_bf16) return avx512 && __builtin_cpu_supports("avx512bf16");
+  if (isa == Isa::avx512) return avx512;
   if (isa == Isa::avx2) return avx2;
 #endif
   return isa == Isa::baseline;
@@ -24,7 +25,10 @@ Isa choose() {
   const struct {
     const char* name;
     Isa isa;
-  } levels[] = {{"avx512", Isa::avx512}, {"avx2", Isa::avx2}, {"baseline", Isa::baseline}};
+  } levels[] = {{"avx512_bf16", Isa::avx512_bf16},
+                {"avx512", Isa::avx512},
+                {"avx2", Isa::avx2},
+                {"baseline", Isa::baseline}};
   const char* forced = std::getenv("FACEATTR_CPU_ISA");
   for (const auto& level : levels) {
     if (!forced && supported(level.isa)) return level.isa;
@@ -33,7 +37,7 @@ Isa choose() {
           ", which this machine does not have; unset it");
     return level.isa;
   }
-  check(false, "FACEATTR_CPU_ISA is '", forced, "', it must be baseline, avx2 or avx512");
+  check(false, "FACEATTR_CPU_ISA is '", forced, "', it must be baseline, avx2, avx512 or avx512_bf16");
   return Isa::baseline;
 }
 

@@ -17,17 +17,33 @@ namespace avx512 {
 template <typename T>
 const TileKernels<T>& kernels();
 }
+namespace avx512_bf16 {
+template <typename T>
+const TileKernels<T>& kernels();
+}
 #endif
 
 template <typename T>
 const TileKernels<T>& tile_kernels() {
 #if defined(__x86_64__)
-  if (cpu_isa() == Isa::avx512) return avx512::kernels<T>();
+  if (cpu_isa() >= Isa::avx512) return avx512::kernels<T>();
   if (cpu_isa() == Isa::avx2) return avx2::kernels<T>();
 #endif
   return baseline::kernels<T>();
 }
 
+bool has_pair_products() {
+  return cpu_isa() == Isa::avx512_bf16;
+}
+
+#if defined(__x86_64__)
+template <>
+const TileKernels<BFloat16Pair>& tile_kernels<BFloat16Pair>() {
+  return avx512_bf16::kernels<BFloat16Pair>();
+}
+#else
+template const TileKernels<BFloat16Pair>& tile_kernels<BFloat16Pair>();
+#endif
 template const TileKernels<float>& tile_kernels<float>();
 template const TileKernels<double>& tile_kernels<double>();
 template const TileKernels<Half>& tile_kernels<Half>();

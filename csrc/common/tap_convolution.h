@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "axis_plan.h"
+#include "pairs.h"
 #include "panels.h"
 #include "strided.h"
 
@@ -18,9 +19,10 @@ struct TapConvolution {
   int64_t batch, grid_width, kernel_width, taps;  // taps: kernel_height * kernel_width
   int64_t summed;                                 // channels that are summed over
   Strided4<const T> source;
-  Strided4<T> result;
-  const T* bias;  // [Gh, Gw, channels] or null
-  int64_t spare;  // elements that padding the filters may take
+  Strided4<result_t<T>> result;
+  const result_t<T>* bias;  // [Gh, Gw, channels] or null
+  int64_t spare;            // elements that padding the filters may take
+  int64_t source_height, source_width;
 
   bool is_full(const AxisBlock& row, const AxisBlock& column) const {
     return static_cast<int64_t>(row.taps.size() * column.taps.size()) == taps;
@@ -86,7 +88,7 @@ void convolve(const TileKernels<T>& kernels, const TapConvolution<T>& c, const C
       }
     std::fill(std::begin(job.init), std::end(job.init), 0);
     if (c.bias) {
-      const T* bias = c.bias + (row.owner * c.grid_width + column.owner) * groups.channels + first;
+      const auto* bias = c.bias + (row.owner * c.grid_width + column.owner) * groups.channels + first;
       std::copy(bias, bias + job.channels, job.init);
     }
   };
@@ -180,20 +182,12 @@ void convolve_few(const TileKernels<T>& kernels, const TapConvolution<T>& c, con
   });
 }
 
-// With the filters of a contiguous weight [Gh, Gw, channels, summed channels, kh, kw]; every block belongs to
-// one cell.
+// With the filters of a contiguous weight [Gh, Gw, channels, summed channels, kh, kw], packed.
 template <typename T>
-void convolve_forward(const TapConvolution<T>& c, const T* weight, int64_t cells, int64_t channels,
-                      const std::vector<int64_t>& offsets) {
+void convolve_packed(const TapConvolution<T>& c, const T* weight, int64_t cells, int64_t channels) {
   const auto& kernels = tile_kernels<T>();
-  const int64_t length = offsets.size();  // of a filter
+  const int64_t length = c.summed * c.taps;  // of a filter
   const T* weight_end = weight + cells * channels * length;
-  int64_t most = 0;
-  for (const AxisBlock& row : c.rows)
-    for (const AxisBlock& column : c.columns) most = std::max(most, c.batch * row.count * column.count);
-  if (length >= kernels.lanes && most <= kFewPositions)
-    return convolve_few(kernels, c, weight, channels, offsets);
-
   const ChannelGroups groups(channels, kernels.lanes, kernels.max_vectors);
   std::vector<int64_t> rows(length);
   for (int64_t k = 0; k < length; ++k) rows[k] = k % c.taps * c.summed + k / c.taps;
@@ -218,6 +212,33 @@ void convolve_forward(const TapConvolution<T>& c, const T* weight, int64_t cells
       return std::pair(panels.row(group, cell * length), panels.width(group));
     });
   }
+}
+
+// With the filters of a contiguous weight [Gh, Gw, channels, summed channels, kh, kw]; every block belongs to
+// one cell.
+template <typename T>
+void convolve_forward(const TapConvolution<T>& c, const T* weight, int64_t cells, int64_t channels,
+                      const std::vector<int64_t>& offsets) {
+  const auto& kernels = tile_kernels<T>();
+  const int64_t length = offsets.size();  // of a filter
+  int64_t most = 0;
+  for (const AxisBlock& row : c.rows)
+    for (const AxisBlock& column : c.columns) most = std::max(most, c.batch * row.count * column.count);
+  if (length >= kernels.lanes && most <= kFewPositions)
+    return convolve_few(kernels, c, weight, channels, offsets);
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (has_pair_products()) {
+      const PairedMap source = pair_up(c.source, {c.batch, c.summed, c.source_height, c.source_width}, 1);
+      const PairedMap filters =
+          pair_up({weight, length, c.taps, c.taps, 1}, {cells * channels, c.summed, 1, c.taps}, 1);
+      const TapConvolution<BFloat16Pair> paired{
+          c.rows,       c.columns,      c.source_step_y, c.source_step_x,    c.batch,
+          c.grid_width, c.kernel_width, c.taps,          (c.summed + 1) / 2, source.map,
+          c.result,     c.bias,         c.spare / 2,     c.source_height,    c.source_width};
+      return convolve_packed(paired, filters.map.data, cells, channels);
+    }
+  }
+  convolve_packed(c, weight, cells, channels);
 }
 
 }  // namespace faceattr

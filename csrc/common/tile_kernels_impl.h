@@ -3,6 +3,7 @@
 //   FACEATTR_TARGET        the attribute that lets the compiler use it
 //   FACEATTR_VECTOR_BYTES  width of its registers
 //   FACEATTR_REGISTERS     how many there are
+//   FACEATTR_PAIRS         defined for those of BFloat16Pair
 // Nothing of the standard library is called: its templates would be compiled for this instruction set and
 // could replace, in the linked library, those that every machine must be able to run.
 
@@ -127,6 +128,26 @@ struct Convert<Half> {
   }
 };
 
+template <typename V>
+FACEATTR_INLINE V add_product(V sum, V a, V b) {
+  return sum + a * b;
+}
+
+#ifdef FACEATTR_PAIRS
+// Pairs stay what they are: their two products are added in float32, the second element's first.
+template <>
+struct Convert<BFloat16Pair> {
+  using Pairs = Vec<uint32_t, kLanes<float>>;
+  static FACEATTR_INLINE Pairs load(const BFloat16Pair* from) { return load_vector<Pairs>(from); }
+  static FACEATTR_INLINE Pairs broadcast(const BFloat16Pair* from) {
+    return load_vector<uint32_t>(from) - Pairs{};
+  }
+};
+FACEATTR_INLINE Register<float> add_product(Register<float> sum, Vec<uint32_t, 16> a, Vec<uint32_t, 16> b) {
+  return (Register<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+#endif
+
 // The micro-kernel. All V x R sums live in registers while the loop runs over what is summed. Every step
 // loads V vectors of the panel (neighbouring output channels) and, for each position, one input element that
 // is spread over a register: V * R multiply-adds for V + R loads. The inputs are read where they lie, so
@@ -150,14 +171,14 @@ FACEATTR_TARGET void tile(const Segment<T>* segments, int64_t segment_count, int
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) at[r] = x[r] + segments[s].x;
     for (int64_t i = 0, offset = 0; i < steps; ++i, offset += x_step, panel += panel_step) {
-      Register<A> w[V];
+      decltype(Convert<T>::load(panel)) w[V];
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v) w[v] = Convert<T>::load(panel + v * lanes);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const Register<A> value = Convert<T>::broadcast(at[r] + offset);
+        const auto value = Convert<T>::broadcast(at[r] + offset);
 #pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) sum[r][v] += value * w[v];
+        for (int v = 0; v < V; ++v) sum[r][v] = add_product(sum[r][v], value, w[v]);
       }
     }
   }
@@ -187,15 +208,78 @@ struct Upper {  // the last Stride of a, then those of b
   FACEATTR_INLINE int operator()(int i) const { return i & Stride ? i + lanes : i + Stride; }
 };
 
-// One round swaps the off-diagonal blocks of Stride x Stride; all rounds together transpose.
-template <typename B, int N, int Stride>
-FACEATTR_INLINE void transpose_round(Vec<B, N>* rows) {
+// One round swaps the off-diagonal blocks of Stride x Stride; all rounds together transpose each N x N.
+template <typename B, int N, int Stride, int Lanes = N>
+FACEATTR_INLINE void transpose_round(Vec<B, Lanes>* rows) {
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) {
     if (i & Stride) continue;
     const auto a = rows[i], b = rows[i + Stride];
-    rows[i] = pick<B, N>(a, b, Lower<Stride>{N});
-    rows[i + Stride] = pick<B, N>(a, b, Upper<Stride>{N});
+    rows[i] = pick<B, Lanes>(a, b, Lower<Stride>{Lanes});
+    rows[i + Stride] = pick<B, Lanes>(a, b, Upper<Stride>{Lanes});
+  }
+}
+
+// The lower or upper half of v, rounded: lane i goes to to[i] where bit i of the mask is set.
+template <typename T, bool Upper>
+FACEATTR_INLINE void store_half(T* to, Register<accumulate_t<T>> v, unsigned mask) {
+#if FACEATTR_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 8) {
+    _mm256_mask_storeu_pd(to, mask, _mm512_maskz_extractf64x4_pd(0xff, (__m512d)v, Upper));
+  } else if constexpr (sizeof(T) == 4) {
+    _mm256_mask_storeu_ps(to, mask, _mm512_maskz_extractf32x8_ps(0xff, (__m512)v, Upper));
+  } else {
+    T halves[kLanes<float>];
+    Convert<T>::store(halves, v);
+    _mm_mask_storeu_epi16(to, mask, load_vector<__m128i>(halves + (Upper ? 8 : 0)));
+  }
+#else
+  constexpr int half = kLanes<accumulate_t<T>> / 2;
+  T all[2 * half];
+  Convert<T>::store(all, v);
+  for (int i = 0; i < half; ++i)
+    if (mask >> i & 1) to[i] = all[(Upper ? half : 0) + i];
+#endif
+}
+
+template <typename T>
+FACEATTR_TARGET void scatter(const accumulate_t<T>* sums, int64_t width, int64_t positions, int64_t channels,
+                             T* const* out, int64_t channel_step) {
+  using A = accumulate_t<T>;
+  using B = Bits<A>;
+  constexpr int n = kLanes<A>, half = n / 2;  // positions at a time: half a vector's lanes
+  for (int64_t first = 0; first < positions; first += half) {
+    const int here = positions - first < half ? positions - first : half;
+    T* to[half];  // each run of positions side by side, as if it began at the first one
+    unsigned masks[half];
+    int runs = 0;
+    for (int r = 0; r < here; ++r) {
+      if (r == 0 || out[first + r] != out[first + r - 1] + 1) {
+        to[runs] = out[first + r] - r;
+        masks[runs++] = 0;
+      }
+      masks[runs - 1] |= 1u << r;
+    }
+    for (int64_t m = 0; m < channels; m += n) {
+      // Transposed, each register holds a channel's positions and behind them those of the channel `half` on.
+      Vec<B, n> block[half];
+#pragma GCC unroll 16
+      for (int r = 0; r < half; ++r)
+        block[r] = load_vector<Vec<B, n>>(sums + (first + (r < here ? r : 0)) * width + m);
+      if constexpr (half > 1) transpose_round<B, half, 1, n>(block);
+      if constexpr (half > 2) transpose_round<B, half, 2, n>(block);
+      if constexpr (half > 4) transpose_round<B, half, 4, n>(block);
+      for (int run = 0; run < runs; ++run) {
+        T* at = to[run] + m * channel_step;
+#pragma GCC unroll 16
+        for (int i = 0; i < half; ++i) {
+          if (m + i < channels)
+            store_half<T, false>(at + i * channel_step, (Register<A>)block[i], masks[run]);
+          if (m + half + i < channels)
+            store_half<T, true>(at + (half + i) * channel_step, (Register<A>)block[i], masks[run]);
+        }
+      }
+    }
   }
 }
 
@@ -324,18 +408,18 @@ FACEATTR_TARGET void dot(const T* const* rows, int64_t length, const accumulate_
 }
 
 // out[j][0 .. V * lanes) of outer.
-template <typename T, int V, typename A = accumulate_t<T>>
-FACEATTR_INLINE void outer_vectors(const A* const* g, const A* x, int64_t x_stride, int64_t positions,
-                                   Register<A> (&sum)[TileKernels<T>::kDotRows][V]) {
-  constexpr int lanes = kLanes<A>, J = TileKernels<T>::kDotRows;
+template <typename X, int V, int J, typename A = accumulate_t<X>>
+FACEATTR_INLINE void outer_vectors(const A* const* g, const X* x, int64_t x_stride, int64_t rows,
+                                   Register<A> (&sum)[J][V]) {
+  constexpr int lanes = kLanes<A>;
 #pragma GCC unroll 16
   for (int j = 0; j < J; ++j)
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) sum[j][v] = Register<A>{};
-  for (int64_t r = 0; r < positions; ++r, x += x_stride) {
+  for (int64_t r = 0; r < rows; ++r, x += x_stride) {
     Register<A> value[V];
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) value[v] = load_vector<Register<A>>(x + v * lanes);
+    for (int v = 0; v < V; ++v) value[v] = Convert<X>::load(x + v * lanes);
 #pragma GCC unroll 16
     for (int j = 0; j < J; ++j) {
       const Register<A> factor = Convert<A>::broadcast(g[j] + r);
@@ -345,33 +429,55 @@ FACEATTR_INLINE void outer_vectors(const A* const* g, const A* x, int64_t x_stri
   }
 }
 
-// The gradient's counterpart of dot: written along what dot sums over, so that filters are written as they
+// The gradients' counterpart of dot: along what dot sums over, so that filters are read or written as they
 // lie.
-template <typename T>
-FACEATTR_TARGET void outer(const accumulate_t<T>* const* g, const accumulate_t<T>* x, int64_t x_stride,
-                           int64_t positions, int64_t length, T* const* out) {
-  using A = accumulate_t<T>;
-  constexpr int lanes = kLanes<A>, J = TileKernels<T>::kDotRows, V = FACEATTR_REGISTERS / 8;
+template <typename X, typename Y>
+FACEATTR_TARGET void outer(const accumulate_t<X>* const* g, const X* x, int64_t x_stride, int64_t rows,
+                           int64_t length, Y* const* out) {
+  using A = accumulate_t<X>;
+  constexpr int lanes = kLanes<A>, J = TileKernels<X>::kDotRows, V = FACEATTR_REGISTERS / 8;
   int64_t k = 0;
   for (; k + V * lanes <= length; k += V * lanes) {
     Register<A> sum[J][V];
-    outer_vectors<T, V>(g, x + k, x_stride, positions, sum);
+    outer_vectors(g, x + k, x_stride, rows, sum);
 #pragma GCC unroll 16
     for (int j = 0; j < J; ++j)
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) Convert<T>::store(out[j] + k + v * lanes, sum[j][v]);
+      for (int v = 0; v < V; ++v) Convert<Y>::store(out[j] + k + v * lanes, sum[j][v]);
   }
   for (; k < length; k += lanes) {
+    // The last vector overlaps the one before.
+    const int64_t at = length < lanes || k + lanes <= length ? k : length - lanes;
     Register<A> sum[J][1];
-    outer_vectors<T, 1>(g, x + k, x_stride, positions, sum);
-    const int64_t here = length - k < lanes ? length - k : lanes;
+    outer_vectors(g, x + at, x_stride, rows, sum);
     for (int j = 0; j < J; ++j) {
-      T row[lanes];
-      Convert<T>::store(row, sum[j][0]);
-      for (int64_t i = 0; i < here; ++i) out[j][k + i] = row[i];
+      if (length >= lanes) {
+        Convert<Y>::store(out[j] + at, sum[j][0]);
+        continue;
+      }
+      Y row[lanes];
+      Convert<Y>::store(row, sum[j][0]);
+      for (int64_t i = 0; i < length; ++i) out[j][i] = row[i];
     }
   }
 }
+
+#ifdef FACEATTR_PAIRS
+FACEATTR_TARGET inline void zip(const BFloat16* from, int64_t step, int64_t second, int64_t length,
+                                int64_t runs, BFloat16Pair* to) {
+  Vec<uint16_t, 32> mask;
+#pragma GCC unroll 32
+  for (int i = 0; i < 32; ++i) mask[i] = i / 2 + i % 2 * 16;
+  for (int64_t j = 0; j < runs; ++j, from += step, to += length)
+    for (int64_t i = 0; i < length; i += 16) {
+      const __mmask16 here = length - i < 16 ? (1u << (length - i)) - 1 : 0xffff;
+      const __m512i both =
+          _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(_mm256_maskz_loadu_epi16(here, from + i)),
+                                   _mm256_maskz_loadu_epi16(here, from + second + i), 1);
+      _mm512_mask_storeu_epi32(to + i, here, _mm512_maskz_permutexvar_epi16(~0u, (__m512i)mask, both));
+    }
+}
+#endif
 
 template <typename T, int... R>
 constexpr void fill_tiles(TileKernels<T>& k, std::integer_sequence<int, R...>) {
@@ -392,8 +498,13 @@ constexpr TileKernels<T> make_kernels() {
   TileKernels<T> k{};
   k.lanes = kLanes<accumulate_t<T>>;
   fill_tiles(k, std::make_integer_sequence<int, TileKernels<T>::kMaxPositions>());
-  k.outer = &outer<T>;
   k.pack = &pack<T>;
+  k.scatter = &scatter<result_t<T>>;
+#ifdef FACEATTR_PAIRS
+  k.zip = &zip;
+#else
+  k.outer = &outer<accumulate_t<T>, T>;
+  k.spread = &outer<T, accumulate_t<T>>;
   k.dot[0] = &dot<T, 1>;
   k.dot[1] = &dot<T, 2>;
   k.max_dot_positions = 2;
@@ -401,6 +512,7 @@ constexpr TileKernels<T> make_kernels() {
   k.dot[2] = &dot<T, 3>;
   k.dot[3] = &dot<T, 4>;
   k.max_dot_positions = 4;
+#endif
 #endif
   return k;
 }
@@ -411,9 +523,13 @@ const TileKernels<T>& kernels() {
   return table;
 }
 
+#ifdef FACEATTR_PAIRS
+template const TileKernels<BFloat16Pair>& kernels<BFloat16Pair>();
+#else
 template const TileKernels<float>& kernels<float>();
 template const TileKernels<double>& kernels<double>();
 template const TileKernels<Half>& kernels<Half>();
 template const TileKernels<BFloat16>& kernels<BFloat16>();
+#endif
 
 }  // namespace faceattr::FACEATTR_ISA

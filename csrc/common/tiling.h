@@ -37,7 +37,7 @@ template <typename T>
 struct TileJob {
   int64_t count[3], x_step[3], out_step[3];
   const T* x;
-  T* out;
+  result_t<T>* out;
   int64_t channel_step;                     // of out
   int64_t vectors, channels;                // the last vector may hold fewer than `lanes` channels
   const std::vector<Segment<T>>* segments;  // each of `steps` products
@@ -75,7 +75,7 @@ void run_tile(const TileKernels<T>& kernels, const TileJob<T>& job, int64_t begi
   using A = accumulate_t<T>;
   alignas(64) A sums[TileKernels<T>::kMaxPositions * TileKernels<T>::kMaxVectors * 16];
   const T* x[TileKernels<T>::kMaxPositions] = {};
-  T* out[TileKernels<T>::kMaxPositions];
+  result_t<T>* out[TileKernels<T>::kMaxPositions];
   const int64_t positions = end - begin, width = job.vectors * kernels.lanes;
   Cursor<T> cursor(job, begin);
   for (int64_t r = 0; r < positions; ++r, cursor.next()) {
@@ -86,11 +86,9 @@ void run_tile(const TileKernels<T>& kernels, const TileJob<T>& job, int64_t begi
                                                job.panel_step, job.segment_step, x, job.init, sums);
   if (job.channel_step == 1) {
     for (int64_t r = 0; r < positions; ++r)
-      for (int64_t m = 0; m < job.channels; ++m) out[r][m] = static_cast<T>(sums[r * width + m]);
+      for (int64_t m = 0; m < job.channels; ++m) out[r][m] = static_cast<result_t<T>>(sums[r * width + m]);
   } else {
-    for (int64_t m = 0; m < job.channels; ++m)
-      for (int64_t r = 0; r < positions; ++r)
-        out[r][m * job.channel_step] = static_cast<T>(sums[r * width + m]);
+    kernels.scatter(sums, width, positions, job.channels, out, job.channel_step);
   }
 }
 

@@ -36,17 +36,10 @@ class Pyramid {
     map_ = map;
     for (int64_t l = 1; l < levels(); ++l) {
       const Level& below = levels_[l - 1];
-      A* to = &maxima_[levels_[l].first];
-      for (int64_t y = 0; y < levels_[l].height; ++y)
-        for (int64_t x = 0; x < levels_[l].width; ++x) {
-          const int64_t bottom = std::min(2 * y + 1, below.height - 1),
-                        right = std::min(2 * x + 1, below.width - 1);
-          A most = -std::numeric_limits<A>::infinity();
-          for (const A value : {at(l - 1, 2 * y, 2 * x), at(l - 1, 2 * y, right), at(l - 1, bottom, 2 * x),
-                                at(l - 1, bottom, right)})
-            if (value > most) most = value;
-          *to++ = most;
-        }
+      if (l == 1)
+        fill_level(map, below, &maxima_[levels_[l].first]);
+      else
+        fill_level(&maxima_[below.first], below, &maxima_[levels_[l].first]);
     }
   }
 
@@ -65,6 +58,23 @@ class Pyramid {
   struct Level {
     int64_t height, width, first;
   };
+
+  template <typename Value>
+  static void fill_level(const Value* from, const Level& below, A* to) {
+    const auto higher = [](A a, A b) { return a > b ? a : b; };  // b where a is NaN
+    const A least = -std::numeric_limits<A>::infinity();
+    for (int64_t y = 0; y < below.height; y += 2) {
+      const Value *top = from + y * below.width, *bottom = y + 1 < below.height ? top + below.width : top;
+      for (int64_t x = 0; x + 1 < below.width; x += 2)
+        *to++ = higher(static_cast<A>(bottom[x + 1]),
+                       higher(static_cast<A>(bottom[x]),
+                              higher(static_cast<A>(top[x + 1]), higher(static_cast<A>(top[x]), least))));
+      const int64_t last = below.width - 1;
+      if (last % 2 == 0)
+        *to++ = higher(static_cast<A>(bottom[last]), higher(static_cast<A>(top[last]), least));
+    }
+  }
+
   std::vector<Level> levels_;
   const T* map_ = nullptr;
   Buffer<A> maxima_;

@@ -41,7 +41,9 @@ TapConvolution<T> convolution(const InterweavedGeometry& g, Strided4<const T> in
           input,
           {},
           bias,
-          spare};
+          spare,
+          g.in_height,
+          g.in_width};
 }
 
 // Responses of cell row p: [N, O, response_height, Gw, response_width].

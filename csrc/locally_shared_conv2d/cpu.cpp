@@ -40,7 +40,9 @@ void forward(const LocallySharedGeometry& g, Strided4<const T> input, const T* w
                                       input,
                                       output,
                                       bias,
-                                      spare_elements(g)};
+                                      spare_elements(g),
+                                      g.in_height,
+                                      g.in_width};
   const auto offsets =
       filter_offsets(input, g.in_channels, g.kernel_height, g.kernel_width, g.dilation_y, g.dilation_x);
   convolve_forward(convolution, weight, g.grid_height * g.grid_width, g.out_channels, offsets);

@@ -160,12 +160,72 @@ void weight_grad_outer(const TileKernels<T>& kernels, const LocallySharedGeometr
   });
 }
 
-}  // namespace
+// For cells with so many outputs or fewer, packing their filters costs more than keeping what outputs send back.
+constexpr int64_t kFewSenders = 12;
+
+// For cells with few outputs: filters are read as they lie. What each output sends back to the inputs
+// that it reads is kept, [N, Ho, Wo, filter], and then added up input by input.
+template <typename T, typename A = accumulate_t<T>>
+void input_grad_spread(const TileKernels<T>& kernels, const LocallySharedGeometry& g, Strided4<const T> grad,
+                       const T* weight, Strided4<T> input_grad) {
+  constexpr int64_t step = TileKernels<T>::kDotRows;
+  const int64_t taps = g.kernel_height * g.kernel_width, length = g.in_channels * taps;
+  const auto patches = make_buffer<A>(g.batch * g.out_height * g.out_width * length);
+  const int64_t grain = 1 + kGrain * kernels.lanes / (positions_of_cell(g) * g.out_channels * length + 1);
+  parallel_for(0, g.grid_height * g.grid_width, grain, [&](int64_t begin, int64_t end) {
+    const auto grads = make_buffer<A>(step * g.out_channels);
+    const A* factors[step];
+    A* to[step];
+    for (int64_t cell = begin; cell < end; ++cell) {
+      const int64_t p = cell / g.grid_width, q = cell % g.grid_width;
+      const int64_t top = cell_begin(p, g.grid_height, g.out_height);
+      const int64_t left = cell_begin(q, g.grid_width, g.out_width);
+      const int64_t height = cell_begin(p + 1, g.grid_height, g.out_height) - top;
+      const int64_t width = cell_begin(q + 1, g.grid_width, g.out_width) - left;
+      const int64_t positions = g.batch * height * width;
+      for (int64_t first = 0; first < positions; first += step) {
+        for (int64_t j = 0; j < step; ++j) {
+          const int64_t at = std::min(first + j, positions - 1), n = at / (height * width);
+          const int64_t y = top + at / width % height, x = left + at % width;
+          A* const row = grads.get() + j * g.out_channels;
+          for (int64_t o = 0; o < g.out_channels; ++o) row[o] = static_cast<A>(grad(n, o, y, x));
+          factors[j] = row;
+          to[j] = patches.get() + ((n * g.out_height + y) * g.out_width + x) * length;
+        }
+        kernels.spread(factors, weight + cell * g.out_channels * length, length, g.out_channels, length, to);
+      }
+    }
+  });
+  const int64_t area = g.in_height * g.in_width;
+  parallel_for(0, g.batch * g.in_channels, 1 + kGrain / (g.out_height * g.out_width * taps),
+               [&](int64_t begin, int64_t end) {
+                 const auto sums = make_buffer<A>(area);
+                 for (int64_t i = begin; i < end; ++i) {
+                   const int64_t n = i / g.in_channels, c = i % g.in_channels;
+                   std::fill(sums.get(), sums.get() + area, A(0));
+                   for (int64_t y = 0; y < g.out_height; ++y)
+                     for (int64_t x = 0; x < g.out_width; ++x) {
+                       const A* from =
+                           patches.get() + ((n * g.out_height + y) * g.out_width + x) * length + c * taps;
+                       const int64_t top = y * g.stride_y - g.padding_y, left = x * g.stride_x - g.padding_x;
+                       for (int64_t u = 0; u < g.kernel_height; ++u)
+                         for (int64_t v = 0; v < g.kernel_width; ++v, ++from) {
+                           const int64_t iy = top + u * g.dilation_y, ix = left + v * g.dilation_x;
+                           if (iy >= 0 && iy < g.in_height && ix >= 0 && ix < g.in_width)
+                             sums[iy * g.in_width + ix] += *from;
+                         }
+                     }
+                   for (int64_t y = 0; y < g.in_height; ++y)
+                     for (int64_t x = 0; x < g.in_width; ++x)
+                       input_grad(n, c, y, x) = static_cast<T>(sums[y * g.in_width + x]);
+                 }
+               });
+}
 
 // Gathers: each input element sums over the outputs that read it.
 template <typename T>
-void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
-                               Strided4<T> input_grad) {
+void input_grad_packed(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
+                       Strided4<result_t<T>> input_grad) {
   const auto& kernels = tile_kernels<T>();
   const int64_t cells = g.grid_height * g.grid_width, taps = g.kernel_height * g.kernel_width;
   const int64_t length = g.in_channels * taps, filters = cells * g.out_channels;
@@ -193,24 +253,23 @@ void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T>
                                       grad,
                                       input_grad,
                                       nullptr,
-                                      0};
+                                      0,
+                                      g.out_height,
+                                      g.out_width};
   convolve<int>(kernels, convolution, groups, [&](int64_t cell, int64_t group, int) {
     return std::pair(panels.row(group, cell * taps * g.out_channels), panels.width(group));
   });
 }
 
-// Gradients of filters and biases: sums over a cell's outputs, with the output's gradients as panels.
+// Sums over a cell's outputs, with the output's gradients as panels. one: the factor that sums them up.
 template <typename T>
-void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad,
-                                Strided4<const T> input, T* weight_grad, T* bias_grad) {
+void weight_grad_packed(const LocallySharedGeometry& g, Strided4<const T> grad, Strided4<const T> input,
+                        result_t<T>* weight_grad, result_t<T>* bias_grad, const T& one) {
   const auto& kernels = tile_kernels<T>();
-  if (positions_of_cell(g) <= kFewOutputs)
-    return weight_grad_outer(kernels, g, grad, input, weight_grad, bias_grad);
   const int64_t taps = g.kernel_height * g.kernel_width, length = g.in_channels * taps;
   const int64_t most = positions_of_cell(g);
   const ChannelGroups groups(g.out_channels, kernels.lanes, kernels.max_vectors);
   const auto blocks = plan_weight_grad(g, groups.groups);
-  const T one = 1;
   const auto size = [&](int64_t j) {
     const int64_t taps_here = blocks[j].rows.count * blocks[j].columns.count;
     return std::pair(taps_here ? g.in_channels * taps_here : 1, groups.vectors_in(blocks[j].group));
@@ -260,6 +319,47 @@ void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T
         }
   };
   run_jobs<CellPanels<T>>(kernels, blocks.size(), most, size, make);
+}
+
+}  // namespace
+
+template <typename T>
+void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
+                               Strided4<T> input_grad) {
+  const auto& kernels = tile_kernels<T>();
+  const int64_t filter = g.in_channels * g.kernel_height * g.kernel_width;
+  if (positions_of_cell(g) <= std::min(kFewSenders, g.out_channels) && filter >= kernels.lanes)
+    return input_grad_spread(kernels, g, grad, weight, input_grad);
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (has_pair_products()) {
+      const int64_t cells = g.grid_height * g.grid_width;
+      const int64_t length = g.in_channels * g.kernel_height * g.kernel_width;
+      auto paired = g;
+      paired.out_channels = (g.out_channels + 1) / 2;
+      const PairedMap grads = pair_up(grad, {g.batch, g.out_channels, g.out_height, g.out_width}, 1);
+      const PairedMap filters = pair_up({weight, g.out_channels * length, length, length, 1},
+                                        {cells, g.out_channels, 1, length}, 1);
+      return input_grad_packed(paired, grads.map, filters.map.data, input_grad);
+    }
+  }
+  input_grad_packed(g, grad, weight, input_grad);
+}
+
+template <typename T>
+void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad,
+                                Strided4<const T> input, T* weight_grad, T* bias_grad) {
+  if (positions_of_cell(g) <= kFewOutputs)
+    return weight_grad_outer(tile_kernels<T>(), g, grad, input, weight_grad, bias_grad);
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (has_pair_products() && g.batch > 1) {  // positions of two images make a pair
+      auto paired = g;
+      paired.batch = (g.batch + 1) / 2;
+      const PairedMap grads = pair_up(grad, {g.batch, g.out_channels, g.out_height, g.out_width}, 0);
+      const PairedMap inputs = pair_up(input, {g.batch, g.in_channels, g.in_height, g.in_width}, 0);
+      return weight_grad_packed(paired, grads.map, inputs.map, weight_grad, bias_grad, {1.f, 1.f});
+    }
+  }
+  weight_grad_packed(g, grad, input, weight_grad, bias_grad, T(1));
 }
 
 // Instantiated here, used by both convolutions.

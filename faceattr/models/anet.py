@@ -209,15 +209,14 @@ class ANet(nn.Module):
         weight, bias = _spread(weight, self._size4), _spread(bias, self._size4)
         h4 = F.relu(interweaved_conv2d(h3, weight, bias, stride=self._size3, shift=1))
         weight, bias = _folded(self.fc, self.norm_fc)
-        blocks = [_blocks(h4, self._size4)]
+        joined = blocks = _blocks(h4, self._size4)
         if "c3" in self.config["fc_inputs"]:
-            blocks.insert(0, _blocks(h3, self._size3))
-        joined = torch.cat(blocks, -1)
-        features = (
-            F.relu(F.linear(joined.flatten(0, 2), weight, bias)).unflatten(0, joined.shape[:3]).permute(0, 3, 1, 2)
-        )
-        logits = F.conv2d(self.dropout(features), self.head.weight[:, :, None, None], self.head.bias)
-        strength = F.max_pool2d(h4.amax(1), self._size4)
+            joined = torch.cat([_blocks(h3, self._size3), blocks], -1)
+        # One row a crop: both layers are one matrix product.
+        rows = F.relu(F.linear(joined.flatten(0, 2), weight, bias))
+        logits = self.head(self.dropout(rows)).unflatten(0, joined.shape[:3]).permute(0, 3, 1, 2)
+        features = rows.unflatten(0, joined.shape[:3]).permute(0, 3, 1, 2)
+        strength = blocks.amax(-1)
         strongest = strength.flatten(1).argmax(1)
         best = torch.stack([strongest // features.shape[3], strongest % features.shape[3]], 1)
         return DenseOutput(logits, features, best, _views(features, best, views), strength)

@@ -2,7 +2,7 @@
 
 import torch
 
-from ._library import empty_map, is_channels_last, pair, register_autocast, register_vmap
+from ._library import call, empty_map, is_channels_last, pair, register_autocast, register_vmap
 
 _forward = torch.ops.faceattr.interweaved_conv2d.default
 _backward = torch.ops.faceattr.interweaved_conv2d_backward.default
@@ -36,7 +36,7 @@ def interweaved_conv2d(input, weight, bias=None, stride=1, dilation=1, shift=0, 
     Differentiable once in input, weight and bias; with pooling the first maximum in row-major order takes the
     gradient.
     """
-    return _forward(input, weight, bias, pair(stride), pair(dilation), pair(shift), pair(pool))
+    return call(_forward, input, weight, bias, pair(stride), pair(dilation), pair(shift), pair(pool))
 
 
 @torch.library.register_fake("faceattr::interweaved_conv2d")
@@ -74,7 +74,7 @@ def _setup(ctx, inputs, output):
 
 
 def _run_backward(ctx, grad):
-    grads = _backward(grad, *ctx.saved_tensors, *ctx.geometry)
+    grads = call(_backward, grad, *ctx.saved_tensors, *ctx.geometry)
     wanted = (result if needs else None for result, needs in zip(grads, ctx.needs_input_grad[:3], strict=True))
     return *wanted, None, None, None, None
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ._library import empty_map, is_channels_last, pair, register_autocast, register_vmap
+from ._library import call, empty_map, is_channels_last, pair, register_autocast, register_vmap
 
 _forward = torch.ops.faceattr.locally_shared_conv2d.default
 _input_grad = torch.ops.faceattr.locally_shared_conv2d_input_grad.default
@@ -34,14 +34,17 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit, or a grid with more cells than output positions.
 
-    Differentiable to any order in input, weight and bias. The same bits for any number of threads. On the CPU the
-    forward pass takes, beyond its result, one cell's filters a thread, the input's gradient a copy of the weights, the
-    weights' gradient one cell's output gradients a thread.
+    Differentiable to any order in input, weight and bias. The same bits for any number of threads.
+
+    Memory on the CPU, beyond the result: forward, one cell's filters a thread (all filters where there are fewer cells
+    than threads); the input's gradient, a copy of the weights; the weights' gradient, one cell's output gradients a
+    thread; in bfloat16 on a CPU that multiplies it by pairs (AVX512_BF16) also a copy of both operands. Such a CPU
+    takes subnormal bfloat16 numbers for zero. benchmarks/RESULTS.md has figures.
     """
     geometry = pair(stride), pair(padding), pair(dilation)
     if input.dim() == 3:
-        return _forward(input.unsqueeze(0), weight, bias, *geometry).squeeze(0)
-    return _forward(input, weight, bias, *geometry)
+        return call(_forward, input.unsqueeze(0), weight, bias, *geometry).squeeze(0)
+    return call(_forward, input, weight, bias, *geometry)
 
 
 def _output_size(size, kernel_size, stride, padding, dilation):
@@ -105,9 +108,9 @@ def _backward_forward(ctx, grad):
     input, weight = ctx.saved_tensors
     input_grad = weight_grad = bias_grad = None
     if needs_input:
-        input_grad = _input_grad(grad, weight, ctx.input_size, *ctx.geometry, ctx.channels_last)
+        input_grad = call(_input_grad, grad, weight, ctx.input_size, *ctx.geometry, ctx.channels_last)
     if needs_weight or needs_bias:
-        weight_grad, bias_grad = _weight_grad(grad, input, ctx.grid, ctx.kernel_size, *ctx.geometry)
+        weight_grad, bias_grad = call(_weight_grad, grad, input, ctx.grid, ctx.kernel_size, *ctx.geometry)
     return input_grad, weight_grad if needs_weight else None, bias_grad if needs_bias else None, None, None, None
 
 

@@ -147,6 +147,7 @@ def test_tf32_when_torch_allows_it():
     precise = relative_error(conv(input), exact)
     for allow in (
         lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+        lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
         lambda: torch.set_float32_matmul_precision("high"),
     ):
         torch.backends.cuda.matmul.fp32_precision = "ieee"
