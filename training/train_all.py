@@ -10,6 +10,7 @@ With several GPUs, or --processes N, stages that train run under torchrun; batch
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shlex
@@ -19,6 +20,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import IO
 
 import torch
 import yaml
@@ -100,8 +102,8 @@ class Stage:
     def done(self) -> bool:
         return self.record.exists() and self.makes.exists()
 
-    def run(self, processes: int, device: str) -> None:
-        """Runs the command; what it prints is kept. Raises RuntimeError if it fails."""
+    def run(self, processes: int, device: str, lock: IO) -> None:
+        """Runs the command; what it prints is kept, and the lock while it lives. Raises RuntimeError if it fails."""
         self.record.parent.mkdir(parents=True, exist_ok=True)
         self._keep_record()
         script, *options = self.words
@@ -119,7 +121,8 @@ class Stage:
         unfinished = self.output.with_suffix(".partial")
         with unfinished.open("w") as file:
             # Not from the folder of the sources, where Python would take the package that is not built.
-            code = subprocess.run([*command, *options], stdout=file, cwd=self.record.parent).returncode
+            folder, locks = self.record.parent, (lock.fileno(),)
+            code = subprocess.run([*command, *options], stdout=file, cwd=folder, pass_fds=locks).returncode
         self.seconds += time.monotonic() - start
         self._keep_record()
         print(unfinished.read_text(), end="", flush=True)
@@ -136,14 +139,15 @@ class Stage:
 
 
 def write_results(path: Path, config: Path, stages: list[Stage], machine: str) -> None:
-    """RESULTS.md: seconds a stage, and what the stages that report printed."""
+    """RESULTS.md: seconds a stage, and what each printed."""
     lines = ["# Results", "", f"`train_all.py {config.name}` on {machine}.", "", "| stage | seconds |", "|---|---|"]
     lines += [f"| {stage.name} | {stage.seconds:.0f} |" for stage in stages]
     lines.append(f"| together | {sum(stage.seconds for stage in stages):.0f} |")
     for stage in stages:
-        if stage.report:
-            lines += ["", f"## {stage.report}", "", f"    {shlex.join(stage.words)}", "", "```"]
-            lines += [stage.output.read_text().rstrip(), "```"]
+        printed = stage.output.read_text().strip("\n") if stage.output.exists() else ""
+        if printed:
+            lines += ["", f"## {stage.report or stage.name}", "", f"    {shlex.join(stage.words)}", "", "```"]
+            lines += [*(line.rstrip() for line in printed.splitlines()), "```"]
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -169,6 +173,13 @@ def run(args: argparse.Namespace) -> None:
     """Runs every stage that is not done."""
     output = args.output.resolve()
     config = read_config(args.config)
+    output.mkdir(parents=True, exist_ok=True)
+    lock = (output / ".lock").open("w")
+    try:
+        # A stage keeps it when the one that started it is killed.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{output}: a run, or a stage of one, is still at work there; wait for it or end it") from None
     data = args.data
     if data and sorted(data.glob("*.tar")):
         unpack(sorted(data.glob("*.tar")), output / "data")
@@ -199,7 +210,7 @@ def run(args: argparse.Namespace) -> None:
         state = "done" if stage.done() else "running"
         print(f"[{number}/{len(stages)}] {stage.name}: {state}", flush=True)
         if not stage.done():
-            stage.run(processes, args.device)
+            stage.run(processes, args.device, lock)
     machine = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{os.cpu_count()} CPU cores"
     write_results(output / "RESULTS.md", args.config, stages, machine)
     print(f"{output / 'RESULTS.md'} has the figures, {output / 'faceattr.safetensors'} the weights")

@@ -58,7 +58,7 @@ def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(tmp_path):
     killed = 0
     while killed < 3:
         process = subprocess.Popen(
-            command(tmp_path / "parts", *options, "--resume", "--pause", 0.02), stderr=subprocess.DEVNULL
+            command(tmp_path / "parts", *options, "--resume", "--pause", 0.05), stderr=subprocess.DEVNULL
         )
         log = tmp_path / "parts" / "state" / "log.csv"
         before = log.stat().st_mtime_ns if log.exists() else 0

@@ -1,6 +1,7 @@
 """train_all.py: what it passes over, continues, refuses and reports; and every stage of the cascade on made-up data."""
 
 import csv
+import fcntl
 import io
 import json
 import runpy
@@ -69,7 +70,8 @@ def test_what_is_done_is_passed_over_and_what_failed_is_run_again(job, tmp_path)
     runs = {path.stem: path.read_text() for path in (tmp_path / "out").glob("*.runs")}
     assert runs == {"a": "first ", "b": "second second "}
     results = (tmp_path / "out" / "RESULTS.md").read_text()
-    assert "## What b says" in results and "the word is second" in results and "the word is first" not in results
+    assert "## a\n" in results and "the word is first" in results
+    assert "## What b says\n" in results and "the word is second" in results
     assert "| a | 0 |" in results
     job("--set", "extra=third")  # a stage that is left out without its value
     assert (tmp_path / "out" / "c").read_text() == "third"
@@ -79,6 +81,15 @@ def test_other_options_are_not_mixed_with_what_is_there(job):
     job()
     with pytest.raises(SystemExit, match="stage a was run as\n  work.py .* first\nand is now\n  work.py .* other"):
         job("--set", "word=other")
+
+
+def test_two_runs_do_not_work_in_one_folder(job, tmp_path):
+    (tmp_path / "out").mkdir()
+    with open(tmp_path / "out" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit, match="is still at work there"):
+            job()
+    job()
 
 
 def test_wrong_input_is_named(job, tmp_path):
@@ -142,7 +153,7 @@ def data(tmp_path):
 
 
 def test_every_stage_of_the_cascade_runs(train_all, data, tmp_path, monkeypatch):
-    def run(stage, processes, device):
+    def run(stage, processes, device, lock):
         """In this process: sixteen others would import torch sixteen times."""
         stage.record.parent.mkdir(parents=True, exist_ok=True)
         script, *options = stage.words
