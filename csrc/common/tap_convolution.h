@@ -24,6 +24,16 @@ struct TapConvolution {
   int64_t spare;            // elements that padding the filters may take
   int64_t source_height, source_width;
 
+  // Positions of the result's maps.
+  int64_t area() const {
+    const auto count = [](const std::vector<AxisBlock>& blocks) {
+      int64_t all = 0;
+      for (const AxisBlock& block : blocks) all += block.count;
+      return all;
+    };
+    return count(rows) * count(columns);
+  }
+
   bool is_full(const AxisBlock& row, const AxisBlock& column) const {
     return static_cast<int64_t>(row.taps.size() * column.taps.size()) == taps;
   }
@@ -56,10 +66,20 @@ std::vector<BlockIndex> order_blocks(const TapConvolution<T>& c, int64_t groups)
   return order;
 }
 
+// Cells of small planar maps share cache lines. Threads that each do some cells would pass these to and fro,
+// so there each does some images.
+template <typename T>
+Share share_of(const TapConvolution<T>& c, int64_t channels) {
+  const bool small = c.area() * static_cast<int64_t>(sizeof(result_t<T>)) <= 2048;
+  const bool planar = c.result.c != 1 || channels == 1;
+  return small && planar && c.batch >= torch::stable::get_num_threads() ? Share::kPartOfEveryJob
+                                                                        : Share::kJobs;
+}
+
 // panel(cell, group, scratch) gives the rows [tap][summed channel] of a cell's filters.
 template <typename Scratch, typename T, typename PanelOf>
 void convolve(const TileKernels<T>& kernels, const TapConvolution<T>& c, const ChannelGroups& groups,
-              const PanelOf& panel) {
+              Share share, const PanelOf& panel) {
   const auto order = order_blocks(c, groups.groups);
   const auto size = [&](int64_t j) {
     const auto [row, column, group] = order[j];
@@ -92,7 +112,7 @@ void convolve(const TileKernels<T>& kernels, const TapConvolution<T>& c, const C
       std::copy(bias, bias + job.channels, job.init);
     }
   };
-  run_jobs<Scratch>(kernels, order.size(), c.taps * c.summed, size, make);
+  run_jobs<Scratch>(kernels, order.size(), c.taps * c.summed, share, size, make);
 }
 
 // The filters of the cell that a thread is at.
@@ -195,8 +215,13 @@ void convolve_packed(const TapConvolution<T>& c, const T* weight, int64_t cells,
     pack_matrix(kernels, panels, group, weight + cell * channels * length, weight_end, length, first_row,
                 rows);
   };
-  if (cells >= torch::stable::get_num_threads()) {  // each thread packs the filters of the cells that it does
-    convolve<CellPanels<T>>(kernels, c, groups, [&](int64_t cell, int64_t group, CellPanels<T>& own) {
+  // Each thread packs the filters of the cells that it does; where all do all cells, they are packed
+  // beforehand, unless that would take long and much memory for few positions.
+  Share share = share_of(c, channels);
+  const int64_t packed_bytes = cells * channels * length * sizeof(T);
+  if (packed_bytes > (2 << 20) && c.batch * c.area() < 64 * cells) share = Share::kJobs;
+  if (share == Share::kJobs && cells >= torch::stable::get_num_threads()) {
+    convolve<CellPanels<T>>(kernels, c, groups, share, [&](int64_t cell, int64_t group, CellPanels<T>& own) {
       if (!own.panels) own.panels = std::make_unique<Panels<T>>(groups, length, c.spare / cells);
       if (own.cell != cell || own.group != group) pack(*own.panels, 0, cell, group);
       own.cell = cell, own.group = group;
@@ -208,7 +233,7 @@ void convolve_packed(const TapConvolution<T>& c, const T* weight, int64_t cells,
       for (int64_t i = begin; i < end; ++i)
         pack(panels, i / groups.groups * length, i / groups.groups, i % groups.groups);
     });
-    convolve<int>(kernels, c, groups, [&](int64_t cell, int64_t group, int) {
+    convolve<int>(kernels, c, groups, share, [&](int64_t cell, int64_t group, int) {
       return std::pair(panels.row(group, cell * length), panels.width(group));
     });
   }

@@ -95,11 +95,14 @@ void run_tile(const TileKernels<T>& kernels, const TileJob<T>& job, int64_t begi
 // Multiply-adds of a vector below which another thread is not worth waking.
 constexpr int64_t kGrain = 20000;
 
+// How tiles are shared out: neighbouring ones to a thread, or a part of every job to each.
+enum class Share { kJobs, kPartOfEveryJob };
+
 // Runs `jobs` jobs of about `products` products a sum. size(j) is a job's {positions, vectors}; make(j, job,
-// segments, scratch) fills in the rest, with a Scratch for each thread. Tiles are dealt out evenly; the order
-// of a sum never depends on the tile or thread that it falls to.
+// segments, scratch) fills in the rest, with a Scratch for each thread. The order of a sum never depends on
+// the tile or thread that it falls to.
 template <typename Scratch, typename T, typename Size, typename Make>
-void run_jobs(const TileKernels<T>& kernels, int64_t jobs, int64_t products, const Size& size,
+void run_jobs(const TileKernels<T>& kernels, int64_t jobs, int64_t products, Share share, const Size& size,
               const Make& make) {
   std::vector<int64_t> first_tile(jobs + 1, 0);
   int64_t work = 0;
@@ -111,22 +114,30 @@ void run_jobs(const TileKernels<T>& kernels, int64_t jobs, int64_t products, con
   const int64_t tiles = first_tile[jobs];
   if (tiles == 0) return;
   const int64_t grain = std::max<int64_t>(1, kGrain * tiles / std::max<int64_t>(1, work * products));
-  torch::stable::parallel_for(0, tiles, grain, [&](int64_t begin, int64_t end) {
+  // A thread's part: [begin, end) of `whole` equal parts of what is shared out.
+  const auto run = [&](int64_t begin, int64_t end, int64_t whole) {
     TileJob<T> job;
     std::vector<Segment<T>> segments;
     Scratch scratch;
-    int64_t j = std::upper_bound(first_tile.begin(), first_tile.end(), begin) - first_tile.begin() - 1;
-    for (int64_t t = begin; t < end; ++j) {
-      const int64_t last = std::min(end, first_tile[j + 1]), count = first_tile[j + 1] - first_tile[j];
-      if (t == last) continue;
+    for (int64_t j = 0; j < jobs; ++j) {
+      const int64_t count = first_tile[j + 1] - first_tile[j];
+      int64_t first = begin - first_tile[j], last = end - first_tile[j];
+      if (share == Share::kPartOfEveryJob) first = begin * count / whole, last = end * count / whole;
+      first = std::max<int64_t>(first, 0), last = std::min(last, count);
+      if (first >= last) continue;
       segments.clear();
       make(j, job, segments, scratch);
       job.segments = &segments;
       const int64_t n = job.positions();
-      for (; t < last; ++t)
-        run_tile(kernels, job, (t - first_tile[j]) * n / count, (t - first_tile[j] + 1) * n / count);
+      for (int64_t t = first; t < last; ++t) run_tile(kernels, job, t * n / count, (t + 1) * n / count);
     }
-  });
+  };
+  if (share == Share::kJobs) {
+    torch::stable::parallel_for(0, tiles, grain, [&](int64_t begin, int64_t end) { run(begin, end, tiles); });
+  } else {
+    const int64_t parts = std::clamp<int64_t>(tiles / grain, 1, torch::stable::get_num_threads());
+    torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) { run(begin, end, parts); });
+  }
 }
 
 }  // namespace faceattr

@@ -46,12 +46,15 @@ TapConvolution<T> convolution(const InterweavedGeometry& g, Strided4<const T> in
           g.in_width};
 }
 
-// Responses of cell row p: [N, O, response_height, Gw, response_width].
+// Responses of `count` cell rows from p on: [N, O, count, response_height, Gw, response_width].
 template <typename T>
 void respond(const InterweavedGeometry& g, TapConvolution<T> c, const T* weight,
-             const std::vector<int64_t>& offsets, int64_t p, T* responses) {
-  const int64_t width = g.grid_width * g.response_width, area = g.response_height * width;
-  c.rows = {cell_block(p, 0, 1, g.response_height, g.shift_y, g.kernel_height, g.dilation_y)};
+             const std::vector<int64_t>& offsets, int64_t p, int64_t count, T* responses) {
+  const int64_t width = g.grid_width * g.response_width, area = count * g.response_height * width;
+  c.rows.clear();
+  for (int64_t i = 0; i < count; ++i)
+    c.rows.push_back(cell_block(p + i, i * g.response_height, 1, g.response_height, g.shift_y,
+                                g.kernel_height, g.dilation_y));
   c.columns.clear();
   for (int64_t q = 0; q < g.grid_width; ++q)
     c.columns.push_back(
@@ -91,6 +94,7 @@ void for_each_block(const InterweavedGeometry& g, const Body& body) {
   });
 }
 
+// Of one cell row.
 int64_t response_elements(const InterweavedGeometry& g) {
   return g.batch * g.out_channels * g.response_height * g.grid_width * g.response_width;
 }
@@ -100,18 +104,21 @@ std::vector<int64_t> offsets_of(const InterweavedGeometry& g, Strided4<const T> 
   return filter_offsets(input, g.in_channels, g.kernel_height, g.kernel_width, g.dilation_y, g.dilation_x);
 }
 
-// Pools the responses of cell row p into the output, a row of blocks at a time.
+// Pools what `respond` gives into the output, a row of blocks at a time.
 template <typename T, typename A = accumulate_t<T>>
-void pool_row(const InterweavedGeometry& g, const T* responses, int64_t p, Strided4<T> output) {
-  const int64_t width = g.grid_width * g.response_width, rows = g.batch * g.out_channels * g.blocks_y;
+void pool_rows(const InterweavedGeometry& g, const T* responses, int64_t p, int64_t count,
+               Strided4<T> output) {
+  const int64_t width = g.grid_width * g.response_width;
+  const int64_t rows = g.batch * g.out_channels * count * g.blocks_y;
   parallel_for(0, rows, 1 + 4096 / width, [&](int64_t begin, int64_t end) {
     std::vector<A> most(g.blocks_x);
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t map = row / g.blocks_y, i = row % g.blocks_y;
+      const int64_t cells = row / g.blocks_y, i = row % g.blocks_y, map = cells / count;
       for (int64_t q = 0; q < g.grid_width; ++q) {
         for (int64_t a = 0; a < g.pool_y; ++a)
           for (int64_t b = 0; b < g.pool_x; ++b) {
-            const T* from = responses + (map * g.response_height + i + a) * width + q * g.response_width + b;
+            const T* from =
+                responses + (cells * g.response_height + i + a) * width + q * g.response_width + b;
             const bool first = a + b == 0;
             A* to = most.data();
             for (int64_t j = 0; j < g.blocks_x; ++j) {
@@ -119,7 +126,7 @@ void pool_row(const InterweavedGeometry& g, const T* responses, int64_t p, Strid
               to[j] = !first && (to[j] >= here || to[j] != to[j]) ? to[j] : here;  // a NaN stays
             }
           }
-        T* to = &output(map / g.out_channels, map % g.out_channels, i * g.grid_height + p, q);
+        T* to = &output(map / g.out_channels, map % g.out_channels, i * g.grid_height + p + cells % count, q);
         for (int64_t j = 0; j < g.blocks_x; ++j) to[j * g.grid_width * output.w] = static_cast<T>(most[j]);
       }
     }
@@ -140,10 +147,14 @@ void forward(const InterweavedGeometry& g, Strided4<const T> input, const T* wei
     c.result = output;
     return convolve_forward(c, weight, g.grid_height * g.grid_width, g.out_channels, offsets);
   }
-  const auto responses = make_buffer<T>(response_elements(g));
-  for (int64_t p = 0; p < g.grid_height; ++p) {
-    respond(g, c, weight, offsets, p, responses.get());
-    pool_row(g, responses.get(), p, output);
+  // As many cell rows at a time as fit the cache.
+  const int64_t fitting = (int64_t{1} << 16) / std::max<int64_t>(1, response_elements(g));
+  const int64_t step = std::clamp<int64_t>(fitting, 1, g.grid_height);
+  const auto responses = make_buffer<T>(step * response_elements(g));
+  for (int64_t p = 0; p < g.grid_height; p += step) {
+    const int64_t count = std::min(step, g.grid_height - p);
+    respond(g, c, weight, offsets, p, count, responses.get());
+    pool_rows(g, responses.get(), p, count, output);
   }
 }
 
@@ -175,7 +186,7 @@ void backward(const InterweavedGeometry& g, Strided4<const T> grad, Strided4<con
           input_grad(map / g.in_channels, map % g.in_channels, y, x) = 0;
   });
   for (int64_t p = 0; p < g.grid_height; ++p) {
-    if (pools) respond(g, c, weight, offsets, p, responses.get());
+    if (pools) respond(g, c, weight, offsets, p, 1, responses.get());
     std::fill(grads.get(), grads.get() + response_elements(g), T(0));
     for_each_block(g, [&](int64_t n, int64_t o, int64_t i, int64_t j, int64_t q, int64_t begin) {
       grads[pools ? first_maximum(g, responses.get(), begin) : begin] +=

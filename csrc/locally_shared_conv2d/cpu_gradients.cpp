@@ -160,7 +160,8 @@ void weight_grad_outer(const TileKernels<T>& kernels, const LocallySharedGeometr
   });
 }
 
-// For cells with so many outputs or fewer, packing their filters costs more than keeping what outputs send back.
+// For cells with so many outputs or fewer, packing their filters costs more than keeping what outputs send
+// back.
 constexpr int64_t kFewSenders = 12;
 
 // For cells with few outputs: filters are read as they lie. What each output sends back to the inputs
@@ -256,9 +257,10 @@ void input_grad_packed(const LocallySharedGeometry& g, Strided4<const T> grad, c
                                       0,
                                       g.out_height,
                                       g.out_width};
-  convolve<int>(kernels, convolution, groups, [&](int64_t cell, int64_t group, int) {
-    return std::pair(panels.row(group, cell * taps * g.out_channels), panels.width(group));
-  });
+  convolve<int>(kernels, convolution, groups, share_of(convolution, g.in_channels),
+                [&](int64_t cell, int64_t group, int) {
+                  return std::pair(panels.row(group, cell * taps * g.out_channels), panels.width(group));
+                });
 }
 
 // Sums over a cell's outputs, with the output's gradients as panels. one: the factor that sums them up.
@@ -318,7 +320,7 @@ void weight_grad_packed(const LocallySharedGeometry& g, Strided4<const T> grad, 
               {panel + rows.row(n, y, x) * width, n * input.n + top * input.h + left * input.w});
         }
   };
-  run_jobs<CellPanels<T>>(kernels, blocks.size(), most, size, make);
+  run_jobs<CellPanels<T>>(kernels, blocks.size(), most, Share::kJobs, size, make);
 }
 
 }  // namespace
