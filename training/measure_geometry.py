@@ -59,6 +59,9 @@ def measure_peaks(net: LNet, paths: list[Path], canvas: int, random: np.random.G
             if np.hypot(x - middle[0], y - middle[1]) < true:
                 below.append((middle[1] - y) / height)
                 ratio.append(true / height)
+    if not below:
+        print(f"none of {len(paths)} found")
+        return 0.0
     print(
         f"{len(below)} of {len(paths)} found; below the peak, quartiles: {np.percentile(below, [25, 50, 75]).round(3)}"
     )
