@@ -20,7 +20,8 @@ def read(paths):
             run = json.load(file)
         for benchmark in run["benchmarks"]:
             kind, shape = benchmark["group"].split(" | ")
-            times[kind][shape][benchmark["extra_info"]["contender"]] = 1e3 * benchmark["stats"]["min"]
+            contender, time = benchmark["extra_info"]["contender"], 1e3 * benchmark["stats"]["min"]
+            times[kind][shape][contender] = min(time, times[kind][shape].get(contender, math.inf))
     return times, run["machine_info"]
 
 
@@ -65,7 +66,7 @@ def main(target, *sources):
     kinds, machine = read(sources)
     parts = [
         "# Results",
-        "Milliseconds of the fastest round; only ratios within this one run mean anything.",
+        "Milliseconds of the fastest round of all runs; only ratios on this one machine mean anything.",
         f"Made by `make bench` on {machine['cpu_model']}, {machine['cores']} cores, {machine['threads']} thread(s), "
         f"clock {machine['clock']}; torch {machine['torch']}, Python {machine['python_version']}, "
         f"faceattr {machine['faceattr']}.",
