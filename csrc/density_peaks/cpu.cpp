@@ -63,16 +63,21 @@ class Pyramid {
   static void fill_level(const Value* from, const Level& below, A* to) {
     const auto higher = [](A a, A b) { return a > b ? a : b; };  // b where a is NaN
     const A least = -std::numeric_limits<A>::infinity();
-    for (int64_t y = 0; y < below.height; y += 2) {
-      const Value *top = from + y * below.width, *bottom = y + 1 < below.height ? top + below.width : top;
-      for (int64_t x = 0; x + 1 < below.width; x += 2)
-        *to++ = higher(static_cast<A>(bottom[x + 1]),
-                       higher(static_cast<A>(bottom[x]),
-                              higher(static_cast<A>(top[x + 1]), higher(static_cast<A>(top[x]), least))));
-      const int64_t last = below.width - 1;
-      if (last % 2 == 0)
-        *to++ = higher(static_cast<A>(bottom[last]), higher(static_cast<A>(top[last]), least));
-    }
+    const int64_t height = (below.height + 1) / 2, width = (below.width + 1) / 2, last = below.width - 1;
+    torch::stable::parallel_for(0, height, 1 + 16384 / width, [&](int64_t begin, int64_t end) {
+      for (int64_t y = begin; y < end; ++y) {
+        const Value* top = from + 2 * y * below.width;
+        const Value* bottom = 2 * y + 1 < below.height ? top + below.width : top;
+        A* const row = to + y * width;
+        for (int64_t x = 0; x < below.width / 2; ++x)
+          row[x] = higher(
+              static_cast<A>(bottom[2 * x + 1]),
+              higher(static_cast<A>(bottom[2 * x]),
+                     higher(static_cast<A>(top[2 * x + 1]), higher(static_cast<A>(top[2 * x]), least))));
+        if (last % 2 == 0)
+          row[width - 1] = higher(static_cast<A>(bottom[last]), higher(static_cast<A>(top[last]), least));
+      }
+    });
   }
 
   std::vector<Level> levels_;
