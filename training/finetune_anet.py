@@ -1,6 +1,7 @@
 """Fine-tunes ANet on the 40 tags, from identity pre-training (--init) or from scratch.
 
-The faces are CelebA's aligned pictures or, with --images, those that the localisation nets propose (place_faces.py).
+The faces are CelebA's aligned pictures or, with --images, those that the localisation nets propose (place_faces.py), or
+both.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from faceattr.data.celeba import read_celeba
 from faceattr.data.faces import FaceCache
+from faceattr.data.tagged import joined
 from faceattr.models.anet import CONFIGS, ANet
 from faceattr.train import parallel
 from faceattr.train.anet import TagLoss, predict
@@ -30,7 +32,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--celeba", type=Path, required=True, help="folder with CelebA's label files and pictures")
     parser.add_argument(
-        "--images", default="img_align_celeba", help="aligned pictures: a folder below --celeba, or a full path"
+        "--images",
+        nargs="+",
+        default=["img_align_celeba"],
+        help="aligned pictures: folders below --celeba, or full paths",
     )
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
     parser.add_argument("--output", type=Path, required=True, help="folder for state, log and anet.safetensors")
@@ -59,13 +64,13 @@ def main():
     model = model.to(device, memory_format=torch.channels_last)
     size = tuple(model.config["input_size"])
     with parallel.first_on_machine():
-        data = read_celeba(args.celeba, args.images, args.skip_missing, args.split)
-        name = "aligned" if args.images == "img_align_celeba" else Path(args.images).name
+        data = joined([read_celeba(args.celeba, images, args.skip_missing, args.split) for images in args.images])
+        name = "-".join("aligned" if images == "img_align_celeba" else Path(images).name for images in args.images)
         faces = FaceCache(data.folder, data.names, size, args.cache / f"{name}-{args.config}.npy", args.workers)
     rows = np.flatnonzero(data.partitions == 0)
     validation = np.flatnonzero(data.partitions == 1)
     if args.patience and not len(validation):
-        raise ValueError(f"{data.folder}: no picture of partition 1, by which --patience could stop; leave it out")
+        raise ValueError(f"{args.celeba}: no picture of partition 1, by which --patience could stop; leave it out")
 
     def evaluate(net: ANet) -> dict[str, float]:
         logits, tags = predict(net, faces, validation).numpy(), data.tags[validation]
