@@ -14,6 +14,8 @@ from faceattr.ops import find_peaks
 
 BORDER = 2 * STRIDE
 """Pixels by which the border of a small level is repeated outwards."""
+SMALL_RESPONSE = 0.2
+"""Least response to a face of the smallest size for a closer look."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,12 @@ class LocalizerSettings:
     """Longest side of the photo, in pixels, at the finest scale; larger photos are reduced to it."""
     largest_enlargement: float = 1.5
     """A smaller photo is enlarged at most so much for the finest scale."""
-    least_side: int = 45
-    """Scales go down by halves while the photo's longest side has as many pixels."""
+    closer: float = 1.0
+    """Where the finest scale shows a face below the second size, one more is looked at, so many times finer: where
+    small faces are, there are smaller ones. 1: never."""
+    least_side: int = 28
+    """Scales go down by halves while the photo's longest side has as many pixels: at the coarsest of them a face that
+    fills the photo is one of the sizes that the nets know."""
     bordered_side: int = 100
     """Scales at which the photo's longest side has at most so many pixels are seen with its border repeated outwards:
     that is where a face fills the photo, and parts of it may lie beyond."""
@@ -218,14 +224,21 @@ class Localizer:
 
     def _propose(self, photo: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """LNet_o's faces in photo pixels, the strongest first, their logits, and its response: the largest of all
-        scales at the finest one's positions."""
+        scales at the finest one's positions. A closer look adds its scale to ``levels``."""
         sizes = torch.tensor(self.lnet_o.config["sizes"])
         all_faces, all_logits, response = [], [], None
-        for level in levels:
+        finest, pending = levels[0], list(levels)
+        while pending:
+            level = pending.pop(0)
             border = BORDER if max(level.shape[2:]) <= self.settings.bordered_side else 0
             [maps] = size_maps(self.lnet_o, F.pad(level, [border] * 4, mode="replicate"))
             faces, logits = read_peaks(maps, sizes, self.settings.proposal_threshold, 2 * self.settings.max_windows)
             faces[:, :2] -= border
+            small = (faces[:, 2] < sizes[1]) & (logits.sigmoid() > SMALL_RESPONSE)
+            if level is finest and self.settings.closer > 1 and small.any():
+                size = [round(length * self.settings.closer) for length in level.shape[2:]]
+                pending.insert(0, F.interpolate(photo.float()[None], size, mode="bilinear", antialias=True))
+                levels.insert(0, pending[0])
             scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
             faces = faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()])
             faces[:, :2] += faces[:, 2:] * torch.tensor(self.settings.offset_o)

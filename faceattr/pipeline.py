@@ -1,4 +1,7 @@
-"""Photo to faces: LNet_o and LNet_s localise, ANet and one linear SVM an attribute tell what they look like."""
+"""Photo to faces: LNet_o and LNet_s localise, ANet and one linear SVM an attribute tell what they look like.
+
+One more linear SVM on ANet's features says whether what was localised is a face at all.
+"""
 
 import difflib
 import os
@@ -30,7 +33,7 @@ class Face:
     """One face of a photo.
 
     box: x0, y0, x1, y1 in pixels of the upright original photo.
-    score: of the localisation, 0 to 1; None where the box was given.
+    score: how sure LNets and ANet together are that it is a face, 0 to 1; None where the box was given.
     attributes: calibrated probability of each attribute. labels: those that reach their threshold.
     features: float32 [F], what the SVMs see; None where only boxes were asked for.
     notes: what speaks against trusting the rest, in words; mostly empty.
@@ -79,7 +82,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class _Located:
-    """A photo between localisation and attributes; crops: what ANet is to see of each face, uint8 [h, w, 3]."""
+    """A photo between localisation and attributes: its faces with the LNets' score, of which some may be none.
+
+    crops: what ANet is to see of each face, uint8 [h, w, 3].
+    """
 
     prediction: Prediction
     crops: list[np.ndarray] = field(default_factory=list)
@@ -120,10 +126,11 @@ class FaceAttributes:
         self.attributes = _choose(names, attributes, exclude)
         self._thresholds = dict(zip(names, metadata["thresholds"][thresholds], strict=True))
         self._min_score, self._max_faces = min_score, max_faces
-        self._anet, self._svm = checkpoint.anet, checkpoint.svm
+        self._anet, self._svm, self._face = checkpoint.anet, checkpoint.svm, checkpoint.face
         try:
             localization = LocalizerSettings(**preprocessing["localization"])
             self._crops = CropSettings(**preprocessing["crop"])
+            self._least_score = float(preprocessing["score_threshold"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"the weights' preprocessing does not fit this version of faceattr: {error}") from error
         self._localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, localization, localization_dtype)
@@ -170,7 +177,7 @@ class FaceAttributes:
 
         def locate(image, boxes_of_photo) -> _Located:
             try:
-                return self._locate(describe(image), load_photo(image), boxes_of_photo, detect_only)
+                return self._locate(describe(image), load_photo(image), boxes_of_photo)
             except ImageError as error:
                 return _Located(Prediction(describe(image), error=str(error)))
 
@@ -181,15 +188,15 @@ class FaceAttributes:
                 waiting.append(located)
                 faces = sum(len(each.crops) for each in waiting)
                 held = sum(each.prediction.photo.pixels.nbytes for each in waiting if each.prediction.photo)
-                if detect_only or faces >= batch_size or held >= _HELD_BYTES:
-                    yield from self._complete(waiting, batch_size)
+                if faces >= batch_size or held >= _HELD_BYTES:
+                    yield from self._complete(waiting, detect_only, batch_size)
                     waiting = []
-            yield from self._complete(waiting, batch_size)
+            yield from self._complete(waiting, detect_only, batch_size)
 
     def _faces(self, image, boxes, detect_only: bool) -> list:
         if not isinstance(image, list | tuple):
-            located = self._locate(describe(image), load_photo(image), boxes, detect_only)
-            return next(self._complete([located])).faces
+            located = self._locate(describe(image), load_photo(image), boxes)
+            return next(self._complete([located], detect_only)).faces
         if boxes is not None and len(boxes) != len(image):
             raise ValueError(
                 f"boxes: {len(boxes)} entries for {len(image)} photos; give one a photo, None to find them"
@@ -201,7 +208,7 @@ class FaceAttributes:
             faces.append(prediction.faces)
         return faces
 
-    def _locate(self, name: str, photo: Photo, boxes, detect_only: bool) -> _Located:
+    def _locate(self, name: str, photo: Photo, boxes) -> _Located:
         maps = {}
         if boxes is None:
             # Photo by photo: what else is in a batch then cannot move a box.
@@ -209,49 +216,92 @@ class FaceAttributes:
             result = self._localizer(pixels)
             maps = {key: response.cpu().numpy() for key, response in result.response_maps.items()}
             found = [(photo.to_original(proposal.box), proposal.score) for proposal in result.proposals]
-            found = [(box, score) for box, score in found if score >= self._min_score][: self._max_faces]
         else:
             found = [(box, None) for box in _check_boxes(boxes, photo, name)]
         windows = [self._crops.window(box, self._input_size, self._anet.step) for box, _ in found]
-        faces = [
-            Face(tuple(box.tolist()), score, notes=self._notes(score, window))
-            for (box, score), window in zip(found, windows, strict=True)
-        ]
-        crops = []
-        if not detect_only:
-            size = self._crops.size(self._input_size, self._anet.step)
-            crops = [crop_window(photo.pixels, photo.from_original(window), size) for window in windows]
+        size = self._crops.size(self._input_size, self._anet.step)
+        faces = []
+        for (box, score), window in zip(found, windows, strict=True):
+            # Enlarged to more than twice its size for ANet, a face shows little of what its attributes are read from.
+            small = window[3] - window[1] < size[0] / 2
+            notes = ("small face, attributes uncertain",) if small else ()
+            faces.append(Face(tuple(box.tolist()), score, notes=notes))
+        crops = [crop_window(photo.pixels, photo.from_original(window), size) for window in windows]
         return _Located(Prediction(name, photo.width, photo.height, faces, None, photo, maps), crops)
 
-    def _notes(self, score: float | None, window: tuple[float, float, float, float]) -> tuple[str, ...]:
-        notes = []
-        least = self._localizer.settings.score_threshold
-        # Odds of less than twice those that make a face at all.
-        if score is not None and score * (1 - least) < 2 * least * (1 - score):
-            notes.append("low score, perhaps no face")
-        # Enlarged to more than twice its size for ANet, a face shows little of what its attributes are read from.
-        height = self._crops.size(self._input_size, self._anet.step)[0]
-        if window[3] - window[1] < height / 2:
-            notes.append("small face, attributes uncertain")
-        return tuple(notes)
+    def candidates(self, image) -> tuple[list[Face], np.ndarray]:
+        """What the LNets propose in a photo, before ANet has its say: K faces with the LNets' score, best first.
 
-    def _complete(self, waiting: Sequence[_Located], batch_size: int = 32) -> Iterator[Prediction]:
-        """The predictions with their faces' attributes; crops of several photos share a batch."""
+        Beside them float32 [K, F + 1], what decides whether each is a face: ANet's features and the score's log-odds.
+        """
+        located = self._locate(describe(image), load_photo(image), None)
+        faces = located.prediction.faces
+        return faces, self._evidence(faces, located.crops).float().cpu().numpy()
+
+    def _complete(
+        self, waiting: Sequence[_Located], detect_only: bool = False, batch_size: int = 32
+    ) -> Iterator[Prediction]:
+        """The predictions with what ANet says of their faces; crops of several photos share a batch."""
+        faces = [face for located in waiting for face in located.prediction.faces]
         crops = [crop for located in waiting for crop in located.crops]
-        batches = (crops[start : start + batch_size] for start in range(0, len(crops), batch_size))
-        fields = chain.from_iterable(map(self._describe, batches))
-        for located in waiting:
-            faces = located.prediction.faces
-            if located.crops:
-                faces = [replace(face, **next(fields)) for face in faces]
-            yield replace(located.prediction, faces=faces)
+        starts = range(0, len(faces), batch_size)
+        scored = chain.from_iterable(self._scored(faces[i : i + batch_size], crops[i : i + batch_size]) for i in starts)
+        # Of each photo the faces to report, with their crops.
+        kept = [self._select([(next(scored), crop) for crop in located.crops]) for located in waiting]
+        if not detect_only:
+            crops = [crop for pairs in kept for _, crop in pairs]
+            starts = range(0, len(crops), batch_size)
+            fields = chain.from_iterable(self._describe(crops[i : i + batch_size]) for i in starts)
+            kept = [[(replace(face, **next(fields)), crop) for face, crop in pairs] for pairs in kept]
+        for located, pairs in zip(waiting, kept, strict=True):
+            yield replace(located.prediction, faces=[face for face, _ in pairs])
+
+    def _select(self, pairs: list[tuple[Face, np.ndarray]]) -> list[tuple[Face, np.ndarray]]:
+        """The faces to report of a photo, best first, with their crops; all of them where the boxes were given."""
+        if any(face.score is None for face, _ in pairs):
+            return pairs
+        least = max(self._least_score, self._min_score)
+        good = [pair for pair in pairs if pair[0].score >= least]
+        return sorted(good, key=lambda pair: -pair[0].score)[: self._max_faces]
+
+    def _images(self, crops: list[np.ndarray]) -> torch.Tensor:
+        weight = self._anet.head.weight
+        return torch.from_numpy(np.stack(crops)).to(self.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
+
+    @torch.inference_mode()
+    def _evidence(self, faces: list[Face], crops: list[np.ndarray]) -> torch.Tensor:
+        """What the plane sees of each face that the LNets propose, [K, F + 1]."""
+        if not faces:
+            return torch.zeros(0, self.features + 1)
+        images = self._images(crops)
+        # The middle alone, at a quarter of what the attributes cost: most of what the LNets propose is no face.
+        top, left = ((images.shape[2 + axis] - self._input_size[axis]) // 2 for axis in (0, 1))
+        features = self._anet.pooled_features(
+            images[:, :, top : top + self._input_size[0], left : left + self._input_size[1]]
+        )
+        log_odds = torch.logit(torch.tensor([face.score for face in faces], dtype=torch.float32), eps=1e-6)
+        return torch.cat([features, log_odds.to(features)[:, None]], 1)
+
+    def _scored(self, faces: list[Face], crops: list[np.ndarray]) -> list[Face]:
+        """The faces with their final score; those whose boxes were given as they are."""
+        proposed = [i for i, face in enumerate(faces) if face.score is not None]
+        if not proposed:
+            return faces
+        evidence = self._evidence([faces[i] for i in proposed], [crops[i] for i in proposed])
+        with torch.inference_mode():
+            scores = self._face(evidence)[:, 0].float().cpu().tolist()
+        faces = list(faces)
+        for i, score in zip(proposed, scores, strict=True):
+            # Odds of less than twice those that make a face at all.
+            low = score * (1 - self._least_score) < 2 * self._least_score * (1 - score)
+            notes = ("low score, perhaps no face", *faces[i].notes) if low else faces[i].notes
+            faces[i] = replace(faces[i], score=score, notes=notes)
+        return faces
 
     @torch.inference_mode()
     def _describe(self, crops: list[np.ndarray]) -> list[dict]:
         """What ANet and the SVMs say of each crop: the fields of its `Face`."""
-        weight = self._anet.head.weight
-        images = torch.from_numpy(np.stack(crops)).to(self.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
-        features = self._anet.pooled_features(images)
+        features = self._anet.pooled_features(self._images(crops))
         probabilities = self._svm(features).float().cpu()
         described = []
         for row, row_features in zip(probabilities.tolist(), features.float().cpu().numpy(), strict=True):
@@ -277,6 +327,7 @@ def load(
     checkpoint = load_checkpoint(find_weights(weights), choose_device(device))
     checkpoint.anet.to(dtype)
     checkpoint.svm.to(dtype)
+    checkpoint.face.to(dtype)
     return FaceAttributes(checkpoint, **options)
 
 

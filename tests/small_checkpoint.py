@@ -12,6 +12,7 @@ from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import save_checkpoint
 from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
+from faceattr.train.face import lnets_alone
 
 ATTRIBUTES = ("Smiling", "Frowning", "Present")
 GREY = (128, 128, 128)
@@ -52,7 +53,7 @@ def make_anet() -> ANet:
     return net.eval()
 
 
-def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5) -> None:
+def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5, face=None) -> None:
     centre = torch.zeros(5, 5)
     centre[1:4, 1:4] = 1 / 9
     svm = LinearSVM(len(ATTRIBUTES), 4)
@@ -66,13 +67,13 @@ def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5) -> None:
         lnet_s=make_lnet(centre),
         anet=make_anet(),
         svm=svm,
+        face=face or lnets_alone(4),
         metadata={
             "attributes": list(ATTRIBUTES),
             "preprocessing": {
                 # One scale, at which a photo is 320 pixels wide; a crop that lies inside the disc.
-                "localization": LocalizerSettings(
-                    finest_side=320, least_side=10**9, score_threshold=score_threshold
-                ).to_dict(),
+                "localization": LocalizerSettings(finest_side=320, least_side=10**9, score_threshold=0.1).to_dict(),
+                "score_threshold": score_threshold,
                 "aligned_box": [38.3, 47.7, 139.7, 187.7],
                 "crop": {"centre": [0.0, 0.0], "height": 0.35, "positions": list(positions)},
             },

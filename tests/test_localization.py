@@ -124,6 +124,26 @@ def test_large_photos_are_reduced_first():
     assert all(max(b.shape[2:]) <= max(a.shape[2:]) / 2 + 1 for a, b in zip(levels, levels[1:], strict=False))
 
 
+@pytest.mark.parametrize(("size", "logit", "closer"), [(0, 6.0, True), (1, 6.0, False), (0, -2.0, False)])
+def test_a_closer_look_where_small_faces_are(size, logit, closer):
+    # Only where there is a face of the smallest size, and where it is likely enough.
+    localizer = Localizer(spot_net(size, on=logit), spot_net(size), LocalizerSettings(**ONE_SCALE, closer=2.0))
+    photo = photo_with_spots((160, 96))
+    levels = localizer._levels(photo)
+    faces, logits, _ = localizer._propose(photo, levels)
+    assert [level.shape[3] for level in levels] == ([642, 321] if closer else [321])
+    # The spot is twice as large there: another, smaller face is proposed beside the first.
+    assert not closer or faces[:, 2].min() < 0.6 * faces[:, 2].max()
+    # Both lie where the spot is.
+    assert ((faces[:, :2] - torch.tensor([160.0, 96.0])).abs() < 8).all()
+
+
+@pytest.mark.parametrize("side", [60, 90, 128, 200, 299, 300, 321, 1000])
+def test_the_coarsest_scale_shows_a_face_that_fills_the_photo_at_a_known_size(side):
+    localizer = Localizer(spot_net(0), spot_net(0), LocalizerSettings())
+    assert 28 <= max(localizer._levels(torch.zeros(3, side, side))[-1].shape) < 57
+
+
 @pytest.mark.parametrize(
     "photo",
     [torch.zeros(1, 3, 8, 8), torch.zeros(8, 8, 3), torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(3, 0, 8)],

@@ -14,6 +14,7 @@ from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_smal
 import faceattr
 from faceattr.images import ImageError, load_photo
 from faceattr.models.checkpoint import load_checkpoint
+from faceattr.models.svm import LinearSVM
 from faceattr.pipeline import Face, Prediction
 
 DISCS = [(100, 100, 32, NEUTRAL), (220, 140, 32, SMILING)]
@@ -114,6 +115,21 @@ class TestPredict:
             save_small_checkpoint(tmp_path / "w.safetensors", score_threshold=threshold)
             (face,) = faceattr.load(tmp_path / "w.safetensors").predict(photo)
             assert face.notes == notes
+
+    def test_anet_has_its_say(self, tmp_path):
+        # A plane that believes in what is green: the neutral disc, which the LNets like better, is no face to it.
+        face = LinearSVM(1, 5)
+        with torch.no_grad():
+            face.weight[0, 0], face.bias[0] = 40, -7
+        save_small_checkpoint(tmp_path / "green.safetensors", face=face)
+        model = faceattr.load(tmp_path / "green.safetensors")
+        photo = draw_photo(DISCS)
+        (found,) = model.predict(photo)
+        assert on_disc(found, DISCS[1]) and found.score == pytest.approx(1 / (1 + np.exp(7 - 40 * 90 / 255)), abs=0.02)
+        assert [(each.box, each.score) for each in model.detect(photo)] == [(found.box, found.score)]
+        # Given boxes are not doubted.
+        kept = model.predict(photo, [[0, 0, 50, 50], found.box])
+        assert [each.score for each in kept] == [None, None] and kept[1].labels == found.labels
 
     def test_more_patch_positions(self, tmp_path, model):
         # The disc is wider than the crop: at every position of the field ANet sees the same.

@@ -1,4 +1,7 @@
-"""Puts LNet_o, LNet_s, ANet and the SVMs into one checkpoint that faceattr.load reads."""
+"""Puts LNet_o, LNet_s, ANet and the SVMs into one checkpoint that faceattr.load reads.
+
+What the LNets take for a face is one; fit_face.py then lets ANet have its say.
+"""
 
 import argparse
 import json
@@ -11,6 +14,7 @@ from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
+from faceattr.train.face import lnets_alone
 from faceattr.train.loop import load_model
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -50,10 +54,12 @@ save_checkpoint(
     lnet_s=lnet_s.fold_batch_norm(),
     anet=anet.fold_batch_norm(),
     svm=svm,
+    face=lnets_alone(anet.config["features"]),
     metadata={
         "attributes": ATTRIBUTES,
         "preprocessing": {
             "localization": localization.to_dict(),
+            "score_threshold": localization.score_threshold,
             "aligned_box": aligned_box,
             "crop": {
                 "centre": crop_centre,

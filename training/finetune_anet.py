@@ -48,6 +48,7 @@ def main():
     parser.add_argument("--trust", type=float, default=0.5, help="how much the teachers' mean counts, 0 to 1")
     parser.add_argument("--epochs", type=float, default=22)
     parser.add_argument("--batch", type=int, default=128, help="crops a process")
+    parser.add_argument("--augment", type=float, default=1.0, help="strength of augmentation, 0 to 1")
     parser.add_argument("--views", type=int, default=1, help="crops of each face in a batch")
     parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: as the paper")
     parser.add_argument("--lr", type=float, help="by default what suits the optimiser")
@@ -89,7 +90,7 @@ def main():
     trained = fit(
         model,
         make_optimizer(args.optimizer, model, args.lr, args.weight_decay),
-        TagLoss(faces, rows, targets, args.batch, args.seed, size, args.views),
+        TagLoss(faces, rows, targets, args.batch, args.seed, size, args.views, args.augment),
         steps=round(args.epochs * steps),
         folder=args.output,
         seed=args.seed,

@@ -29,7 +29,7 @@ from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.attributes import evaluate, table
 from faceattr.evaluation.predict import ALIGNED_FACES, predict_pictures
 from faceattr.models.anet import CONFIGS, ANet
-from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
+from faceattr.models.checkpoint import NETS, load_checkpoint, save_checkpoint
 from faceattr.pipeline import FaceAttributes, find_weights
 from faceattr.train import parallel
 from faceattr.train.anet import pooled_features
@@ -80,12 +80,14 @@ def main():
 def last_stage(args: argparse.Namespace, device: torch.device) -> None:
     """SVMs on ANet's features of CelebA."""
     anet = load_model(ANet, args.anet)[0]
-    name = next(name for name, config in CONFIGS.items() if ANet(**config).config == anet.config)
+    # A cache of pictures serves all nets of one input size.
+    size = anet.config["input_size"]
+    name = next(name for name, config in CONFIGS.items() if ANet(**config).config["input_size"] == size)
     kind = "aligned" if args.images == "img_align_celeba" else Path(args.images).name
     with parallel.first_on_machine():
         data = read_celeba(args.celeba, args.images, args.skip_missing, args.split)
         cache = args.cache / f"{kind}-{name}.npy"
-        faces = FaceCache(data.folder, data.names, anet.config["input_size"], cache, args.workers)
+        faces = FaceCache(data.folder, data.names, size, cache, args.workers)
     anet = anet.fold_batch_norm().to(device)
 
     def features_of(partition: int) -> tuple[np.ndarray, TaggedPictures]:
@@ -147,9 +149,8 @@ def own_attributes(args: argparse.Namespace, device: torch.device) -> None:
         figures["held out"] = result["mean"]
         print(f"held out, {result['n']} pictures:\n{table(result)}\n")
     print(json.dumps(figures, indent=1))
-    save_checkpoint(
-        args.output, lnet_o=own.lnet_o, lnet_s=own.lnet_s, anet=own.anet, svm=own.svm, metadata=own.metadata
-    )
+    nets = {name: getattr(own, name) for name in NETS}
+    save_checkpoint(args.output, **nets, metadata=own.metadata)
     args.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
 
 

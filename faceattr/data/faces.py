@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -107,6 +107,11 @@ class Augmentation:
     tight: float = 0.15
     """Share of pictures of which little more than the face is there, as in photos that end beside it; as at run time,
     the border of what is there is repeated outwards."""
+
+    def milder(self, strength: float) -> Augmentation:
+        """The same with changes of scale, place, tone and resolution ``strength`` times as large, 0 to 1."""
+        changes = ("scale", "shift", "rotation", "tone", "coarse", "noise")
+        return replace(self, **{name: strength * getattr(self, name) for name in changes})
 
 
 def crop(pictures: Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> Tensor:

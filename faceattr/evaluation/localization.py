@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from faceattr.evaluation import boxes as metrics
-from faceattr.evaluation.maps import class_activation_map, enlarge, max_box_acc_v2, overlaps_by_threshold
+from faceattr.evaluation.maps import baseline_maps, enlarge, max_box_acc_v2, overlaps_by_threshold
 from faceattr.localization import LocalizerSettings
 from faceattr.models.checkpoint import Checkpoint
 from faceattr.pipeline import FaceAttributes
@@ -41,10 +41,11 @@ def evaluate_boxes(
 
     Returns:
         "n" photos, "targets", and a value for each of "overlap": "recall" (share of targets that some proposal overlaps
-        so far), "recall_best_alone" (the best proposal of each photo), "recall_cam" (class activation maps cut at the
-        threshold that does best at overlap 0.5), "recall_centre" (a box in the middle), "precision" (share of proposals
-        on some marked face; None without a proposal) and "false_positives_per_image"; "max_box_acc_v2" of the
-        proposals, of LNet_o's response map, of class activation maps and of the centre box.
+        so far), "recall_best_alone" (the best proposal of each photo), "recall_response_map", "recall_mean_c5" and
+        "recall_cam" (LNet_o's response map, the plain average of its C5 and class activation maps, cut at the threshold
+        that does best at overlap 0.5), "recall_centre" (a box in the middle), "precision" (share of proposals on some
+        marked face; None without a proposal) and "false_positives_per_image"; "max_box_acc_v2" of the proposals, of
+        these maps and of the centre box.
 
     Raises:
         ValueError: no photo, or one that cannot be read; the message names it.
@@ -58,7 +59,7 @@ def evaluate_boxes(
         raise ValueError(f"no box with the labels {', '.join(targets or ())}; there are {', '.join(labels)}")
     model = FaceAttributes(checkpoint, min_score=min_score)
     settings = LocalizerSettings(**checkpoint.metadata["preprocessing"]["localization"])
-    found, responses, cams, sizes = [], [], [], []
+    found, responses, baselines, sizes = [], [], [], []
     stream = model.iter_predict([root / photo.image for photo in photos], detect_only=True, workers=workers)
     with closing(stream):
         for prediction in tqdm(stream, total=len(photos), unit="photo", disable=quiet, dynamic_ncols=True):
@@ -69,7 +70,7 @@ def evaluate_boxes(
             pixels = torch.from_numpy(prediction.photo.pixels).to(model.device).permute(2, 0, 1).float() / 255
             responses.append(enlarge(prediction.response_maps["lnet_o"], sizes[-1]))
             side = min(settings.finest_side, settings.largest_enlargement * max(pixels.shape[1:]))
-            cams.append(class_activation_map(checkpoint.lnet_o, pixels, side))
+            baselines.append(baseline_maps(checkpoint.lnet_o, pixels, side))
     best = {
         "recall": metrics.best_overlaps(wanted, found),
         "recall_best_alone": metrics.best_overlaps(wanted, [boxes[:1] for boxes in found]),
@@ -77,10 +78,10 @@ def evaluate_boxes(
     }
     by_threshold = {
         "response_map": overlaps_by_threshold(responses, wanted, sizes),
-        "cam": overlaps_by_threshold(cams, wanted, sizes),
+        **{name: overlaps_by_threshold([maps[name] for maps in baselines], wanted, sizes) for name in baselines[0]},
     }
-    cam = by_threshold["cam"]
-    best["recall_cam"] = cam[(cam >= 0.5).mean(1).argmax()]
+    for name, values in by_threshold.items():
+        best[f"recall_{name}"] = values[(values >= 0.5).mean(1).argmax()]
     marked = [photo.boxes for photo in photos]
     result = {"n": len(photos), "targets": sum(map(len, wanted)), "overlap": list(OVERLAPS)}
     result |= {name: metrics.recall_curve(values, OVERLAPS).tolist() for name, values in best.items()}
@@ -100,7 +101,9 @@ def evaluate_boxes(
 ROWS = {
     "recall": "recall",
     "recall_best_alone": "recall, best proposal alone",
+    "recall_response_map": "recall, LNet_o's response map",
     "recall_cam": "recall, class activation map",
+    "recall_mean_c5": "recall, mean of C5",
     "recall_centre": "recall, centre box",
     "precision": "precision",
     "false_positives_per_image": "false positives an image",
@@ -127,7 +130,8 @@ def plot_boxes(result: dict, path: Path) -> None:
 
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
-    for key, style in (("recall", "-o"), ("recall_best_alone", "-s"), ("recall_cam", "--^"), ("recall_centre", ":x")):
+    styles = ("-o", "-s", "--d", "--^", "--v", ":x")
+    for key, style in zip((key for key in ROWS if key.startswith("recall")), styles, strict=True):
         label = "localiser, all proposals" if key == "recall" else ROWS[key].removeprefix("recall, ")
         axes.plot(result["overlap"], result[key], style, label=label)
     axes.set(xlabel="overlap ratio", ylabel="recall", ylim=(0, 1.02), xlim=(0.08, 0.92))

@@ -47,16 +47,18 @@ def spread(response: Tensor, level: tuple[int, int]) -> np.ndarray:
 
 
 @torch.inference_mode()
-def class_activation_map(lnet: LNet, photo: Tensor, side: float) -> np.ndarray:
-    """The baseline CAM: what speaks for the tags at each place of a photo [3, H, W], on the grid of :func:`enlarge`.
+def baseline_maps(lnet: LNet, photo: Tensor, side: float) -> dict[str, np.ndarray]:
+    """Other ways to read C5 on a photo [3, H, W], its longest side at `side` pixels, on the grid of :func:`enlarge`.
 
-    C5 weighted by the tags' classifiers, averaged over the tags, on the photo with its longest side at `side` pixels.
+    "mean_c5": the plain average of its channels, as the paper has it. "cam": class activation maps, C5 weighted by the
+    tags' classifiers, averaged over the tags.
     """
     scale = side / max(photo.shape[1:])
     level = tuple(max(1, round(length * scale)) for length in photo.shape[1:])
     image = F.interpolate(photo[None], size=level, mode="bilinear", antialias=True, align_corners=False)
+    c5 = lnet.trunk(image)
     weight = lnet.head.weight[: len(lnet.config["tags"])].mean(0, keepdim=True)
-    return spread(F.conv2d(lnet.trunk(image), weight)[0, 0], level)
+    return {"mean_c5": spread(c5[0].mean(0), level), "cam": spread(F.conv2d(c5, weight)[0, 0], level)}
 
 
 def cut(score_map: np.ndarray, threshold: float, size: tuple[float, float]) -> np.ndarray:

@@ -22,7 +22,7 @@ from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
 from faceattr.models.lnet import STRIDE
 from faceattr.ops import density_peaks, find_peaks
-from faceattr.pipeline import choose_device, find_weights
+from faceattr.pipeline import FaceAttributes, choose_device, find_weights
 
 OFFSETS = 9
 """Rows and columns of crops round the face over which ANet is asked."""
@@ -88,6 +88,7 @@ def trace(checkpoint: Checkpoint, photo: Photo, faces: int = FACES_SHOWN) -> Pho
     localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, settings)
     pixels = torch.from_numpy(photo.pixels).permute(2, 0, 1).float() / 255
     result = localizer(pixels)
+    proposals = [Proposal(face.box, face.score) for face in FaceAttributes(checkpoint).detect(photo.pixels)]
     response = result.response_maps["lnet_o"].numpy()
     y, x = ((np.arange(count) + 0.5) / count for count in response.shape)
     windows = result.windows.numpy()
@@ -98,7 +99,7 @@ def trace(checkpoint: Checkpoint, photo: Photo, faces: int = FACES_SHOWN) -> Pho
         windows,
         [
             _trace_face(checkpoint, settings, crop, photo, proposal, _window_of(proposal, windows))
-            for proposal in result.proposals[:faces]
+            for proposal in proposals[:faces]
         ],
     )
 

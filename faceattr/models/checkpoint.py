@@ -1,11 +1,13 @@
-"""The whole cascade in one safetensors file: four nets, and in its header what it takes to use them.
+"""The whole cascade in one safetensors file: five nets, and in its header what it takes to use them.
 
 The header's metadata has one key, ``faceattr``, whose value is JSON:
 
-- ``format_version``: 1
-- ``configs``: for each of ``lnet_o``, ``lnet_s``, ``anet``, ``svm`` the arguments that rebuild it
+- ``format_version``: 2
+- ``configs``: for each of ``lnet_o``, ``lnet_s``, ``anet``, ``svm``, ``face`` the arguments that rebuild it; ``face``
+  is one plane over ANet's features and, last, the log-odds of the localiser's score
 - ``attributes``: their names, in the order of the logits
-- ``preprocessing``: how photos become input: the localiser's settings, ANet's crop from its box, and ``aligned_box``,
+- ``preprocessing``: how photos become input: the localiser's settings, whose own threshold is for what ``face`` is to
+  look at, and ``score_threshold`` for what it then takes for a face; ANet's crop from its box, and ``aligned_box``,
   where that box lies on an aligned 178x218 picture
 - ``thresholds``: ``accuracy`` and ``balanced``, on the calibrated probability, one an attribute
 - ``training``, ``metrics``: on what data the weights were trained and how they do
@@ -32,8 +34,8 @@ from faceattr.models.anet import ANet
 from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
 
-FORMAT_VERSION = 1
-NETS: dict[str, type[nn.Module]] = {"lnet_o": LNet, "lnet_s": LNet, "anet": ANet, "svm": LinearSVM}
+FORMAT_VERSION = 2
+NETS: dict[str, type[nn.Module]] = {"lnet_o": LNet, "lnet_s": LNet, "anet": ANet, "svm": LinearSVM, "face": LinearSVM}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Checkpoint:
     lnet_s: LNet
     anet: ANet
     svm: LinearSVM
+    face: LinearSVM
     metadata: dict[str, Any]
 
 
@@ -54,6 +57,7 @@ def save_checkpoint(
     lnet_s: LNet,
     anet: ANet,
     svm: LinearSVM,
+    face: LinearSVM,
     metadata: dict[str, Any],
 ) -> None:
     """Writes the nets and ``metadata`` to ``path``, all or nothing.
@@ -64,7 +68,7 @@ def save_checkpoint(
     Raises:
         ValueError: a key is missing or unknown, or a list has not one value an attribute.
     """
-    nets: dict[str, nn.Module] = {"lnet_o": lnet_o, "lnet_s": lnet_s, "anet": anet, "svm": svm}
+    nets: dict[str, nn.Module] = {"lnet_o": lnet_o, "lnet_s": lnet_s, "anet": anet, "svm": svm, "face": face}
     metadata = {
         "format_version": FORMAT_VERSION,
         "configs": {name: net.config for name, net in nets.items()},
@@ -136,8 +140,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             version = metadata["format_version"]
             if version > FORMAT_VERSION:
                 raise ValueError(
-                    f"{path}: made by a newer faceattr (format {version}, this one reads up to {FORMAT_VERSION}); "
+                    f"{path}: made by a newer faceattr (format {version}, this one reads {FORMAT_VERSION}); "
                     "upgrade faceattr"
+                )
+            if version < FORMAT_VERSION:
+                raise ValueError(
+                    f"{path}: made by an older faceattr (format {version}, this one reads {FORMAT_VERSION}); make it "
+                    "again with training/bundle.py"
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
@@ -165,13 +174,16 @@ def _metadata_problem(metadata: dict[str, Any]) -> str | None:
     for name in ("anet", "svm"):
         if metadata["configs"][name]["attributes"] != count:
             return f"{name} has {metadata['configs'][name]['attributes']} attributes, {count} are named"
+    face, features = metadata["configs"]["face"], metadata["configs"]["anet"]["features"]
+    if (face["attributes"], face["features"]) != (1, features + 1):
+        return f"face has {face['attributes']} planes over {face['features']} features, not 1 over {features + 1}"
     return None
 
 
 def _stored(net: str, tensor: Tensor) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
     if tensor.is_floating_point():
-        tensor = tensor.to(torch.float32 if net == "svm" or tensor.dim() < 2 else torch.float16)
+        tensor = tensor.to(torch.float32 if net in ("svm", "face") or tensor.dim() < 2 else torch.float16)
     return tensor.clone()
 
 

@@ -131,10 +131,11 @@ class TagLoss:
         seed: int,
         input_size: tuple[int, int],
         views: int = 1,
+        strength: float = 1.0,
     ):
         self.faces, self.rows, self.batch, self.seed, self.views = faces, rows, batch, seed, views
         self.tags = torch.from_numpy(tags).float()
-        self.augmentation, self.input_size = Augmentation(), input_size
+        self.augmentation, self.input_size = Augmentation().milder(strength), input_size
         self.batches = Ahead(self._make)
 
     def _make(self, step: int) -> tuple[Tensor, Tensor]:

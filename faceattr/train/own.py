@@ -58,7 +58,7 @@ def fit_own(
     for key in ("format_version", "configs", "sha256"):
         metadata.pop(key)
     anet = _with_head(checkpoint.anet, svm)
-    return Checkpoint(checkpoint.lnet_o, checkpoint.lnet_s, anet, svm, metadata), result
+    return Checkpoint(checkpoint.lnet_o, checkpoint.lnet_s, anet, svm, checkpoint.face, metadata), result
 
 
 def _with_head(anet: ANet, svm: LinearSVM) -> ANet:

@@ -40,6 +40,13 @@ def test_cache_holds_the_pictures_and_is_read_again(folder):
     assert len(FaceCache(folder, ["a.png"], SIZE, path)) == 1
 
 
+def test_milder_augmentation():
+    full, half = Augmentation(), Augmentation().milder(0.5)
+    assert (half.scale, half.rotation, half.noise) == (full.scale / 2, full.rotation / 2, full.noise / 2)
+    assert (half.grey, half.tight, half.flip) == (full.grey, full.tight, full.flip)
+    assert full.milder(1) == full
+
+
 def test_cache_names_the_picture_that_does_not_do(folder):
     (folder / "text.png").write_text("no picture")
     Image.new("RGB", (100, 100)).save(folder / "small.png")

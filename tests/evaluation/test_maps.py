@@ -7,7 +7,7 @@ from small_checkpoint import NEUTRAL, draw_photo, make_lnet
 
 from faceattr.evaluation.maps import (
     GRID_SIDE,
-    class_activation_map,
+    baseline_maps,
     cut,
     enlarge,
     max_box_acc_v2,
@@ -69,7 +69,7 @@ def test_a_flat_map_finds_nothing_and_a_photo_without_target_does_not_count():
     assert best.shape == (50, 1) and not best.any()
 
 
-def test_class_activation_map_points_at_what_the_tags_respond_to():
+def test_baseline_maps_point_at_what_c5_responds_to():
     kernel = torch.zeros(5, 5)
     kernel[1:4, 1:4] = 1 / 9
     net = make_lnet(kernel)
@@ -77,6 +77,10 @@ def test_class_activation_map_points_at_what_the_tags_respond_to():
         net.head.weight[0] = 1
         net.head.weight[1:] = 0  # the size classes have no say
     photo = torch.from_numpy(np.asarray(draw_photo([(220, 80, 40, NEUTRAL)])).copy()).permute(2, 0, 1) / 255
-    grid = class_activation_map(net, photo, 320)
+    maps = baseline_maps(net, photo, 320)
+    grid = maps["cam"]
+    # One channel with weight 1 averaged over the tags: the two differ by scale and offset alone.
+    scaled = [(each - each.min()) / np.ptp(each) for each in maps.values()]
+    np.testing.assert_allclose(*scaled, atol=1e-5)
     row, column = np.unravel_index(grid.argmax(), grid.shape)
     assert abs(column * 320 / GRID_SIDE - 220) < 16 and abs(row * 320 / GRID_SIDE - 80) < 16

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from faceattr.models.anet import ANet
-from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
+from faceattr.models.checkpoint import NETS, load_checkpoint, save_checkpoint
 from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
 
@@ -21,7 +21,9 @@ def small_parts():
     torch.manual_seed(0)
     trunk = {"widths": [4, 4, 4, 4, 4], "batch_norm": False}
     svm = LinearSVM(3, 9)
+    face = LinearSVM(1, 10)
     torch.nn.init.normal_(svm.weight)
+    torch.nn.init.normal_(face.weight)
     return {
         "lnet_o": LNet(tags=NAMES, sizes=(40.0, 60.0), trunk=trunk),
         "lnet_s": LNet(tags=NAMES, sizes=(40.0, 60.0), trunk=trunk),
@@ -34,6 +36,7 @@ def small_parts():
             features=9,
         ),
         "svm": svm,
+        "face": face,
         "metadata": {
             "attributes": NAMES,
             "preprocessing": {"crop": {"face": (38, 48, 140, 188)}},
@@ -62,16 +65,16 @@ def content(path):
 
 def test_round_trip_is_bit_exact(path, parts, tmp_path):
     loaded = load_checkpoint(path)
-    for name in ("lnet_o", "lnet_s", "anet", "svm"):
+    for name in NETS:
         net, twin = parts[name], getattr(loaded, name)
         assert type(twin) is type(net) and not twin.training
         for key, tensor in net.state_dict().items():
-            stored = tensor if name == "svm" or tensor.dim() < 2 else tensor.half()
+            stored = tensor if name in ("svm", "face") or tensor.dim() < 2 else tensor.half()
             assert torch.equal(twin.state_dict()[key], stored.float()), key
     assert loaded.metadata["thresholds"] == parts["metadata"]["thresholds"]
     assert loaded.metadata["preprocessing"] == {"crop": {"face": [38, 48, 140, 188]}}
     # Saved again, the file is the same to the last byte.
-    nets = {name: getattr(loaded, name) for name in ("lnet_o", "lnet_s", "anet", "svm")}
+    nets = {name: getattr(loaded, name) for name in NETS}
     own = {key: value for key, value in loaded.metadata.items() if key not in ("format_version", "configs", "sha256")}
     save_checkpoint(tmp_path / "again.safetensors", **nets, metadata=own)
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
@@ -160,8 +163,16 @@ def rewrite(path, change):
     ("change", "message"),
     [
         (
-            lambda tensors, metadata: metadata.update(format_version=2),
-            r"newer faceattr \(format 2, .* up to 1\); upgrade",
+            lambda tensors, metadata: metadata.update(format_version=3),
+            r"newer faceattr \(format 3, this one reads 2\); upgrade",
+        ),
+        (
+            lambda tensors, metadata: metadata.update(format_version=1),
+            r"older faceattr \(format 1, this one reads 2\); make it again",
+        ),
+        (
+            lambda tensors, metadata: metadata["configs"]["face"].update(features=9),
+            "face has 1 planes over 9 features, not 1 over 10",
         ),
         (lambda tensors, metadata: metadata.update(format_version="x"), "damaged"),
         (lambda tensors, metadata: metadata.pop("thresholds"), "lacks the key 'thresholds'"),

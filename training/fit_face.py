@@ -1,0 +1,107 @@
+"""Teaches a checkpoint to tell faces from what else its LNets propose: one plane on ANet's features.
+
+    fit_face.py --weights cascade.safetensors --celeba DIR --objects DIR --scenes DIR --output faceattr.safetensors
+
+It is told whether a picture has a face, never where. With one: CelebA's whole photos and aligned pictures of partition
+0, the latter cut tightly, and --people; of each the LNets' best proposal counts. Without: OBJECTS, and SCENES but for a
+fifth, at several sizes, and pieces of them; all proposals count. Half of the fifth chooses the least score of a face,
+the other half is measured.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from faceattr.data.celeba import read_celeba
+from faceattr.data.photos import hold_out, list_pictures
+from faceattr.models.checkpoint import NETS, load_checkpoint, save_checkpoint
+from faceattr.train.arguments import add_machine, prepare
+from faceattr.train.face import fit_face, least_score, piece, propose, scores, tight, with_plane
+
+
+def pictures(paths: Sequence[Path], change: Callable[[Image.Image], Image.Image], what: str) -> Iterator[Image.Image]:
+    """The pictures, changed."""
+    for path in tqdm(paths, desc=what, unit="picture"):
+        with Image.open(path) as image:
+            yield change(image.convert("RGB"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, help="checkpoint of bundle.py")
+    parser.add_argument("--celeba", type=Path, required=True, help="label files, img_celeba and img_align_celeba")
+    parser.add_argument("--people", type=Path, nargs="*", default=[], help="folders of photos with a face each")
+    parser.add_argument("--objects", type=Path, required=True)
+    parser.add_argument("--scenes", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="the checkpoint with the plane")
+    parser.add_argument("--pictures", type=int, default=1500, help="of each kind with a face, at most (default: 1500)")
+    parser.add_argument("--without", type=int, default=5000, help="pieces of scenes, and of objects (default: 5000)")
+    parser.add_argument("--least", type=float, default=0.05, help="LNets' score that is looked at (default: 0.05)")
+    parser.add_argument(
+        "--share", type=float, default=0.02, help="of pictures without a face that may get one (default: 0.02)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
+    add_machine(parser)
+    args = parser.parse_args()
+    device = prepare(args)
+
+    checkpoint = load_checkpoint(args.weights, device)
+    random = np.random.default_rng(args.seed)
+
+    def some(paths: Sequence[Path], count: int) -> list[Path]:
+        """So many of them, each as often as the others."""
+        rounds = [random.permutation(len(paths)) for _ in range(-(-count // len(paths)))]
+        return [paths[row] for row in np.concatenate(rounds)[:count]]
+
+    def up_to(paths: Sequence[Path]) -> list[Path]:
+        return some(paths, min(args.pictures, len(paths)))
+
+    whole, aligned = (
+        read_celeba(args.celeba, images, args.skip_missing, partition=0).paths
+        for images in ("img_celeba", "img_align_celeba")
+    )
+    seen, held = hold_out(list_pictures(args.scenes), 0.2)
+
+    def with_face() -> Iterator[Image.Image]:
+        yield from pictures(up_to(whole), lambda image: piece(image, random, cut=False), "photos")
+        yield from pictures(up_to(aligned), lambda image: tight(image, random), "faces")
+        for folder in args.people:
+            yield from pictures(up_to(list_pictures(folder)), lambda image: piece(image, random, cut=False), "people")
+
+    def without() -> Iterator[Image.Image]:
+        for paths, what in ((seen, "scenes"), (list_pictures(args.objects), "objects")):
+            yield from pictures(some(paths, args.without), lambda image: piece(image, random, cut=True), what)
+
+    plane, notes = fit_face(propose(checkpoint, with_face(), args.least), propose(checkpoint, without(), args.least))
+    apart = propose(checkpoint, pictures(held, lambda image: image, "held out"), args.least)
+    best = apart.best(scores(plane, apart))
+    lnets = apart.best(apart.inputs[:, -1])
+    order = random.permutation(len(best))
+    chosen_on, measured = order[::2], order[1::2]
+    threshold = least_score(best[chosen_on], args.share)
+    notes |= {
+        "least": args.least,
+        "pictures to choose": len(chosen_on),
+        "share that gets a face": float((best[chosen_on] >= threshold).mean()),
+        "pictures to measure": len(measured),
+        "share of those that gets a face": float((best[measured] >= threshold).mean()),
+        "share that the LNets alone propose in": float(np.isfinite(lnets).mean()),
+    }
+    print(json.dumps({"score_threshold": threshold, **notes}, indent=1))
+    metadata = with_plane(checkpoint, plane, args.least, threshold).metadata
+    metadata = {**metadata, "training": {**metadata["training"], "face": notes}}
+    for key in ("format_version", "configs", "sha256"):
+        metadata.pop(key)
+    nets = {name: getattr(checkpoint, name) for name in NETS} | {"face": plane}
+    save_checkpoint(args.output, **nets, metadata=metadata)
+    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
