@@ -252,15 +252,11 @@ def _views(features: Tensor, best: Tensor, offsets: Sequence[tuple[int, int]]) -
     """[N, V * F]: features [N, F, Dy, Dx] at ``best`` plus each offset, held inside the field."""
     images = torch.arange(len(features), device=features.device)
     rows, columns = best.unbind(1)
-    return torch.cat(
-        [
-            features[
-                images, :, (rows + i).clamp(0, features.shape[2] - 1), (columns + j).clamp(0, features.shape[3] - 1)
-            ]
-            for i, j in offsets
-        ],
-        1,
-    )
+
+    def moved(places, offset, dim):
+        return (places + offset).clamp(0, features.shape[dim] - 1) if offset else places
+
+    return torch.cat([features[images, :, moved(rows, i, 2), moved(columns, j, 3)] for i, j in offsets], 1)
 
 
 def _after_conv(name: str, size: tuple[int, int], kernel: int, stride: int) -> tuple[int, int]:
