@@ -9,7 +9,7 @@ SOURCES := setup.py pyproject.toml MANIFEST.in $(shell find csrc faceattr -type 
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-sanitize bench lint test-cuda-build test-gpu test-gpu-sanitize bench-gpu
+.PHONY: demo test test-sanitize bench lint reproduce test-cuda-build test-gpu test-gpu-sanitize bench-gpu
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo-output
@@ -62,6 +62,17 @@ test-gpu-sanitize:
 
 bench-gpu:
 	$(PYTHON_GPU) benchmarks/on_gpu.py --output benchmarks/RESULTS-cuda.md
+
+# Trains every stage, measures, and writes OUTPUT/RESULTS.md: make reproduce DATA=DIR, or CELEBA=DIR OBJECTS=DIR
+# SCENES=DIR; see training/README.md. FAST=1 tries every stage for a few steps, ten minutes. Again: goes on.
+CONFIG ?= cascade
+OUTPUT ?= runs/reproduce
+PYTHON_TRAIN ?= $(BIN)/python
+
+reproduce: $(if $(filter $(BIN)/python,$(PYTHON_TRAIN)),$(INSTALLED))
+	$(PYTHON_TRAIN) training/train_all.py training/configs/$(if $(FAST),fast,$(CONFIG)).yaml --output $(OUTPUT) \
+		$(if $(FAST),--pictures 600) $(if $(DATA),--data $(DATA)) $(if $(CELEBA),--celeba $(CELEBA)) \
+		$(if $(OBJECTS),--objects $(OBJECTS)) $(if $(SCENES),--scenes $(SCENES)) $(foreach value,$(SET),--set $(value))
 
 lint: $(BIN)/ruff
 	$(BIN)/ruff check .

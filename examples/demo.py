@@ -12,5 +12,6 @@ if __name__ == "__main__":
     data = resources.files("skimage.data")
     status = main(["predict", *(str(data / name) for name in PICTURES), "--output", folder, "--quiet"])
     if status == 0:
-        print(f"\nThe photos with their faces (NAME.faces.jpg) and the nets' response maps are in {folder}/")
+        print(f"\nThe photos with their faces (NAME.faces.jpg) and the nets' response maps are in {folder}/;")
+        print("gallery.html shows them all")
     sys.exit(status)

@@ -24,6 +24,12 @@ GROUPS = {
 }  # fmt: skip
 """The attributes by the part of the face they speak of; each is in one group."""
 
+IDENTITY_RELATED = (
+    "Bald", "Big_Lips", "Big_Nose", "Bushy_Eyebrows", "Chubby", "Double_Chin", "High_Cheekbones", "Male", "Narrow_Eyes",
+    "Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline", "Young",
+)  # fmt: skip
+"""Attributes that a person keeps from photo to photo: sex, age, the shape of the face and its parts (section 5.1)."""
+
 TABLE_1 = {
     "CelebA": {
         "FaceTracer": (

@@ -1,4 +1,4 @@
-"""The command line: `faceattr predict | detect | evaluate | info`."""
+"""The command line: `faceattr predict | detect | evaluate | explain | info`."""
 
 import argparse
 import importlib
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from faceattr import __version__
 from faceattr.arguments import positive
-from faceattr.evaluation.command import add_arguments
+from faceattr.evaluation import command as evaluation_command
+from faceattr.explain import command as explain_command
 
 # torch and the pipeline are imported when a command runs, so that --help and wrong options answer at once.
 
@@ -62,10 +63,23 @@ def _parser() -> argparse.ArgumentParser:
     detect.set_defaults(run=_predict, attributes=None, exclude=None, thresholds="accuracy")
 
     evaluate = commands.add_parser("evaluate", help="figures on labelled pictures", description="Figures on labels.")
-    add_arguments(evaluate)
+    evaluation_command.add_arguments(evaluate)
+
+    explain = commands.add_parser(
+        "explain", help="what the nets have learnt", description="What the nets have learnt, as the paper's figures."
+    )
+    explain_command.add_arguments(explain)
 
     info = commands.add_parser("info", help="versions, devices and what the weights say of themselves")
     _add_weights(info)
+    info.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
+    info.add_argument(
+        "--benchmark",
+        nargs="?",
+        const="",
+        metavar="PHOTO",
+        help="also time the cascade on a photo at 300x300 pixels (default: scikit-image's astronaut)",
+    )
     info.set_defaults(run=_info)
     return parser
 
@@ -77,7 +91,12 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, or folder to walk")
     parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="also write annotated photos and response maps here")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="also write annotated photos, response maps and a page of all photos here",
+    )
     _add_weights(parser)
     parser.add_argument(
         "--min-score", type=float, default=0.0, metavar="S", help="leave out faces below this score, 0 to 1"
@@ -85,7 +104,7 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-faces", type=positive, metavar="K", help="at most the K best faces of a photo")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
-    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="decoding threads (default: 2)")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="threads, a photo each (default: 2)")
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
 
 
@@ -131,16 +150,17 @@ def _predict(options: argparse.Namespace) -> int:
     found = {path: list(find_pictures(path)) for path in options.paths}
     photos = [photo for pictures in found.values() for photo in pictures]
     empty = [Prediction(path, error=f"{path}: no pictures in this folder") for path in found if not found[path]]
-    gallery = Gallery(options.output, inputs=photos) if options.output else None
     if not options.quiet:
         print(f"faceattr {__version__} on {model.device}, weights {weights}", file=sys.stderr)
 
     detect_only = options.command == "detect"
     columns = () if detect_only else model.attributes
+    gallery = Gallery(options.output, photos, columns) if options.output else None
     stream = model.iter_predict(photos, detect_only=detect_only, batch_size=options.batch_size, workers=options.workers)
     progress = tqdm(total=len(photos) + len(empty), unit="photo", disable=options.quiet, dynamic_ncols=True)
     failed = 0
-    with closing(stream), progress, RecordWriter(sys.stdout, options.format, columns) as writer:
+    writer = RecordWriter(sys.stdout, options.format, columns)
+    with closing(stream), progress, writer, gallery or nullcontext():
         for prediction in chain(empty, stream):
             if prediction.error is not None:
                 failed += 1
@@ -152,7 +172,7 @@ def _predict(options: argparse.Namespace) -> int:
                 gallery.write(prediction)
             progress.update()
     if gallery is not None and not options.quiet:
-        print(f"faceattr: pictures are in {options.output}", file=sys.stderr)
+        print(f"faceattr: pictures are in {options.output}, gallery.html shows them all", file=sys.stderr)
     return EXIT_SOME_FAILED if failed else 0
 
 
@@ -194,7 +214,7 @@ def _info(options: argparse.Namespace) -> int:
     import torch
 
     from faceattr.models.checkpoint import load_checkpoint
-    from faceattr.pipeline import find_weights
+    from faceattr.pipeline import find_weights, load
 
     print(f"faceattr {__version__}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
@@ -205,6 +225,15 @@ def _info(options: argparse.Namespace) -> int:
     print(f"weights {path}, {path.stat().st_size / 1e6:.1f} MB")
     for key, value in load_checkpoint(path).metadata.items():
         print(f"  {key}: {json.dumps(value)}")
+    if options.benchmark is not None:
+        from faceattr.speed import SIDE, measure, read_photo
+
+        photo = read_photo(options.benchmark or None)
+        model = load(path, device=options.device)
+        speed = measure(model, photo)
+        print(f"speed on {model.device}, a photo of {SIDE}x{SIDE} pixels with {speed['faces']} faces:")
+        print(f"  whole cascade {speed['cascade']:.1f} ms, localisation alone {speed['localisation']:.1f} ms")
+        print(f"  many photos, two threads: {speed['photos a second']:.1f} a second")
     return 0
 
 

@@ -4,13 +4,14 @@ import difflib
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from itertools import chain, repeat
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import torch
@@ -93,6 +94,7 @@ class FaceAttributes:
     attributes, exclude: report only these, or all but these.
     thresholds: "accuracy" or "balanced", what the labels' thresholds were chosen for.
     min_score: leave out faces of a lower score. max_faces: at most so many of a photo, the best.
+    localization_dtype: in which LNet_o and LNet_s run; None: bfloat16 on CPUs that multiply it natively, else float32.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class FaceAttributes:
         thresholds: str = "accuracy",
         min_score: float = 0.0,
         max_faces: int | None = None,
+        localization_dtype: torch.dtype | None = None,
     ):
         metadata = checkpoint.metadata
         names, preprocessing = metadata["attributes"], metadata["preprocessing"]
@@ -123,13 +126,18 @@ class FaceAttributes:
             self._crops = CropSettings(**preprocessing["crop"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"the weights' preprocessing does not fit this version of faceattr: {error}") from error
-        self._localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, localization)
+        self._localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, localization, localization_dtype)
         self._input_size = tuple(checkpoint.anet.config["input_size"])
 
     @property
     def device(self) -> torch.device:
         """Where the nets run."""
         return next(self._anet.parameters()).device
+
+    @property
+    def features(self) -> int:
+        """How many features a face has."""
+        return self._anet.config["features"]
 
     def predict(self, image, boxes=None) -> list:
         """The faces of a photo, best first: a list of `Face`. A list of photos gives a list of such lists.
@@ -155,18 +163,23 @@ class FaceAttributes:
     ) -> Iterator[Prediction]:
         """One record a photo, in order, as they come, in memory that does not grow with their number.
 
-        `workers` threads decode ahead; ANet sees `batch_size` faces at a time, of several photos where need be. A photo
-        that cannot be read gives a record with its error. boxes: for each photo [K, 4] or None, as in `predict`.
+        `workers` threads decode and localise ahead, a photo each; ANet sees `batch_size` faces at a time, of several
+        photos where need be. A photo that cannot be read gives a record with its error. boxes: for each photo [K, 4] or
+        None, as in `predict`.
         """
+
+        def locate(image, boxes_of_photo) -> _Located:
+            try:
+                return self._locate(describe(image), load_photo(image), boxes_of_photo, detect_only)
+            except ImageError as error:
+                return _Located(Prediction(describe(image), error=str(error)))
+
         waiting: list[_Located] = []
-        given = repeat(None) if boxes is None else boxes
-        with closing(_load_ahead(images, workers)) as photos:
-            for (name, photo), boxes_of_photo in zip(photos, given, strict=boxes is not None):
-                if isinstance(photo, ImageError):
-                    waiting.append(_Located(Prediction(name, error=str(photo))))
-                else:
-                    waiting.append(self._locate(name, photo, boxes_of_photo, detect_only))
-                faces = sum(len(located.crops) for located in waiting)
+        tasks = zip(images, repeat(None) if boxes is None else boxes, strict=boxes is not None)
+        with closing(_ahead(locate, tasks, workers)) as all_located:
+            for located in all_located:
+                waiting.append(located)
+                faces = sum(len(each.crops) for each in waiting)
                 held = sum(each.prediction.photo.pixels.nbytes for each in waiting if each.prediction.photo)
                 if detect_only or faces >= batch_size or held >= _HELD_BYTES:
                     yield from self._complete(waiting, batch_size)
@@ -258,7 +271,7 @@ def load(
     """The pipeline with the bundled weights, or those of a checkpoint file or of a folder that holds one.
 
     device: "cpu", "cuda", "cuda:1", ..., or "auto": cuda where there is one.
-    dtype: floating-point type of ANet and the SVMs. Localisation stays float32: rounding must not move a box.
+    dtype: floating-point type of ANet and the SVMs; localisation has its own, `localization_dtype`.
     options: as `FaceAttributes`. Raises ValueError for weights, a device or options that do not do.
     """
     checkpoint = load_checkpoint(find_weights(weights), choose_device(device))
@@ -325,24 +338,28 @@ def _check_boxes(boxes, photo: Photo, name: str) -> np.ndarray:
     return clipped
 
 
-def _load_ahead(images: Iterable, workers: int) -> Iterator[tuple[str, Photo | ImageError]]:
-    """Each picture's name and its photo, or why there is none, in order, decoded a few ahead."""
-    pool = ThreadPoolExecutor(workers)
+def _ahead(run: Callable, tasks: Iterable[tuple], workers: int) -> Iterator:
+    """run(*task) for each task, in order, computed a few ahead by threads that share torch's between them."""
+    threads = torch.get_num_threads()
+    started = Barrier(workers + 1)
+
+    def start() -> None:
+        torch.set_num_threads(max(1, threads // workers))
+        started.wait()
+
+    pool = ThreadPoolExecutor(workers, initializer=start)
     try:
+        for _ in range(workers):
+            pool.submit(int)  # starts a thread
+        started.wait()
+        # What a thread sets counts for itself and for threads that are yet to come: those are not ours.
+        torch.set_num_threads(threads)
         ahead = deque()
-        for image in images:
-            ahead.append((describe(image), pool.submit(_load, image)))
+        for task in tasks:
+            ahead.append(pool.submit(run, *task))
             if len(ahead) > 2 * workers:
-                name, photo = ahead.popleft()
-                yield name, photo.result()
-        for name, photo in ahead:
-            yield name, photo.result()
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _load(image) -> Photo | ImageError:
-    try:
-        return load_photo(image)
-    except ImageError as error:
-        return error

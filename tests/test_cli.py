@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -179,8 +180,9 @@ class TestOutput:
         main(["predict", str(photos), "--weights", weights, "--output", str(output)])
         assert f"pictures are in {output}" in capsys.readouterr().err
         names = {path.name for path in output.iterdir()}
-        assert names == {f"{stem}.{kind}.jpg" for stem in ("a", "a-2", "b") for kind in ("faces", "lnet_o", "lnet_s")}
-        for path in output.iterdir():
+        pictures = {f"{stem}.{kind}.jpg" for stem in ("a", "a-2", "b") for kind in ("faces", "lnet_o", "lnet_s")}
+        assert names == {*pictures, "gallery.html"}
+        for path in output.glob("*.jpg"):
             with Image.open(path) as picture:
                 assert picture.size == (320, 240)
 
@@ -191,6 +193,26 @@ class TestOutput:
         assert not green("b.faces.jpg").any()
         rows, columns = np.nonzero(green("a-2.faces.jpg"))  # one face, at (200, 100), about 32 pixels large
         assert 75 < rows.min() < 90 and 110 < rows.max() < 125 and 175 < columns.min() < 195
+
+    def test_page_of_all_photos(self, weights, photos, tmp_path):
+        (tmp_path / "out").mkdir()
+        taken = tmp_path / "out" / "gallery.html"
+        taken.write_text("no picture, but asked for by name")
+        main(["predict", str(photos), str(taken), "--weights", weights, "--output", str(taken.parent)])
+        assert taken.read_text() == "no picture, but asked for by name"
+        page = (tmp_path / "out" / "gallery-2.html").read_text()
+        found = [json.loads(photo) for photo in re.findall(r'class="photo">(.*)</script>', page)]
+        assert [photo["name"] for photo in found] == [str(photos / name) for name in ("a.png", "b.jpg", "sub/a.png")]
+        assert [len(photo["faces"]) for photo in found] == [2, 0, 1] and "Frowning" in page
+        (face,) = found[2]["faces"]
+        assert face["labels"] == [[1, 0, 0]] and face["values"][0][0] > 0.99 and face["notes"][0].startswith("score ")
+        left, _, width, _ = face["box"]
+        assert left < 100 * 200 / 320 < left + width
+
+    def test_page_of_boxes_alone(self, weights, photos, tmp_path):
+        main(["detect", str(photos / "a.png"), "--weights", weights, "--output", str(tmp_path / "out"), "--quiet"])
+        page = (tmp_path / "out" / "gallery.html").read_text()
+        assert '"attributes":[]' in page and page.count('"box":') == 2
 
     def test_inputs_are_never_overwritten(self, weights, photos, capsys):
         taken = photos / "a.faces.jpg"
@@ -210,7 +232,7 @@ class TestProcess:
         assert result.returncode == 1
         assert [len(record["faces"]) for record in records] == FACES
         assert "Traceback" not in result.stderr
-        assert len(list((tmp_path / "out").iterdir())) == 9
+        assert len(list((tmp_path / "out").iterdir())) == 10
 
     def test_broken_pipe(self, weights, photos, tmp_path):
         many = tmp_path / "many"
@@ -262,3 +284,15 @@ def test_info(weights, capsys):
     assert f"faceattr {faceattr.__version__}" in out and "torch " in out and f"weights {weights}" in out
     lines = dict(line.strip().split(": ", 1) for line in out.splitlines() if line.startswith("  "))
     assert json.loads(lines["attributes"]) == list(ATTRIBUTES) and json.loads(lines["format_version"]) == 1
+
+
+def test_info_times_the_cascade(weights, capsys, tmp_path, monkeypatch):
+    from faceattr import speed
+
+    monkeypatch.setattr(speed, "_milliseconds", lambda run, device, seconds: run() and 12.0)
+    photo = tmp_path / "photo.png"
+    draw_photo([(100, 100, 32, SMILING)]).save(photo)
+    assert main(["info", "--weights", weights, "--device", "cpu", "--benchmark", str(photo)]) == 0
+    out = capsys.readouterr().out
+    assert "300x300 pixels with 1 faces" in out and "whole cascade 12.0 ms" in out
+    assert float(out.split("threads: ")[1].split()[0]) > 0

@@ -19,13 +19,14 @@ parser.add_argument("--lnet-s", type=Path, required=True, help="safetensors of f
 parser.add_argument("--localization", type=Path, required=True, help="JSON with the localiser's settings")
 parser.add_argument("--anet", type=Path, required=True, help="safetensors of finetune_anet.py")
 parser.add_argument("--svm", type=Path, required=True, help="safetensors of fit_svm.py")
-parser.add_argument(
+box = parser.add_mutually_exclusive_group(required=True)
+box.add_argument("--box", type=Path, help="JSON of measure_geometry.py")
+box.add_argument(
     "--aligned-box",
     type=float,
     nargs=4,
-    required=True,
     metavar=("X0", "Y0", "X1", "Y1"),
-    help="where the localiser puts its box on an aligned 178x218 picture (measure_box.py); ANet's crop follows",
+    help="where the localiser puts its box on an aligned 178x218 picture (measure_geometry.py); ANet's crop follows",
 )
 parser.add_argument("--output", type=Path, required=True)
 args = parser.parse_args()
@@ -38,7 +39,8 @@ notes = {"lnet_o": notes_o, "lnet_s": notes_s, "anet": notes_anet, "svm": notes_
 for note in notes.values():
     note.pop("config")
 localization = LocalizerSettings(**json.loads(args.localization.read_text()))
-x0, y0, x1, y1 = args.aligned_box
+aligned_box = args.aligned_box or json.loads(args.box.read_text())["aligned_box"]
+x0, y0, x1, y1 = aligned_box
 crop_centre = [
     ((CROP[i] + CROP[i + 2]) / 2 - middle) / (y1 - y0) for i, middle in enumerate(((x0 + x1) / 2, (y0 + y1) / 2))
 ]
@@ -52,7 +54,7 @@ save_checkpoint(
         "attributes": ATTRIBUTES,
         "preprocessing": {
             "localization": localization.to_dict(),
-            "aligned_box": args.aligned_box,
+            "aligned_box": aligned_box,
             "crop": {
                 "centre": crop_centre,
                 "height": (CROP[3] - CROP[1]) / (y1 - y0),

@@ -1,4 +1,8 @@
-"""Fine-tunes ANet on the 40 tags, from identity pre-training (--init) or from scratch."""
+"""Fine-tunes ANet on the 40 tags, from identity pre-training (--init) or from scratch.
+
+The faces are CelebA's aligned pictures or, with --images, those that the localisation nets propose (place_faces.py), or
+both.
+"""
 
 import argparse
 from pathlib import Path
@@ -9,53 +13,95 @@ from sklearn.metrics import roc_auc_score
 
 from faceattr.data.celeba import read_celeba
 from faceattr.data.faces import FaceCache
+from faceattr.data.tagged import joined
 from faceattr.models.anet import CONFIGS, ANet
+from faceattr.train import parallel
 from faceattr.train.anet import TagLoss, predict
+from faceattr.train.arguments import add_training, prepare
 from faceattr.train.loop import fit, load_model, save_model
-
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-parser.add_argument("--celeba", type=Path, required=True, help="folder with CelebA's label files and img_align_celeba/")
-parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
-parser.add_argument("--output", type=Path, required=True, help="folder for state, log and anet.safetensors")
-parser.add_argument("--config", choices=CONFIGS, default="wide")
-parser.add_argument("--init", type=Path, help="anet.safetensors of pretrain_anet.py, of the same config")
-parser.add_argument("--epochs", type=float, default=22)
-parser.add_argument("--batch", type=int, default=128)
-parser.add_argument("--lr", type=float, default=2e-3)
-parser.add_argument("--weight-decay", type=float, default=0.05)
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16, keep weights in float32")
-parser.add_argument("--resume", action="store_true")
-parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
-args = parser.parse_args()
-
-torch.set_num_threads(args.threads)
-torch.manual_seed(args.seed)
-data = read_celeba(args.celeba, skip_missing=args.skip_missing)
-model = load_model(ANet, args.init)[0] if args.init else ANet(**CONFIGS[args.config])
-model = model.to(memory_format=torch.channels_last)
-faces = FaceCache(data.folder, data.names, model.config["input_size"], args.cache / f"aligned-{args.config}.npy")
-rows = np.flatnonzero(data.partitions == 0)
-validation = np.flatnonzero(data.partitions == 1)
+from faceattr.train.optimizers import make_optimizer
 
 
-def evaluate(net: ANet) -> dict[str, float]:
-    logits, tags = predict(net, faces, validation).numpy(), data.tags[validation]
-    return {"validation_accuracy": ((logits > 0) == tags).mean(), "validation_auc": roc_auc_score(tags, logits)}
+@torch.no_grad()
+def teach(teacher: ANet, faces: FaceCache, rows: np.ndarray) -> np.ndarray:
+    """A trained net's probabilities, float32 [N, A], of the plain crops."""
+    return predict(teacher.to(memory_format=torch.channels_last), faces, rows).sigmoid().numpy()
 
 
-steps = len(rows) // args.batch
-trained = fit(
-    model,
-    torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=args.weight_decay),
-    TagLoss(faces, rows, data.tags[rows], args.batch, args.seed),
-    steps=round(args.epochs * steps),
-    folder=args.output,
-    seed=args.seed,
-    bfloat16=args.bfloat16,
-    resume=args.resume,
-    evaluate=evaluate,
-    evaluate_every=2 * steps,
-)
-save_model(trained, args.output / "anet.safetensors", stage="tags", pictures=len(rows), epochs=args.epochs)
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--celeba", type=Path, required=True, help="folder with CelebA's label files and pictures")
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        default=["img_align_celeba"],
+        help="aligned pictures: folders below --celeba, or full paths",
+    )
+    parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
+    parser.add_argument("--output", type=Path, required=True, help="folder for state, log and anet.safetensors")
+    parser.add_argument("--config", choices=CONFIGS, default="wide")
+    parser.add_argument("--split", choices=("official", "paper"), default="official", help="paper: by its identities")
+    parser.add_argument("--init", type=Path, help="anet.safetensors of pretrain_anet.py, of the same config")
+    parser.add_argument(
+        "--teachers", type=Path, nargs="*", default=[], help="fine-tuned ANets whose opinions count beside the tags"
+    )
+    parser.add_argument("--trust", type=float, default=0.5, help="how much the teachers' mean counts, 0 to 1")
+    parser.add_argument("--epochs", type=float, default=22)
+    parser.add_argument("--batch", type=int, default=128, help="crops a process")
+    parser.add_argument("--views", type=int, default=1, help="crops of each face in a batch")
+    parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: as the paper")
+    parser.add_argument("--lr", type=float, help="by default what suits the optimiser")
+    parser.add_argument("--weight-decay", type=float, help="by default what suits the optimiser")
+    parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16, keep weights in float32")
+    parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
+    add_training(parser)
+    args = parser.parse_args()
+    if args.batch % args.views:
+        parser.error(f"--batch {args.batch} is no multiple of --views {args.views}")
+
+    device = prepare(args)
+    model = load_model(ANet, args.init)[0] if args.init else ANet(**CONFIGS[args.config])
+    model = model.to(device, memory_format=torch.channels_last)
+    size = tuple(model.config["input_size"])
+    with parallel.first_on_machine():
+        data = joined([read_celeba(args.celeba, images, args.skip_missing, args.split) for images in args.images])
+        name = "-".join("aligned" if images == "img_align_celeba" else Path(images).name for images in args.images)
+        faces = FaceCache(data.folder, data.names, size, args.cache / f"{name}-{args.config}.npy", args.workers)
+    rows = np.flatnonzero(data.partitions == 0)
+    validation = np.flatnonzero(data.partitions == 1)
+    if args.patience and not len(validation):
+        raise ValueError(f"{args.celeba}: no picture of partition 1, by which --patience could stop; leave it out")
+
+    def evaluate(net: ANet) -> dict[str, float]:
+        logits, tags = predict(net, faces, validation).numpy(), data.tags[validation]
+        mixed = tags.any(0) & ~tags.all(0)
+        return {
+            "validation_accuracy": ((logits > 0) == tags).mean(),
+            "validation_auc": roc_auc_score(tags[:, mixed], logits[:, mixed]),
+        }
+
+    targets = data.tags[rows].astype(np.float32)
+    if args.teachers:
+        opinions = [teach(load_model(ANet, path)[0].to(device), faces, rows) for path in args.teachers]
+        targets = (1 - args.trust) * targets + args.trust * np.mean(opinions, axis=0)
+
+    steps = len(rows) * args.views // (args.batch * parallel.world())
+    trained = fit(
+        model,
+        make_optimizer(args.optimizer, model, args.lr, args.weight_decay),
+        TagLoss(faces, rows, targets, args.batch, args.seed, size, args.views),
+        steps=round(args.epochs * steps),
+        folder=args.output,
+        seed=args.seed,
+        bfloat16=args.bfloat16,
+        resume=args.resume,
+        evaluate=evaluate if len(validation) else None,
+        evaluate_every=2 * steps,
+        watch="validation_auc",
+        patience=args.patience,
+    )
+    save_model(trained, args.output / "anet.safetensors", stage="tags", pictures=len(rows), epochs=args.epochs)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,15 +7,24 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
 
 from faceattr.data.celeba import read_celeba
 from faceattr.data.composites import Composer
 from faceattr.data.photos import decode_pictures, hold_out, list_pictures
 from faceattr.models.lnet import LNet
+from faceattr.train import parallel
+from faceattr.train.arguments import add_training, prepare
 from faceattr.train.lnet import finetune
 from faceattr.train.loop import load_model, save_model
+
+
+def load_rows(path: Path, photos: int) -> np.ndarray:
+    """An array of propose_faces.py, checked."""
+    rows = np.load(path, allow_pickle=False)
+    if len(rows) != photos:
+        raise ValueError(f"{path}: made for {len(rows)} photos, here are {photos}; run propose_faces.py again")
+    return rows
 
 
 def main():
@@ -30,41 +39,58 @@ def main():
     parser.add_argument(
         "--proposals", type=Path, help=".npy of propose_faces.py: cut whole photos round proposed faces"
     )
+    parser.add_argument(
+        "--windows",
+        type=Path,
+        help=".npy of propose_faces.py: for LNet_s, cut them to the windows that LNet_o proposes",
+    )
     parser.add_argument("--photo-share", type=float, default=0.5, help="part of a batch cut from whole photos")
     parser.add_argument(
         "--sizes", type=float, nargs="+", default=[40.0, 50.4, 63.5], help="heights of faces, a size tag each"
     )
     parser.add_argument("--picture-sizes", type=int, nargs="+", default=[113, 129, 145, 161])
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=32, help="a process")
     parser.add_argument("--learning-rate", type=float, default=0.02)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
-    parser.add_argument("--threads", type=int, help="threads of torch; 1 is best on a shared machine")
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
+    add_training(parser)
     parser.add_argument("out", type=Path, help="folder for state, log and the net (lnet.safetensors)")
     arguments = parser.parse_args()
+    if arguments.windows and not arguments.proposals:
+        parser.error("--windows needs --proposals, which say where in a window the face is")
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    celeba = read_celeba(arguments.celeba, skip_missing=True).partition(0)
-    faces = decode_pictures([celeba.folder / n for n in celeba.names], (164, 134), cache=arguments.cache / "faces.npy")
-    scenes = hold_out(list_pictures(arguments.scenes), 0.2)[0]
-    backgrounds = [
-        decode_pictures(scenes, (224, 224), cache=arguments.cache / "scenes.npy"),
-        decode_pictures(list_pictures(arguments.objects), (84, 84), cache=arguments.cache / "objects.npy"),
-    ]
-    photos = photo_tags = proposals = None
-    if arguments.proposals:
-        wild = read_celeba(arguments.celeba, images="img_celeba", skip_missing=True).partition(0)
-        paths = [wild.folder / name for name in wild.names]
-        photos = decode_pictures(paths, (320, 320), keep_aspect=True, cache=arguments.cache / "photos.npy")
-        photo_tags, proposals = wild.tags, np.load(arguments.proposals)
+    device = prepare(arguments)
+    cache, workers = arguments.cache, arguments.workers
+    photos = photo_tags = proposals = windows = None
+    with parallel.first_on_machine():
+        celeba = read_celeba(arguments.celeba, skip_missing=True).partition(0)
+        faces = decode_pictures(celeba.paths, (164, 134), cache=cache / "faces.npy", workers=workers)
+        scenes = hold_out(list_pictures(arguments.scenes), 0.2)[0]
+        objects = list_pictures(arguments.objects)
+        backgrounds = [
+            decode_pictures(scenes, (224, 224), cache=cache / "scenes.npy", workers=workers),
+            decode_pictures(objects, (84, 84), cache=cache / "objects.npy", workers=workers),
+        ]
+        if arguments.proposals:
+            wild = read_celeba(arguments.celeba, images="img_celeba", skip_missing=True).partition(0)
+            photos = decode_pictures(
+                wild.paths, (320, 320), keep_aspect=True, cache=cache / "photos.npy", workers=workers
+            )
+            photo_tags, proposals = wild.tags, load_rows(arguments.proposals, len(wild))
+            windows = load_rows(arguments.windows, len(wild)) if arguments.windows else None
     composer = Composer(
-        faces, celeba.tags, backgrounds, arguments.sizes, photos, photo_tags, proposals, arguments.photo_share
+        faces,
+        celeba.tags,
+        backgrounds,
+        arguments.sizes,
+        photos,
+        photo_tags,
+        proposals,
+        arguments.photo_share,
+        windows,
     )
 
-    torch.manual_seed(arguments.seed)
     model = LNet(sizes=arguments.sizes)
     if arguments.start:
         model.load_state_dict(load_model(LNet, arguments.start)[0].state_dict())
@@ -73,7 +99,7 @@ def main():
         trunk = {name.removeprefix("trunk."): tensor for name, tensor in tensors.items() if name.startswith("trunk.")}
         model.trunk.load_state_dict(trunk)
     model = finetune(
-        model,
+        model.to(device),
         composer,
         folder=arguments.out / "state",
         steps=arguments.steps,
@@ -81,7 +107,9 @@ def main():
         picture_sizes=arguments.picture_sizes,
         learning_rate=arguments.learning_rate,
         seed=arguments.seed,
+        bfloat16=not arguments.float32,
         resume=arguments.resume,
+        patience=arguments.patience,
     )
     save_model(model, arguments.out / "lnet.safetensors")
 

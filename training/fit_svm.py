@@ -1,4 +1,17 @@
-"""Fits the SVMs on ANet's features of the validation partition, with calibration and thresholds by cross-validation."""
+"""Fits the SVMs, with calibration and thresholds by cross-validation that keeps a person's pictures together.
+
+The last stage of the cascade, on the features that ANet gives for CelebA's validation partition:
+
+    fit_svm.py --celeba DIR --cache DIR --anet anet.safetensors --output svm.safetensors
+
+One's own attributes, on the frozen features of a checkpoint, as a checkpoint for `faceattr predict --weights`:
+
+    fit_svm.py --csv tags.csv [--root DIR] [--crop detect|aligned] [--weights W] --output own.safetensors
+    fit_svm.py --lfwa DIR --output lfwa.safetensors
+
+The CSV has a column image and one an attribute (1, 0, -1, true, false; empty: not known), and may have identity and
+partition; with partitions the SVMs learn from 0 and the figures of 2 are printed too.
+"""
 
 import argparse
 import json
@@ -10,55 +23,135 @@ import torch
 from faceattr.attributes import ATTRIBUTES
 from faceattr.data.celeba import read_celeba
 from faceattr.data.faces import FaceCache
+from faceattr.data.lfwa import read_lfwa
+from faceattr.data.tag_csv import read_tag_csv
+from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.attributes import evaluate, table
+from faceattr.evaluation.predict import ALIGNED_FACES, predict_pictures
 from faceattr.models.anet import CONFIGS, ANet
+from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
+from faceattr.pipeline import FaceAttributes, find_weights
+from faceattr.train import parallel
 from faceattr.train.anet import pooled_features
+from faceattr.train.arguments import add_machine, prepare
 from faceattr.train.loop import load_model, save_model
+from faceattr.train.own import fit_own
 from faceattr.train.svm import fit_svm
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-parser.add_argument("--celeba", type=Path, required=True, help="folder with CelebA's label files and img_align_celeba/")
-parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
-parser.add_argument("--anet", type=Path, required=True, help="anet.safetensors of finetune_anet.py")
-parser.add_argument("--output", type=Path, required=True, help="the SVMs (.safetensors); figures go beside (.json)")
-parser.add_argument("--partition", type=int, default=1, help="what the SVMs learn from; ANet must not have seen it")
-parser.add_argument("--look", type=int, default=2, help="partition whose figures are printed; nothing is chosen by it")
-parser.add_argument("--positions", type=int, nargs=2, default=(2, 2), help="rows and columns of crops that are pooled")
-parser.add_argument("--folds", type=int, default=5)
-parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
-args = parser.parse_args()
 
-torch.set_num_threads(args.threads)
-data = read_celeba(args.celeba, skip_missing=args.skip_missing)
-anet = load_model(ANet, args.anet)[0]
-name = next(name for name, config in CONFIGS.items() if ANet(**config).config == anet.config)
-faces = FaceCache(data.folder, data.names, anet.config["input_size"], args.cache / f"aligned-{name}.npy")
-anet = anet.fold_batch_norm()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--celeba", type=Path, help="folder with CelebA's label files and pictures")
+    source.add_argument("--csv", type=Path, help="one's own pictures and attributes")
+    source.add_argument("--lfwa", type=Path, help="folder of LFWA or LFWA+")
+    parser.add_argument("--output", type=Path, required=True, help="the file to write; figures go beside it (.json)")
+    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation (default: 5)")
+    parser.add_argument("--skip-missing", action="store_true", help="leave out pictures that are listed but not there")
+    add_machine(parser)
+    celeba = parser.add_argument_group("with --celeba")
+    celeba.add_argument("--cache", type=Path, help="folder for decoded pictures")
+    celeba.add_argument("--anet", type=Path, help="anet.safetensors of finetune_anet.py")
+    celeba.add_argument(
+        "--images", default="img_align_celeba", help="aligned pictures: a folder below --celeba, or a full path"
+    )
+    celeba.add_argument("--split", choices=("official", "paper"), default="official", help="paper: by its identities")
+    celeba.add_argument("--partition", type=int, default=1, help="that they learn from, unseen by ANet (default: 1)")
+    celeba.add_argument("--look", type=int, default=2, help="whose figures are printed (default: 2); nothing follows")
+    celeba.add_argument(
+        "--positions", type=int, nargs=2, default=(2, 2), help="rows, columns of pooled crops (default: 2 2)"
+    )
+    own = parser.add_argument_group("with --csv and --lfwa")
+    own.add_argument("--root", type=Path, help="folder of the pictures (default: that of the CSV)")
+    own.add_argument("--weights", help="checkpoint whose features are used (default: the bundled one)")
+    own.add_argument(
+        "--crop", choices=("detect", "aligned"), default="detect", help="aligned: laid as CelebA's, or LFW's, pictures"
+    )
+    args = parser.parse_args()
+    if args.celeba and not (args.cache and args.anet):
+        parser.error("--celeba needs --cache and --anet")
+    device = prepare(args)
+    if args.celeba:
+        last_stage(args, device)
+    else:
+        own_attributes(args, device)
 
 
-def features_of(partition: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pooled features and rows of a partition."""
-    rows = np.flatnonzero(data.partitions == partition)
-    return pooled_features(anet, faces, rows, tuple(args.positions)).double().numpy(), rows
+def last_stage(args: argparse.Namespace, device: torch.device) -> None:
+    """SVMs on ANet's features of CelebA."""
+    anet = load_model(ANet, args.anet)[0]
+    name = next(name for name, config in CONFIGS.items() if ANet(**config).config == anet.config)
+    kind = "aligned" if args.images == "img_align_celeba" else Path(args.images).name
+    with parallel.first_on_machine():
+        data = read_celeba(args.celeba, args.images, args.skip_missing, args.split)
+        cache = args.cache / f"{kind}-{name}.npy"
+        faces = FaceCache(data.folder, data.names, anet.config["input_size"], cache, args.workers)
+    anet = anet.fold_batch_norm().to(device)
+
+    def features_of(partition: int) -> tuple[np.ndarray, TaggedPictures]:
+        rows = np.flatnonzero(data.partitions == partition)
+        return pooled_features(anet, faces, rows, tuple(args.positions)).double().numpy(), data.select(rows)
+
+    features, learnt = features_of(args.partition)
+    looked_at, looked = features_of(args.look)
+    if parallel.rank() > 0:
+        return
+    people = np.arange(len(learnt)) if learnt.identities is None else learnt.identities
+    head = (anet.head.weight.detach().cpu().double().numpy(), anet.head.bias.detach().cpu().double().numpy())
+    svm, thresholds, probabilities, strength = fit_svm(
+        features, learnt.tags, people, folds=args.folds, prior=head, names=ATTRIBUTES
+    )
+    figures = {"cross-validated": {}, "held out": {}}
+    with torch.no_grad():
+        predicted = svm(torch.from_numpy(looked_at).float()).numpy()
+    for goal in thresholds:
+        result = evaluate(probabilities, learnt.tags, thresholds[goal], ATTRIBUTES)
+        figures["cross-validated"][goal] = result["mean"]
+        result = evaluate(predicted, looked.tags, thresholds[goal], ATTRIBUTES)
+        figures["held out"][goal] = result["mean"]
+        print(f"partition {args.look}, thresholds for {goal}:\n{table(result)}\n")
+    print(json.dumps(figures, indent=1))
+    notes = {"positions": list(args.positions), "strength": strength, "thresholds": thresholds, "metrics": figures}
+    save_model(svm, args.output, **notes)
+    args.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
-features, rows = features_of(args.partition)
-head = (anet.head.weight.detach().double().numpy(), anet.head.bias.detach().double().numpy())
-svm, thresholds, probabilities, strength = fit_svm(
-    features, data.tags[rows], data.identities[rows], folds=args.folds, prior=head
-)
-figures = {"cross-validated": {}, "held out": {}}
-for goal in thresholds:
-    result = evaluate(probabilities, data.tags[rows], thresholds[goal], ATTRIBUTES)
-    figures["cross-validated"][goal] = result["mean"]
-features, rows = features_of(args.look)
-with torch.no_grad():
-    probabilities = svm(torch.from_numpy(features).float()).numpy()
-for goal in thresholds:
-    result = evaluate(probabilities, data.tags[rows], thresholds[goal], ATTRIBUTES)
-    figures["held out"][goal] = result["mean"]
-    print(f"partition {args.look}, thresholds for {goal}:\n{table(result)}\n")
-print(json.dumps(figures, indent=1))
-save_model(svm, args.output, positions=list(args.positions), strength=strength, thresholds=thresholds, metrics=figures)
-args.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+def own_attributes(args: argparse.Namespace, device: torch.device) -> None:
+    """SVMs for new attributes on the features of a checkpoint, as a checkpoint."""
+    if parallel.rank() > 0:
+        return
+    checkpoint = load_checkpoint(find_weights(args.weights), device)
+    model = FaceAttributes(checkpoint)
+    if args.lfwa:
+        data = read_lfwa(args.lfwa, skip_missing=args.skip_missing)
+    else:
+        data = read_tag_csv(args.csv, args.root, args.skip_missing)
+    learnt = data if data.partitions is None else data.partition(0)
+    place = ALIGNED_FACES["lfwa" if args.lfwa else "celeba"] if args.crop == "aligned" else None
+
+    def look_at(pictures: TaggedPictures):
+        prior = np.full(len(model.attributes), 0.5)
+        return predict_pictures(model, pictures.paths, prior, place, workers=args.workers, quiet=False)
+
+    own, result = fit_own(checkpoint, learnt, look_at(learnt), args.folds)
+    figures = {"cross-validated": result["mean"]}
+    print(f"cross-validated, {result['n']} pictures:\n{table(result)}\n")
+    if data.partitions is not None and (data.partitions == 2).any():
+        unseen = data.partition(2)
+        seen = look_at(unseen)
+        held = unseen.select(seen.found)
+        with torch.no_grad():
+            probabilities = own.svm(torch.from_numpy(seen.features[seen.found])).numpy()
+        thresholds = own.metadata["thresholds"]["accuracy"]
+        result = evaluate(probabilities, held.tags, thresholds, held.attributes, held.known, held.identities)
+        figures["held out"] = result["mean"]
+        print(f"held out, {result['n']} pictures:\n{table(result)}\n")
+    print(json.dumps(figures, indent=1))
+    save_checkpoint(
+        args.output, lnet_o=own.lnet_o, lnet_s=own.lnet_s, anet=own.anet, svm=own.svm, metadata=own.metadata
+    )
+    args.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,43 +7,83 @@ import numpy as np
 import torch
 
 from faceattr.data.celeba import read_celeba
-from faceattr.data.faces import FaceCache
+from faceattr.data.faces import FaceCache, crop
+from faceattr.data.people import read_people
 from faceattr.models.anet import CONFIGS, ANet
+from faceattr.train import parallel
 from faceattr.train.anet import IdentityLoss, IdentityNet
+from faceattr.train.arguments import add_training, prepare
 from faceattr.train.loop import fit, save_model
+from faceattr.train.optimizers import make_optimizer
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-parser.add_argument("--celeba", type=Path, required=True, help="folder with CelebA's label files and img_align_celeba/")
-parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
-parser.add_argument("--output", type=Path, required=True, help="folder for state, log and anet.safetensors")
-parser.add_argument("--config", choices=CONFIGS, default="wide")
-parser.add_argument("--epochs", type=float, default=8)
-parser.add_argument("--batch", type=int, default=128)
-parser.add_argument("--lr", type=float, default=2e-3)
-parser.add_argument("--weight-decay", type=float, default=0.05)
-parser.add_argument("--similarity", type=float, default=0.5, help="weight of the similarity loss")
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16, keep weights in float32")
-parser.add_argument("--resume", action="store_true")
-parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
-args = parser.parse_args()
 
-torch.set_num_threads(args.threads)
-torch.manual_seed(args.seed)
-data = read_celeba(args.celeba, skip_missing=args.skip_missing)
-model = ANet(**CONFIGS[args.config])
-faces = FaceCache(data.folder, data.names, model.config["input_size"], args.cache / f"aligned-{args.config}.npy")
-rows = np.flatnonzero(data.partitions == 0)
-net = IdentityNet(model, len(np.unique(data.identities[rows]))).to(memory_format=torch.channels_last)
-trained = fit(
-    net,
-    torch.optim.AdamW(net.parameters(), lr=args.lr, weight_decay=args.weight_decay),
-    IdentityLoss(faces, rows, data.identities[rows], args.batch, args.similarity, args.seed),
-    steps=round(args.epochs * (len(rows) // args.batch)),
-    folder=args.output,
-    seed=args.seed,
-    bfloat16=args.bfloat16,
-    resume=args.resume,
-)
-save_model(trained.anet, args.output / "anet.safetensors", stage="identities", pictures=len(rows), epochs=args.epochs)
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--celeba", type=Path, help="folder with CelebA's label files and img_align_celeba/")
+    source.add_argument("--people", type=Path, help="folder of aligned 178x218 pictures, a folder a person")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
+    parser.add_argument("--output", type=Path, required=True, help="folder for state, log and anet.safetensors")
+    parser.add_argument("--config", choices=CONFIGS, default="wide")
+    parser.add_argument("--split", choices=("official", "paper"), default="official", help="paper: its 8,000 people")
+    parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--batch", type=int, default=128, help="pictures a process")
+    parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: as the paper")
+    parser.add_argument("--lr", type=float, help="by default what suits the optimiser")
+    parser.add_argument("--weight-decay", type=float, help="by default what suits the optimiser")
+    parser.add_argument("--similarity", type=float, default=0.5, help="weight of the similarity loss")
+    parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16, keep weights in float32")
+    parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
+    add_training(parser)
+    args = parser.parse_args()
+
+    device = prepare(args)
+    model = ANet(**CONFIGS[args.config])
+    size = tuple(model.config["input_size"])
+    with parallel.first_on_machine():
+        if args.people:
+            data = read_people(args.people)
+        else:
+            data = read_celeba(args.celeba, skip_missing=args.skip_missing, split=args.split)
+        name = f"{'people' if args.people else 'aligned'}-{args.config}.npy"
+        faces = FaceCache(data.folder, data.names, size, args.cache / name, args.workers)
+    if data.identities is None:
+        parser.error(f"{args.celeba}: has no identity_CelebA.txt, from which to know who is who")
+    rows = np.flatnonzero(data.partitions == 0)
+    identities = np.unique(data.identities[rows], return_inverse=True)[1]
+    net = IdentityNet(model, identities.max() + 1).to(device, memory_format=torch.channels_last)
+    # To stop early by: known persons on pictures that are kept back.
+    aside = np.random.default_rng(args.seed).random(len(rows)) < (0.1 if args.patience else 0)
+    kept_back, rows = (rows[aside], identities[aside]), rows[~aside]
+    identities = identities[~aside]
+
+    def evaluate(net: IdentityNet) -> dict[str, float]:
+        right = 0
+        for start in range(0, aside.sum(), 250):
+            pictures, persons = (values[start : start + 250] for values in kept_back)
+            logits = net(crop(faces.batch(pictures), size, size).to(device))[1]
+            right += (logits.argmax(1).cpu().numpy() == persons).sum()
+        return {"validation_correct": right / aside.sum()}
+
+    steps = len(rows) // (args.batch * parallel.world())
+    trained = fit(
+        net,
+        make_optimizer(args.optimizer, net, args.lr, args.weight_decay),
+        IdentityLoss(faces, rows, identities, args.batch, args.similarity, args.seed, size),
+        steps=round(args.epochs * steps),
+        folder=args.output,
+        seed=args.seed,
+        bfloat16=args.bfloat16,
+        resume=args.resume,
+        evaluate=evaluate if args.patience else None,
+        evaluate_every=steps,
+        watch="validation_correct",
+        patience=args.patience,
+    )
+    save_model(
+        trained.anet, args.output / "anet.safetensors", stage="identities", pictures=len(rows), epochs=args.epochs
+    )
+
+
+if __name__ == "__main__":
+    main()

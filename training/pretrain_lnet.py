@@ -1,34 +1,41 @@
-"""Pre-train LNet+ on object categories: `python training/pretrain_lnet.py OBJECTS OUT`."""
+"""Pre-trains LNet+ on object categories: `python training/pretrain_lnet.py OBJECTS OUT`."""
 
 import argparse
 from pathlib import Path
 
-import torch
-
 from faceattr.data.objects import ObjectFolder
 from faceattr.models.lnet import LNetPlus
-from faceattr.train.lnet import pretrain
+from faceattr.train import parallel
+from faceattr.train.arguments import add_training, prepare
+from faceattr.train.lnet import CROPS, pretrain
 from faceattr.train.loop import save_model
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("objects", type=Path, help="folder with train/CLASS/* and val/CLASS/*")
     parser.add_argument("out", type=Path, help="folder for state, cache and the net (lnet_plus.safetensors)")
     parser.add_argument("--epochs", type=float, default=8)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64, help="a process")
     parser.add_argument("--size", type=int, default=97, help="pixels of the training crops")
+    parser.add_argument(
+        "--crops", choices=CROPS, default="random", help="ten: the paper's centre, corners and flips, one at a time"
+    )
     parser.add_argument("--hidden", type=int, nargs="*", default=[512], help="sizes of the hidden layers")
     parser.add_argument("--learning-rate", type=float, default=0.05)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
-    parser.add_argument("--resume", action="store_true")
+    add_training(parser)
     arguments = parser.parse_args()
 
-    train = ObjectFolder(arguments.objects / "train", cache=arguments.out / "objects-train.npy")
-    validation = ObjectFolder(arguments.objects / "val", cache=arguments.out / "objects-val.npy")
-    torch.manual_seed(arguments.seed)
-    model = LNetPlus(classes=len(train.classes), hidden=arguments.hidden)
+    device = prepare(arguments)
+    with parallel.first_on_machine():
+        train, validation = (
+            ObjectFolder(
+                arguments.objects / part, cache=arguments.out / f"objects-{part}.npy", workers=arguments.workers
+            )
+            for part in ("train", "val")
+        )
+    model = LNetPlus(classes=len(train.classes), hidden=arguments.hidden).to(device)
     model = pretrain(
         model,
         train,
@@ -37,10 +44,12 @@ def main():
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         size=arguments.size,
+        crops=arguments.crops,
         learning_rate=arguments.learning_rate,
         seed=arguments.seed,
         bfloat16=not arguments.float32,
         resume=arguments.resume,
+        patience=arguments.patience,
     )
     save_model(model, arguments.out / "lnet_plus.safetensors", classes=train.classes)
 

@@ -19,7 +19,7 @@ _Row = tuple[int, list[str]]
 
 def read_celeba(
     root: str | Path,
-    images: str = "img_align_celeba",
+    images: str | Path = "img_align_celeba",
     skip_missing: bool = False,
     split: str = "official",
     partition: int | None = None,
@@ -30,7 +30,7 @@ def read_celeba(
         root: folder with list_attr_celeba, identity_CelebA and list_eval_partition, as the official .txt or Kaggle's
             .csv (which may lack the identities).
         images: subfolder with the pictures: the aligned ones, or img_celeba for whole photos. In Kaggle's archive there
-            is a folder of the same name inside.
+            is a folder of the same name inside. A full path is a folder anywhere.
         skip_missing: leave out rows whose picture is not there (a part of CelebA) instead of raising. Rows whose
             picture is there in its other form alone, aligned or whole, are left out with a warning.
         split: "official", or "paper" for its 8,000/1,000/1,000 identities, in the order of their numbers.

@@ -36,6 +36,10 @@ class Batch:
     known: Tensor
     """float [N, A]: 0 where it is not known whether the tag holds, which is left out of the loss."""
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(self.images.to(device), self.tags.to(device), self.known.to(device))
+
 
 def to_images(pictures: np.ndarray) -> Tensor:
     """uint8 [N, H, W, 3] -> float [N, 3, H, W] in [0, 1]."""
@@ -80,10 +84,13 @@ def similarity(
     return np.concatenate([linear, (source - np.einsum("nij,nj->ni", linear, target))[:, :, None]], 2)
 
 
-def inside(centres: np.ndarray, heights: np.ndarray, size: int) -> np.ndarray:
-    """The part of each face's frame that lies inside a picture of `size` pixels: centres [..., 2], heights [...]."""
+def inside(centres: np.ndarray, heights: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
+    """The part of each face's frame that lies between the corners `low` and `high` [..., 2] of what is shown.
+
+    centres [..., 2] (columns, rows) and heights [...] of the faces, in pixels.
+    """
     half = np.stack([heights / FACE_ASPECT / 2, heights / 2], -1)
-    visible = np.minimum(centres + half, size) - np.maximum(centres - half, 0)
+    visible = np.minimum(centres + half, high) - np.maximum(centres - half, low)
     return np.prod(np.clip(visible, 0, None) / np.maximum(2 * half, 1e-6), -1)
 
 
@@ -114,6 +121,9 @@ class Composer:
         proposals: [m, 3], the one face that a net proposed in each photo: column and row of its centre and its height,
             in pixels of the decoded photo; height 0 leaves the photo out.
         photo_share: the part of a batch that is cut from photos.
+        windows: [m, W, 3], what LNet_o proposes in each photo, as `proposals`, with height 0 where there are fewer: the
+            photos are cut to these, as LNet_s sees them. Without, they are cut at random round the face.
+        window: side of a window, in heights of the face that is proposed.
     """
 
     def __init__(
@@ -126,11 +136,16 @@ class Composer:
         photo_tags: np.ndarray | None = None,
         proposals: np.ndarray | None = None,
         photo_share: float = 0.0,
+        windows: np.ndarray | None = None,
+        window: float = 2.0,
     ):
         self.faces, self.face_tags, self.backgrounds = faces, face_tags, backgrounds
         self.sizes = np.asarray(sizes, dtype=np.float64)
         self.photos, self.photo_tags, self.proposals, self.photo_share = photos, photo_tags, proposals, photo_share
+        self.windows, self.window = windows, window
         self.usable = np.flatnonzero(proposals[:, 2] > 0) if proposals is not None else np.zeros(0, int)
+        if windows is not None:
+            self.usable = self.usable[(windows[self.usable, :, 2] > 0).any(1)]
 
     def batch(self, count: int, size: int, random: np.random.Generator) -> Batch:
         """`count` pictures of `size` x `size` pixels."""
@@ -221,7 +236,7 @@ class Composer:
 
         most = 3
         number = random.choice(most + 1, size=count, p=[0.2, 0.5, 0.2, 0.1])
-        heights, visible = np.zeros((count, most)), np.zeros((count, most))
+        heights = np.zeros((count, most))
         centres = np.full((count, most, 2), -1e4)
         attributes = np.zeros((count, self.face_tags.shape[1]), dtype=bool)
         rows_of_face, columns_of_face = self.faces.images.shape[1:3]
@@ -245,41 +260,90 @@ class Composer:
             aspect = np.exp(random.normal(0, 0.08, len(rows)))
             self._paste(canvas, sources, rows, similarity(scale, angle, aspect, source, centre[rows]), random)
             heights[rows, layer], centres[rows, layer] = height[rows], centre[rows]
-            visible[rows, layer] = inside(centre[rows], height[rows], size)
             if layer == 0:
                 attributes[rows] = self.face_tags[chosen]
+        low, high = self._trim(canvas, centres[:, 0], heights[:, 0], random)
+        visible = inside(centres, heights, low[:, None], high[:, None])
         clear = (visible[:, 0] > 0.8) & (heights[:, 0] > 0.7 * self.sizes[0])
         alone = (heights > 0).sum(1) == 1
         return canvas, attributes, (clear & alone) | (heights == 0).all(1), heights, visible
+
+    def _trim(
+        self, canvas: Tensor, centres: np.ndarray, heights: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Keeps of one picture in three a rectangle, close about the first face if there is one, and repeats its border
+        outwards: photos that a face fills come to the nets like that. Returns the corners [N, 2] of what is shown."""
+        count, size = len(canvas), canvas.shape[-1]
+        low, high = np.zeros((count, 2)), np.full((count, 2), float(size))
+        span = size * random.uniform(0.4, 0.9, (count, 2))
+        start = (size - span) * random.random((count, 2))
+        half = np.stack([heights / FACE_ASPECT, heights], -1) / 2
+        near = half * (2 * random.uniform(-0.1, 0.35, (2, count, 1)))
+        face = (heights > 0)[:, None]
+        stop = np.where(face, centres + half + near[1], start + span)
+        start = np.where(face, centres - half - near[0], start)
+        rows = np.flatnonzero(random.random(count) < 0.35)
+        low[rows], high[rows] = np.clip(start[rows].round(), 0, size - 2), np.clip(stop[rows].round(), 2, size)
+        axis = np.arange(size)
+        for row in rows:
+            columns, lines = (
+                torch.from_numpy(np.clip(axis, low[row, i], high[row, i] - 1).astype(np.int64)) for i in range(2)
+            )
+            canvas[row] = canvas[row][:, lines[:, None], columns]
+        return low, high
 
     def _photo_cuts(self, count: int, size: int, random: np.random.Generator):
         """Pieces of photos, some with the proposed face in one of the size classes, some beside it."""
         chosen = random.choice(self.usable, size=count)
         faces = self.proposals[chosen]
         extents = self.photos.extents[chosen][:, ::-1]  # columns, rows
-        height = self._heights(count, size, random)
-        scale = height / faces[:, 2]
-        # Three of four pieces show the face, the others what is beside it.
-        beside = random.random((count, 1)) < 0.25
-        centre = np.where(beside, random.uniform(-1, 2, (count, 2)), random.uniform(0.1, 0.9, (count, 2))) * size
-        # The piece is moved into the photo as far as it goes, so that it shows little of what lies beyond the border.
+        if self.windows is None:
+            height, scale, corner = self._cuts_round(faces, extents, size, random)
+        else:
+            height, scale, corner = self._cuts_to_windows(chosen, size, random)
         span = size / scale
-        corner = faces[:, :2] - centre / scale[:, None]
-        slack = extents - span[:, None]
-        corner = np.where(slack > 0, np.clip(corner, 0, np.maximum(slack, 0)), np.minimum(0, np.maximum(corner, slack)))
         mirror = random.random(count) < 0.5
         sources = to_images(self.photos.images[chosen])
+        for source, (columns, rows) in zip(sources, extents, strict=True):
+            # What lies beyond a photo repeats its border, as where the nets are used.
+            source[:, rows:] = source[:, rows - 1 : rows]
+            source[:, :, columns:] = source[:, :, columns - 1 : columns]
         matrices = np.zeros((count, 2, 3))
         matrices[:, 0, 0] = np.where(mirror, -1, 1) / scale
         matrices[:, 0, 2] = corner[:, 0] + np.where(mirror, span, 0)
         matrices[:, 1, 1], matrices[:, 1, 2] = 1 / scale, corner[:, 1]
         canvas = sample(sources, matrices, size, 1 / scale)
         centre = (faces[:, :2] - corner) * scale[:, None]
-        visible = inside(centre, height, size)
+        visible = inside(centre, height, 0, size)
         heights, shown = np.zeros((count, 3)), np.zeros((count, 3))
         heights[:, 0], shown[:, 0] = np.where(visible > 0.02, height, 0), visible
         known = (visible > 0.8) & (height > 0.7 * self.sizes[0])
         return canvas, self.photo_tags[chosen], known, heights, shown
+
+    def _cuts_round(self, faces: np.ndarray, extents: np.ndarray, size: int, random: np.random.Generator):
+        """Cuts at random round the faces: heights of the faces in them, scales, corners."""
+        height = self._heights(len(faces), size, random)
+        scale = height / faces[:, 2]
+        # Three of four pieces show the face, the others what is beside it.
+        beside = random.random((len(faces), 1)) < 0.25
+        centre = (
+            np.where(beside, random.uniform(-1, 2, (len(faces), 2)), random.uniform(0.1, 0.9, (len(faces), 2))) * size
+        )
+        # The piece is moved into the photo as far as it goes, so that it shows little of what lies beyond the border.
+        span = size / scale
+        corner = faces[:, :2] - centre / scale[:, None]
+        slack = extents - span[:, None]
+        corner = np.where(slack > 0, np.clip(corner, 0, np.maximum(slack, 0)), np.minimum(0, np.maximum(corner, slack)))
+        return height, scale, corner
+
+    def _cuts_to_windows(self, chosen: np.ndarray, size: int, random: np.random.Generator):
+        """Cuts to one of the windows proposed in each photo; as :meth:`_cuts_round`."""
+        windows = self.windows[chosen]
+        number = (random.random(len(chosen)) * (windows[:, :, 2] > 0).sum(1)).astype(int)
+        windows = windows[np.arange(len(chosen)), number]
+        span = windows[:, 2] * self.window
+        scale = size / span
+        return self.proposals[chosen, 2] * scale, scale, windows[:, :2] - span[:, None] / 2
 
 
 def degrade(images: Tensor, random: np.random.Generator) -> Tensor:

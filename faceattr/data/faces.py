@@ -7,6 +7,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
+
+from faceattr.data.decode import decode
 
 PICTURE = (178, 218)
 """Width and height of an aligned CelebA picture."""
@@ -35,19 +37,21 @@ class FaceCache:
         input_size: height and width of ANet's input; sets the resolution that is kept.
         path: the cache file (.npy); a JSON file beside it tells what it holds, and a cache of other pictures or another
             resolution is made anew.
+        workers: processes that decode; 0: this one does.
 
     Raises:
         ValueError: a picture is missing, cannot be read or is not 178x218; the message names it.
     """
 
-    def __init__(self, folder: Path, names: list[str], input_size: tuple[int, int], path: Path):
+    def __init__(self, folder: Path, names: list[str], input_size: tuple[int, int], path: Path, workers: int = 0):
         scale = OVERSAMPLING * input_size[0] / (CROP[3] - CROP[1])
         size = (round(PICTURE[0] * scale), round(PICTURE[1] * scale))
         digest = hashlib.sha256("\n".join([str(folder.resolve()), *names]).encode()).hexdigest()
         content = {"size": size, "count": len(names), "names_sha256": digest}
         note = path.with_suffix(".json")
         if not (path.exists() and note.exists() and json.loads(note.read_text()) == json.loads(json.dumps(content))):
-            _decode(folder, names, size, path)
+            note.unlink(missing_ok=True)
+            _decode([folder / name for name in names], size, path, workers)
             note.write_text(json.dumps(content))
         self.pictures = np.load(path, mmap_mode="r")
 
@@ -59,22 +63,26 @@ class FaceCache:
         return torch.from_numpy(self.pictures[np.asarray(rows)])
 
 
-def _decode(folder: Path, names: list[str], size: tuple[int, int], path: Path) -> None:
+def _decode(paths: list[Path], size: tuple[int, int], path: Path, workers: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npy")
-    pictures = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(names), 3, size[1], size[0]))
-    for row, name in enumerate(tqdm(names, desc="decoding", unit="picture")):
-        try:
-            with Image.open(folder / name) as image:
-                if image.size != PICTURE:
-                    raise ValueError(f"{folder / name}: {image.size[0]}x{image.size[1]}, an aligned picture is 178x218")
-                picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-        except OSError as error:
-            raise ValueError(f"{folder / name}: cannot be read ({error})") from None
-        pictures[row] = np.asarray(picture).transpose(2, 0, 1)
+    unfinished = path.with_suffix(".partial.npy")
+    pictures = np.lib.format.open_memmap(unfinished, "w+", np.uint8, (len(paths), 3, size[1], size[0]))
+    for row, picture in enumerate(decode(paths, partial(_read, size=size), workers)):
+        pictures[row] = picture
     pictures.flush()
     del pictures
-    os.replace(partial, path)
+    os.replace(unfinished, path)
+
+
+def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """[3, H, W] uint8 of an aligned picture at `size` (W, H)."""
+    try:
+        with Image.open(path) as image:
+            if image.size != PICTURE:
+                raise ValueError(f"{path}: {image.size[0]}x{image.size[1]}, an aligned picture is 178x218")
+            return np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,11 @@ class Augmentation:
     noise: float = 0.03
     """Largest standard deviation of added noise, of pixels in [0, 1], on half of the coarse pictures."""
     flip: bool = True
+    grey: float = 0.05
+    """Share of pictures without colour."""
+    tight: float = 0.15
+    """Share of pictures of which little more than the face is there, as in photos that end beside it; as at run time,
+    the border of what is there is repeated outwards."""
 
 
 def crop(pictures: Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> Tensor:
@@ -126,17 +139,29 @@ def augment(
         uniform(settings.shift),
         uniform(settings.shift),
         sign,
+        _tight_edges(n, settings.tight, generator),
     )
     images = _coarsen(images, settings, generator)
     tone = settings.tone
+    colour = (torch.rand(n, 1, generator=generator) >= settings.grey).float()
     return _change_tone(
         images,
-        saturation=1 + uniform(tone, n, 1),
+        saturation=colour * (1 + uniform(tone, n, 1)),
         gain=1 + uniform(tone / 2, n, 3),
         contrast=1 + uniform(tone, n, 1),
         brightness=uniform(tone / 2, n, 1),
         gamma=torch.exp(uniform(math.log1p(tone), n, 1)),
     )
+
+
+def _tight_edges(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """What is there of each picture, x0, y0, x1, y1 in pixels [count, 4]: all of it, or for a share of them the face
+    and up to a third of its size on each side, or less than the face by up to a tenth."""
+    face = torch.tensor(FACE)
+    sides = (face[2:] - face[:2]).repeat(2) * torch.tensor([-1, -1, 1, 1])
+    tight = face + sides * (torch.rand(count, 4, generator=generator) * 0.45 - 0.1)
+    whole = torch.tensor([0.0, 0.0, *PICTURE])
+    return torch.where(torch.rand(count, 1, generator=generator) < share, tight, whole)
 
 
 def _change_tone(
@@ -178,8 +203,12 @@ def _sample(
     shift_x: Tensor,
     shift_y: Tensor,
     mirror: Tensor,
+    edges: Tensor | None = None,
 ) -> Tensor:
-    """Resamples CROP, changed picture by picture, to [N, 3, *size] in [0, 1]."""
+    """Resamples CROP, changed picture by picture, to [N, 3, *size] in [0, 1].
+
+    Beyond ``edges`` (x0, y0, x1, y1 in pixels of the picture, [N, 4]) the pixels there are repeated.
+    """
     x0, y0, x1, y1 = CROP
     half_w, half_h = (x1 - x0) / 2 * size[1] / input_size[1], (y1 - y0) / 2 * size[0] / input_size[0]
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
@@ -195,4 +224,7 @@ def _sample(
         1,
     )
     grid = F.affine_grid(theta, [len(pictures), 3, *size], align_corners=False)
+    if edges is not None:
+        low, high = (edges * torch.tensor([to_x, to_y] * 2) - 1).view(-1, 1, 2, 2).unbind(2)
+        grid = torch.minimum(torch.maximum(grid, low[:, None]), high[:, None])
     return F.grid_sample(pictures.float(), grid, mode="bilinear", padding_mode="border", align_corners=False) / 255

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
+
+from faceattr.data.decode import decode, digest
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+IN_MEMORY = 4 << 30
+"""Bytes up to which a cache is read into memory; a larger one is mapped, and several processes share it."""
 
 
 def list_pictures(folder: str | Path) -> list[Path]:
@@ -43,39 +49,60 @@ class Pictures:
 
 
 def decode_pictures(
-    paths: Sequence[Path], size: tuple[int, int], *, keep_aspect: bool = False, cache: str | Path | None = None
+    paths: Sequence[Path],
+    size: tuple[int, int],
+    *,
+    keep_aspect: bool = False,
+    cache: str | Path | None = None,
+    workers: int = 0,
 ) -> Pictures:
     """Decode pictures into one array of `size` (rows, columns), each stretched to it or, with `keep_aspect`, fitted in.
 
-    With `cache` (a .npy file), the decoded array is written there and read from there the next time. A cache of another
-    shape and a picture that cannot be read raise ValueError.
+    With `cache` (a .npy file; a .json file beside it tells what it holds), the decoded array is written there and read
+    from there the next time. Decoding runs in `workers` processes, or in this one where that is 0.
+
+    Raises ValueError for a cache of other pictures or another shape, and for a picture that cannot be read.
     """
     shape = (len(paths), *size, 3)
-    extents = np.tile(np.array(size, dtype=np.int64), (len(paths), 1))
-    extents_file = None if cache is None else Path(cache).with_suffix(".extents.npy")
-    if cache is not None and Path(cache).exists() and extents_file.exists():
-        # Read whole: what is only mapped is fetched from disk again and again when memory is short.
-        images = np.load(cache)
-        if images.shape != shape:
-            raise ValueError(f"{cache}: holds an array {images.shape}, {shape} is needed; delete it to decode again")
-        return Pictures(images, np.load(extents_file))
-    if cache is None:
-        images = np.zeros(shape, dtype=np.uint8)
-    else:
-        Path(cache).parent.mkdir(parents=True, exist_ok=True)
+    content = {"shape": list(shape), "keep_aspect": keep_aspect, "pictures_sha256": digest(paths)}
+    if cache is not None:
+        cache = Path(cache)
+        note, extents_file = cache.with_suffix(".json"), cache.with_suffix(".extents.npy")
+        if note.exists():
+            found = json.loads(note.read_text())
+            if found != content:
+                what = f"an array {found['shape']}" if found["shape"] != list(shape) else "other pictures"
+                raise ValueError(f"{cache}: holds {what}, {len(paths)} at {size} are needed; delete it to decode again")
+            # Read whole if it is small: what is only mapped is fetched from disk again when memory is short.
+            small = cache.stat().st_size < IN_MEMORY
+            return Pictures(np.load(cache, mmap_mode=None if small else "r"), np.load(extents_file))
+        cache.parent.mkdir(parents=True, exist_ok=True)
         images = np.lib.format.open_memmap(cache, mode="w+", dtype=np.uint8, shape=shape)
-    for i, path in enumerate(tqdm(paths, desc="decoding", unit="picture", mininterval=2)):
-        try:
-            with Image.open(path) as picture:
-                picture = picture.convert("RGB")
-                if keep_aspect:
-                    scale = min(size[0] / picture.height, size[1] / picture.width)
-                    extents[i] = max(1, int(picture.height * scale)), max(1, int(picture.width * scale))
-                rows, columns = extents[i].tolist()
-                images[i, :rows, :columns] = np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR))
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read as a picture ({error})") from error
+    else:
+        images = np.zeros(shape, dtype=np.uint8)
+    extents = np.zeros((len(paths), 2), dtype=np.int64)
+    for i, picture in enumerate(decode(paths, partial(_read, size=size, keep_aspect=keep_aspect), workers)):
+        rows, columns = extents[i] = picture.shape[:2]
+        images[i, :rows, :columns] = picture
     if cache is not None:
         images.flush()
-        np.save(extents_file, extents)  # written last: its presence says that the cache is complete
+        np.save(extents_file, extents)
+        # Written last, all or nothing: its presence says that the cache is complete.
+        unfinished = note.with_suffix(".partial")
+        unfinished.write_text(json.dumps(content))
+        os.replace(unfinished, note)
     return Pictures(images, extents)
+
+
+def _read(path: Path, size: tuple[int, int], keep_aspect: bool) -> np.ndarray:
+    """[rows, columns, 3] uint8 of a picture at `size` or, with `keep_aspect`, within it."""
+    try:
+        with Image.open(path) as picture:
+            picture = picture.convert("RGB")
+            rows, columns = size
+            if keep_aspect:
+                scale = min(rows / picture.height, columns / picture.width)
+                rows, columns = max(1, int(picture.height * scale)), max(1, int(picture.width * scale))
+            return np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read as a picture ({error})") from error

@@ -80,6 +80,24 @@ class TaggedPictures:
         return self.select(there)
 
 
+def joined(parts: Sequence[TaggedPictures]) -> TaggedPictures:
+    """The pictures of several folders, with their full paths as names; one picture may be in more than one.
+
+    All must have the same attributes; identities and partitions are kept if all have them. One folder stays as it is.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    names = [str(path.resolve()) for part in parts for path in part.paths]
+
+    def column(name: str) -> np.ndarray | None:
+        values = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in values) else np.concatenate(values)
+
+    return TaggedPictures(
+        Path("/"), names, parts[0].attributes, column("tags"), column("known"), column("identities"), column("partitions")
+    )
+
+
 def read_text(path: Path, what: str) -> str:
     """The content of a UTF-8 file; ValueError, which says ``what`` it is, for one that is missing or no text."""
     try:

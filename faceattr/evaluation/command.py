@@ -46,7 +46,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
-    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="decoding threads (default: 2)")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="threads, a photo each (default: 2)")
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
 
 
@@ -93,6 +93,13 @@ def _add_attributes(parser: argparse.ArgumentParser, data: str) -> None:
         metavar="N",
         help="of partition 0, at most, for them (default: 3000)",
     )
+    parser.add_argument(
+        "--by",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="A,B",
+        help="also the means of the pictures that have each of these tags and of those without it; in a CSV any column",
+    )
     parser.add_argument("--skip-missing", action="store_true", help="leave out pictures that are listed but not there")
     if data == "celeba":
         parser.add_argument(
@@ -122,7 +129,7 @@ def run_attributes(options: argparse.Namespace) -> int:
     from faceattr.attributes import TABLE_1
     from faceattr.evaluation.attributes import evaluate
     from faceattr.evaluation.predict import ALIGNED_FACES, predict_pictures, write_predictions
-    from faceattr.evaluation.report import report, share_of_positives
+    from faceattr.evaluation.report import by_tags, report, share_of_positives
     from faceattr.models.checkpoint import load_checkpoint
     from faceattr.pipeline import FaceAttributes, choose_device, find_weights
 
@@ -137,7 +144,11 @@ def run_attributes(options: argparse.Namespace) -> int:
     shared = [name for name in names if name in data.attributes]
     if not shared:
         raise ValueError(f"{weights}: knows none of the attributes of {options.root}; it knows {', '.join(names)}")
-    unknown = [name for name in data.attributes if name not in shared]
+    absent = [name for name in options.by if name not in data.attributes]
+    if absent:
+        raise ValueError(f"--by: {options.root} has no tag {absent[0]!r}; it has {', '.join(data.attributes)}")
+    groups = data.columns(options.by)
+    unknown = [name for name in data.attributes if name not in [*shared, *options.by]]
     if unknown:
         _note(options, f"attributes that the weights do not know are left out: {', '.join(unknown)}")
     data = data.columns(shared)
@@ -163,6 +174,7 @@ def run_attributes(options: argparse.Namespace) -> int:
         write_predictions(options.predictions, data.names, predicted.values, shared)
     result = evaluate(predicted.values, data.tags, thresholds, shared, data.known, data.identities)
     result["not_found"] = int(np.sum(~predicted.found))
+    result["groups"] = by_tags(predicted.values, data, thresholds, predicted.found, groups)
     baselines = evaluate_baselines(options, data, model, aligned) if options.baseline else {}
     paper = TABLE_1.get({"celeba": "CelebA", "lfwa": "LFWA"}.get(options.data, ""), {})
     print(report(result, options.format, paper, baselines))

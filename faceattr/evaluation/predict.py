@@ -29,25 +29,27 @@ class Probabilities:
 
     values: [N, A]. found: [N] bool; where it is False no face was found, and the values are the prior.
     boxes: [N, 4] of the faces, x0, y0, x1, y1 in pixels of the picture; NaN where none was found.
+    features: [N, F] float32, what the SVMs see; NaN where no face was found.
     """
 
     values: np.ndarray
     found: np.ndarray
     boxes: np.ndarray
+    features: np.ndarray
 
 
 def crown_to_chin(model: FaceAttributes, box: Sequence[float]) -> list[float]:
     """The face, crown to chin, that the box which the model reports stands for; both x0, y0, x1, y1."""
-    return _carried(box, model.metadata["preprocessing"]["aligned_box"], FACE)
+    return carried(box, model.metadata["preprocessing"]["aligned_box"], FACE)
 
 
-def _carried(box: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
-    """Where the box comes to lie when what is framed by `before` is framed by `after` instead."""
-    carried = []
+def carried(box: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """Where a box comes to lie when what is framed by `before` is framed by `after` instead; each x0, y0, x1, y1."""
+    moved = []
     for low, high in ((0, 2), (1, 3)):
         scale = (box[high] - box[low]) / (before[high] - before[low])
-        carried.append([box[low] + (edge - before[low]) * scale for edge in (after[low], after[high])])
-    (x0, x1), (y0, y1) = carried
+        moved.append([box[low] + (edge - before[low]) * scale for edge in (after[low], after[high])])
+    (x0, x1), (y0, y1) = moved
     return [x0, y0, x1, y1]
 
 
@@ -73,9 +75,10 @@ def predict_pictures(
     """
     values = np.tile(np.asarray(prior, dtype=np.float64), (len(paths), 1))
     boxes = np.full((len(paths), 4), np.nan)
+    features = np.full((len(paths), model.features), np.nan, dtype=np.float32)
     given = None
     if face is not None:
-        given = _boxes(paths, _carried(face, FACE, model.metadata["preprocessing"]["aligned_box"]))
+        given = aligned_boxes(paths, carried(face, FACE, model.metadata["preprocessing"]["aligned_box"]))
     stream = model.iter_predict(paths, given, batch_size=batch_size, workers=workers)
     with closing(stream):
         progress = tqdm(stream, total=len(paths), unit="picture", disable=quiet, dynamic_ncols=True)
@@ -84,11 +87,12 @@ def predict_pictures(
                 raise ValueError(prediction.error)
             for best in prediction.faces[:1]:
                 values[row] = [best.attributes[name] for name in model.attributes]
-                boxes[row] = best.box
-    return Probabilities(values, ~np.isnan(boxes[:, 0]), boxes)
+                boxes[row], features[row] = best.box, best.features
+    return Probabilities(values, ~np.isnan(boxes[:, 0]), boxes, features)
 
 
-def _boxes(paths: Sequence[Path], face: Sequence[float]) -> Iterator[list[list[float]]]:
+def aligned_boxes(paths: Sequence[Path], face: Sequence[float]) -> Iterator[list[list[float]]]:
+    """For each picture the box, x0, y0, x1, y1 in pixels, at ``face`` in parts of its width and height."""
     for path in paths:
         try:
             with Image.open(path) as picture:  # the header alone

@@ -42,6 +42,19 @@ class DenseOutput(NamedTuple):
     """[N, 2], int64: row and column of the crop whose C4 holds the largest response (eq. 5)."""
     views: Tensor
     """[N, V * F]: the features at ``best`` plus each offset asked for, joined: the paper's h_a."""
+    strength: Tensor
+    """[N, Dy, Dx]: the largest response of each crop's C4, which ``best`` maximises."""
+
+
+class LayerResponses(NamedTuple):
+    """What :meth:`ANet.responses` gives for N crops: each layer's responses after ReLU and pooling."""
+
+    c3: Tensor
+    """[N, channels, rows, columns]"""
+    c4: Tensor
+    """[N, channels, rows, columns]"""
+    fc: Tensor
+    """[N, F]: the features."""
 
 
 class ANet(nn.Module):
@@ -141,6 +154,10 @@ class ANet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Responses of the fully connected layer, [N, F], for RGB images [N, 3, *input_size] in [0, 1]."""
+        return self.responses(images).fc
+
+    def responses(self, images: Tensor) -> LayerResponses:
+        """Responses of C3, C4 and the fully connected layer for RGB images [N, 3, *input_size] in [0, 1]."""
         expected = (3, *self.config["input_size"])
         if images.dim() != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(
@@ -149,7 +166,7 @@ class ANet(nn.Module):
         h3 = F.max_pool2d(F.relu(self.norm3(self.c3(self._shared_map(images)))), 2)
         h4 = F.relu(self.norm4(self.c4(h3)))
         joined = torch.cat([h3.flatten(1), h4.flatten(1)], 1) if "c3" in self.config["fc_inputs"] else h4.flatten(1)
-        return F.relu(self.norm_fc(self.fc(joined)))
+        return LayerResponses(h3, h4, F.relu(self.norm_fc(self.fc(joined))))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, A] for RGB images [N, 3, *input_size] in [0, 1]."""
@@ -199,9 +216,10 @@ class ANet(nn.Module):
         rows = F.relu(F.linear(joined.flatten(0, 2), weight, bias))
         logits = self.head(self.dropout(rows)).unflatten(0, joined.shape[:3]).permute(0, 3, 1, 2)
         features = rows.unflatten(0, joined.shape[:3]).permute(0, 3, 1, 2)
-        strongest = blocks.amax(-1).flatten(1).argmax(1)
+        strength = blocks.amax(-1)
+        strongest = strength.flatten(1).argmax(1)
         best = torch.stack([strongest // features.shape[3], strongest % features.shape[3]], 1)
-        return DenseOutput(logits, features, best, _views(features, best, views))
+        return DenseOutput(logits, features, best, _views(features, best, views), strength)
 
     def pooled_features(self, images: Tensor) -> Tensor:
         """Mean features [N, F] of every crop that :meth:`forward_dense` sees in ``images`` and in their mirror images.

@@ -116,11 +116,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Metadata and tensors of a file, checked as far as that goes without building the nets."""
     try:
         with path.open("rb") as file:
-            start = file.read(2)
+            start = file.read(9)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); give the path of a faceattr checkpoint") from None
-    # PK: torch.save's zip; 0x80: a bare pickle.
-    if path.suffix.lower() in (".pt", ".pth", ".pkl", ".ckpt") or start[:2] == b"PK" or start[:1] == b"\x80":
+    # PK: torch.save's zip; 0x80: a bare pickle. A safetensors file begins with eight bytes of any value, then its JSON.
+    pickled = start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
+    if pickled or path.suffix.lower() in (".pt", ".pth", ".pkl", ".ckpt"):
         raise ValueError(
             f"{path}: a pickle, which can run any code when it is read; faceattr loads .safetensors files only"
         )

@@ -10,30 +10,51 @@ from tqdm import tqdm
 
 from faceattr.data.faces import Augmentation, FaceCache, augment, crop
 from faceattr.models.anet import ANet
-from faceattr.train.loop import generator
+from faceattr.train import parallel
+from faceattr.train.loop import Ahead, generator
+
+LOGIT_SCALE = 24.0
+"""Of identity logits, which are cosines; sharp enough for thousands of identities."""
 
 
 class IdentityNet(nn.Module):
-    """ANet's features with one logit an identity, for pre-training."""
+    """ANet's features with one logit an identity, for pre-training.
+
+    Features and the identities' weights are normalised. Plain ones do not learn from five pictures a person, and the
+    similarity loss would shrink the features themselves.
+    """
 
     def __init__(self, anet: ANet, identities: int):
         super().__init__()
         self.anet = anet
-        self.identity = nn.Linear(anet.config["features"], identities)
+        # Not in use here, and processes that train together wait for the gradient of whatever is.
+        self.anet.head.requires_grad_(False)
+        self.identity = nn.Parameter(torch.randn(identities, anet.config["features"]) * 0.05)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [N, F] and identity logits [N, I]."""
-        features = self.anet.features(images)
-        return features, self.identity(self.anet.dropout(features))
+        """Features of length 1 [N, F] and identity logits [N, I]."""
+        features = F.normalize(self.anet.features(images).float())
+        return features, LOGIT_SCALE * F.linear(features, F.normalize(self.identity))
 
 
 def similarity_loss(features: Tensor, identities: Tensor) -> Tensor:
-    """Mean over the batch's same-identity pairs of the mean squared distance of their features; 0 without a pair."""
+    """Mean over the batch's same-identity pairs of the squared distance of their features; 0 without a pair."""
     same = torch.triu(identities[:, None] == identities[None], diagonal=1)
     first, second = same.nonzero(as_tuple=True)
     if not len(first):
         return features.sum() * 0
-    return F.mse_loss(features[first], features[second])
+    return (features[first] - features[second]).square().sum(1).mean()
+
+
+def augmented(
+    faces: FaceCache, rows: np.ndarray, batch: int, size: tuple[int, int], settings: Augmentation, *seed: int
+) -> Tensor:
+    """This process's random crops [batch, 3, *size] of the pictures ``rows`` [W * batch] of all processes."""
+    images = [
+        augment(faces.batch(rows[place]), size, settings, generator(*seed, number))
+        for number, place in parallel.pieces(batch)
+    ]
+    return torch.cat(images).contiguous(memory_format=torch.channels_last)
 
 
 def paired_rows(identities: np.ndarray, batch: int, seed: int, step: int) -> np.ndarray:
@@ -43,9 +64,9 @@ def paired_rows(identities: np.ndarray, batch: int, seed: int, step: int) -> np.
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(identities))
     order = order[np.argsort(identities[order], kind="stable")]
-    pairs = np.array_split(order, (len(order) + 1) // 2)
-    random.shuffle(pairs)
-    return np.concatenate(pairs)[number * batch : (number + 1) * batch]
+    pairs = random.permutation((len(order) + 1) // 2)
+    places = np.stack([2 * pairs, 2 * pairs + 1], 1).ravel()
+    return order[places[places < len(order)]][number * batch : (number + 1) * batch]
 
 
 def shuffled_rows(count: int, batch: int, seed: int, step: int) -> np.ndarray:
@@ -55,61 +76,105 @@ def shuffled_rows(count: int, batch: int, seed: int, step: int) -> np.ndarray:
 
 
 class IdentityLoss:
-    """Softmax cross-entropy over identities plus ``weight`` times the similarity loss."""
+    """Softmax cross-entropy over identities plus ``weight`` times the similarity loss; ``batch`` pictures a process.
+
+    ``identities`` are numbers from 0 on, one for each of ``rows``.
+    """
 
     def __init__(
-        self, faces: FaceCache, rows: np.ndarray, identities: np.ndarray, batch: int, weight: float, seed: int
+        self,
+        faces: FaceCache,
+        rows: np.ndarray,
+        identities: np.ndarray,
+        batch: int,
+        weight: float,
+        seed: int,
+        input_size: tuple[int, int],
     ):
         self.faces, self.rows, self.batch, self.weight, self.seed = faces, rows, batch, weight, seed
-        self.identities = np.unique(identities, return_inverse=True)[1]
-        self.augmentation = Augmentation()
+        self.identities = identities
+        self.augmentation, self.input_size = Augmentation(), input_size
+        self.batches = Ahead(self._make)
 
-    def __call__(self, model: IdentityNet, step: int) -> tuple[Tensor, dict[str, float]]:
-        rows = paired_rows(self.identities, self.batch, self.seed, step)
-        labels = torch.from_numpy(self.identities[rows])
-        size = model.anet.config["input_size"]
-        images = augment(self.faces.batch(self.rows[rows]), size, self.augmentation, generator(self.seed, 1, step))
-        features, logits = model(images.contiguous(memory_format=torch.channels_last))
+    def _make(self, step: int) -> tuple[Tensor, Tensor]:
+        """This process's images, and the labels of all processes'."""
+        rows = paired_rows(self.identities, self.batch * parallel.world(), self.seed, step)
+        seed = (self.seed, 1, step)
+        images = augmented(self.faces, self.rows[rows], self.batch, self.input_size, self.augmentation, *seed)
+        return images, torch.from_numpy(self.identities[rows])
+
+    def __call__(self, model: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+        device = next(model.parameters()).device
+        images, labels = (tensor.to(device) for tensor in self.batches(step))
+        features, logits = model(images)
+        # Of one identity are pictures of several processes, too.
+        similarity = similarity_loss(parallel.gather(features.float()), labels)
+        labels = labels[parallel.part(self.batch)]
         softmax = F.cross_entropy(logits.float(), labels)
-        similarity = similarity_loss(features.float(), labels)
         correct = (logits.argmax(1) == labels).float().mean().item()
         figures = {"softmax": softmax.item(), "similarity": similarity.item(), "correct": correct}
         return softmax + self.weight * similarity, figures
 
 
 class TagLoss:
-    """Mean sigmoid cross-entropy over the tags."""
+    """Mean sigmoid cross-entropy over the tags; ``batch`` crops a process, ``views`` of each picture.
 
-    def __init__(self, faces: FaceCache, rows: np.ndarray, tags: np.ndarray, batch: int, seed: int):
-        self.faces, self.rows, self.batch, self.seed = faces, rows, batch, seed
+    tags: [N, A] of the pictures ``rows``, True and False or, of teachers who are not sure, anything between 0 and 1.
+    """
+
+    def __init__(
+        self,
+        faces: FaceCache,
+        rows: np.ndarray,
+        tags: np.ndarray,
+        batch: int,
+        seed: int,
+        input_size: tuple[int, int],
+        views: int = 1,
+    ):
+        self.faces, self.rows, self.batch, self.seed, self.views = faces, rows, batch, seed, views
         self.tags = torch.from_numpy(tags).float()
-        self.augmentation = Augmentation()
+        self.augmentation, self.input_size = Augmentation(), input_size
+        self.batches = Ahead(self._make)
 
-    def __call__(self, model: ANet, step: int) -> tuple[Tensor, dict[str, float]]:
-        rows = shuffled_rows(len(self.rows), self.batch, self.seed, step)
-        pictures = self.faces.batch(self.rows[rows])
-        images = augment(pictures, model.config["input_size"], self.augmentation, generator(self.seed, 2, step))
-        logits = model(images.contiguous(memory_format=torch.channels_last)).float()
-        tags = self.tags[rows]
-        accuracy = ((logits > 0) == tags.bool()).float().mean().item()
+    def _make(self, step: int) -> tuple[Tensor, Tensor]:
+        """This process's images and tags."""
+        pictures = self.batch * parallel.world() // self.views
+        rows = np.repeat(shuffled_rows(len(self.rows), pictures, self.seed, step), self.views)
+        seed = (self.seed, 2, step)
+        images = augmented(self.faces, self.rows[rows], self.batch, self.input_size, self.augmentation, *seed)
+        return images, self.tags[rows[parallel.part(self.batch)]]
+
+    def __call__(self, model: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+        device = next(model.parameters()).device
+        images, tags = (tensor.to(device) for tensor in self.batches(step))
+        logits = model(images).float()
+        accuracy = ((logits > 0) == (tags > 0.5)).float().mean().item()
         return F.binary_cross_entropy_with_logits(logits, tags), {"accuracy": accuracy}
 
 
 def predict(model: ANet, faces: FaceCache, rows: np.ndarray, batch: int = 250) -> Tensor:
-    """Logits [N, A] of the plain crops of aligned faces."""
-    size = tuple(model.config["input_size"])
-    return torch.cat([model(crop(faces.batch(part), size, size)).float() for part in _parts(rows, batch)])
+    """Logits [N, A], on the CPU, of the plain crops of aligned faces."""
+    size, device = tuple(model.config["input_size"]), model.head.weight.device
+    crops = (crop(faces.batch(part), size, size).to(device) for part in _parts(rows, batch))
+    return torch.cat([model(images).float().cpu() for images in crops])
 
 
 @torch.no_grad()
 def pooled_features(
     model: ANet, faces: FaceCache, rows: np.ndarray, positions: tuple[int, int], batch: int = 50
 ) -> Tensor:
-    """:meth:`ANet.pooled_features` [N, F] of aligned faces, over a field of ``positions`` round the plain crop."""
+    """:meth:`ANet.pooled_features` [N, F], on the CPU, of aligned faces, over a field of ``positions`` round the plain
+    crop. Each of several processes computes a part, and all get the whole."""
     plain = tuple(model.config["input_size"])
     size = tuple(length + model.step * (count - 1) for length, count in zip(plain, positions, strict=True))
-    parts = tqdm(_parts(rows, batch), desc="features", unit="batch")
-    return torch.cat([model.pooled_features(crop(faces.batch(part), size, plain)) for part in parts])
+    device = model.head.weight.device
+    features = torch.zeros(len(rows), model.config["features"], device=device)
+    places = _parts(np.arange(len(rows)), batch)[parallel.rank() :: parallel.world()]
+    for place in tqdm(places, desc="features", unit="batch", disable=parallel.rank() > 0):
+        images = crop(faces.batch(rows[place]), size, plain).to(device)
+        features[place] = model.pooled_features(images)
+    return parallel.total(features).cpu()
 
 
 def _parts(rows: np.ndarray, batch: int) -> list[np.ndarray]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,9 @@ from torch.nn import functional as F
 from faceattr.data.composites import Batch, Composer, to_images
 from faceattr.data.objects import ObjectFolder
 from faceattr.models.lnet import LNet
-from faceattr.train.loop import fit
-
-
-def sgd(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9; biases and normalisation are not decayed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
+from faceattr.train import parallel
+from faceattr.train.loop import Ahead, fit
+from faceattr.train.optimizers import sgd
 
 
 def random_crops(images: Tensor, size: int, random: np.random.Generator, least: float = 0.3) -> Tensor:
@@ -34,14 +27,33 @@ def random_crops(images: Tensor, size: int, random: np.random.Generator, least: 
     half = np.minimum(np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)], 1), 1)
     centre = random.uniform(-1, 1, (n, 2)) * (1 - half)
     flip = random.choice([-1.0, 1.0], n)
-    theta = np.zeros((n, 2, 3), dtype=np.float32)
-    theta[:, 0, 0], theta[:, 0, 2] = half[:, 0] * flip, centre[:, 0]
-    theta[:, 1, 1], theta[:, 1, 2] = half[:, 1], centre[:, 1]
-    grid = F.affine_grid(torch.from_numpy(theta), [n, 3, size, size], align_corners=False)
-    crops = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    crops = _cut(images, size, half, centre, flip)
     gain = torch.from_numpy(random.uniform(0.7, 1.3, (n, 3, 1, 1)).astype(np.float32) ** 0.5)
     gain = gain * torch.from_numpy(random.uniform(0.7, 1.3, (n, 1, 1, 1)).astype(np.float32))
-    return (crops * gain).clamp_(0, 1).contiguous(memory_format=torch.channels_last)
+    return (crops * gain).clamp_(0, 1)
+
+
+TEN_CROPS = [(x, y, flip) for x, y in ((0, 0), (-1, -1), (1, -1), (-1, 1), (1, 1)) for flip in (1, -1)]
+"""The centre and the corners, each as it is and mirrored."""
+
+
+def ten_crops(images: Tensor, size: int, random: np.random.Generator, side: float = 224 / 256) -> Tensor:
+    """One of the paper's ten crops an image, drawn at random: `side` of its height and width, at [size, size]."""
+    x, y, flip = np.array(TEN_CROPS, dtype=np.float64)[random.integers(10, size=len(images))].T
+    half = np.full((len(images), 2), side)
+    return _cut(images, size, half, np.stack([x, y], 1) * (1 - half), flip)
+
+
+def _cut(images: Tensor, size: int, half: np.ndarray, centre: np.ndarray, flip: np.ndarray) -> Tensor:
+    """Crops of images seen as [-1, 1] x [-1, 1]: half their sides [N, 2], centres [N, 2] (x, y), -1 to mirror [N]."""
+    theta = np.zeros((len(images), 2, 3), dtype=np.float32)
+    theta[:, 0, 0], theta[:, 0, 2] = half[:, 0] * flip, centre[:, 0]
+    theta[:, 1, 1], theta[:, 1, 2] = half[:, 1], centre[:, 1]
+    grid = F.affine_grid(torch.from_numpy(theta), [len(images), 3, size, size], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+CROPS = {"random": random_crops, "ten": ten_crops}
 
 
 def pretrain(
@@ -53,31 +65,47 @@ def pretrain(
     epochs: float = 8,
     batch_size: int = 64,
     size: int = 97,
+    crops: str = "random",
     learning_rate: float = 0.05,
     weight_decay: float = 5e-4,
     seed: int = 0,
     bfloat16: bool = True,
     resume: bool = False,
+    patience: int | None = None,
 ) -> nn.Module:
-    """Train LNet+ to name object categories (softmax cross-entropy, smoothed labels); returns the averaged weights."""
-    per_epoch = len(train) // batch_size
+    """Train LNet+ to name object categories (softmax cross-entropy, smoothed labels); returns the averaged weights.
 
-    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+    `batch_size` pictures a process; `crops` of CROPS; `patience` counts evaluations, of 500 steps each.
+    """
+    whole = batch_size * parallel.world()
+    per_epoch = len(train) // whole
+    device = next(model.parameters()).device
+
+    def make(step: int) -> tuple[Tensor, Tensor]:
         epoch, position = divmod(step, per_epoch)
         order = np.random.default_rng((seed, epoch)).permutation(len(train))
-        chosen = np.sort(order[position * batch_size : (position + 1) * batch_size])
-        images = random_crops(to_images(train.images[chosen]), size, np.random.default_rng((seed, epoch, position)))
+        chosen = np.sort(order[position * whole : (position + 1) * whole])
+        images = [
+            CROPS[crops](to_images(train.images[chosen[place]]), size, np.random.default_rng((seed, step, number)))
+            for number, place in parallel.pieces(batch_size)
+        ]
+        labels = torch.from_numpy(train.labels[chosen[parallel.part(batch_size)]])
+        return torch.cat(images).contiguous(memory_format=torch.channels_last), labels
+
+    batches = Ahead(make)
+
+    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+        images, labels = (tensor.to(device) for tensor in batches(step))
         logits = net(images).float()
-        labels = torch.from_numpy(train.labels[chosen])
         accuracy = (logits.argmax(1) == labels).float().mean().item()
         return F.cross_entropy(logits, labels, label_smoothing=0.1), {"accuracy": accuracy}
 
     def evaluate(net: nn.Module) -> dict[str, float]:
         right = 0
         for start in range(0, len(validation), batch_size):
-            images = to_images(validation.images[start : start + batch_size])
+            images = to_images(validation.images[start : start + batch_size]).to(device)
             images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
-            right += (net(images).argmax(1).numpy() == validation.labels[start : start + batch_size]).sum()
+            right += (net(images).argmax(1).cpu().numpy() == validation.labels[start : start + batch_size]).sum()
         return {"validation accuracy": right / len(validation)}
 
     model = model.to(memory_format=torch.channels_last)
@@ -92,20 +120,9 @@ def pretrain(
         resume=resume,
         evaluate=evaluate,
         evaluate_every=500,
+        watch="validation accuracy",
+        patience=patience,
     )
-
-
-class Ahead:
-    """Calls `make(step)` for the next step in a thread while the current one trains."""
-
-    def __init__(self, make: Callable[[int], Batch]):
-        self.make, self.pool = make, ThreadPoolExecutor(1)
-        self.waiting: dict[int, Future] = {}
-
-    def __call__(self, step: int) -> Batch:
-        current = self.waiting.pop(step, None) or self.pool.submit(self.make, step)
-        self.waiting = {step + 1: self.pool.submit(self.make, step + 1)}
-        return current.result()
 
 
 def tag_loss(logits: Tensor, batch: Batch, attributes: int, weight: float = 0.5) -> tuple[Tensor, dict[str, float]]:
@@ -117,7 +134,8 @@ def tag_loss(logits: Tensor, batch: Batch, attributes: int, weight: float = 0.5)
     logits = torch.cat([logits, sizes.logsumexp(1, keepdim=True)], 1)
     tags, known = torch.cat([batch.tags, face], 1), torch.cat([batch.known, face_known], 1)
     each = F.binary_cross_entropy_with_logits(logits, tags, reduction="none") * known
-    mean = each.sum(0) / known.sum(0).clamp_min(1)
+    # A mean over the pictures of all processes: theirs know other tags.
+    mean = each.sum(0) * parallel.world() / parallel.total(known.sum(0)).clamp_min(1)
     names, classes, face = mean[:attributes].mean(), mean[attributes:-1].mean(), mean[-1]
     return classes + face + weight * names, {"attributes": names.item(), "sizes": classes.item(), "face": face.item()}
 
@@ -135,25 +153,36 @@ def finetune(
     seed: int = 0,
     bfloat16: bool = True,
     resume: bool = False,
+    patience: int | None = None,
 ) -> LNet:
-    """Train a tag net by the tags of the composer's pictures; returns the running average of the weights."""
+    """Train a tag net by the tags of the composer's pictures; returns the running average of the weights.
+
+    `batch_size` pictures a process; `patience` counts evaluations, of 500 steps each.
+    """
     model = model.to(memory_format=torch.channels_last)
     attributes = len(model.config["tags"])
 
+    device = model.head.weight.device
+
     def make(step: int) -> Batch:
-        random = np.random.default_rng((seed, step))
-        return composer.batch(batch_size, int(random.choice(picture_sizes)), random)
+        size = int(np.random.default_rng((seed, step)).choice(picture_sizes))
+        parts = []
+        for number, place in parallel.pieces(batch_size):
+            random = np.random.default_rng((seed, step, number))
+            parts.append(composer.batch(place.stop - place.start, size, random))
+        images = torch.cat([part.images for part in parts]).contiguous(memory_format=torch.channels_last)
+        return Batch(images, torch.cat([part.tags for part in parts]), torch.cat([part.known for part in parts]))
 
     batches = Ahead(make)
 
     def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
-        batch = batches(step)
+        batch = batches(step).to(device)
         return tag_loss(net(batch.images), batch, attributes)
 
     def evaluate(net: nn.Module) -> dict[str, float]:
         """Ranking of pictures with and without each size tag, on new composites."""
         random = np.random.default_rng((seed, 1 << 40))
-        batches = [composer.batch(64, picture_sizes[-1], random) for _ in range(4)]
+        batches = [composer.batch(64, picture_sizes[-1], random).to(device) for _ in range(4)]
         logits = torch.cat([net(batch.images) for batch in batches])[:, attributes:]
         tags = torch.cat([batch.tags for batch in batches])[:, attributes:]
         known = torch.cat([batch.known for batch in batches])[:, attributes:] > 0
@@ -175,4 +204,6 @@ def finetune(
         resume=resume,
         evaluate=evaluate,
         evaluate_every=500,
+        watch="rank",
+        patience=patience,
     )

@@ -19,7 +19,14 @@ PRIOR_SCALE = 100.0
 THRESHOLD_TRUST = 0.85
 
 
-def fit_planes(features: np.ndarray, tags: np.ndarray, strength: float, prior: Planes | None = None) -> Planes:
+def fit_planes(
+    features: np.ndarray,
+    tags: np.ndarray,
+    strength: float,
+    prior: Planes | None = None,
+    known: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
+) -> Planes:
     """Weights [A, F] and biases [A] of one linear SVM an attribute.
 
     Args:
@@ -28,9 +35,11 @@ def fit_planes(features: np.ndarray, tags: np.ndarray, strength: float, prior: P
         strength: C, the weight of the squared hinge loss against the margin.
         prior: planes to start from, such as those of the net's own last layer: each attribute's decision by them is one
             more feature, so large that its weight costs next to nothing. The SVM then learns a correction.
+        known: [N, A] bool; where it is False the tag is not known, and the sample is left out for that attribute.
+        names: of the attributes, for the error.
 
     Raises:
-        ValueError: an attribute (named by its column) that is the same for all samples.
+        ValueError: an attribute (named, or by its column) that is the same for all samples.
     """
     mean, scale = features.mean(0), features.std(0)
     # A feature that never responds stays as it is.
@@ -40,13 +49,15 @@ def fit_planes(features: np.ndarray, tags: np.ndarray, strength: float, prior: P
     if prior is not None:
         prior_weights = prior[0] / (features @ prior[0].T + prior[1]).std(0)[:, None] * PRIOR_SCALE
     for column, truth in enumerate(tags.T):
-        if truth.all() or not truth.any():
-            raise ValueError(
-                f"attribute {column} is {bool(truth[0])} for all {len(truth)} samples; nothing separates them"
-            )
         inputs = scaled
         if prior is not None:
             inputs = np.column_stack([scaled, (features - mean) @ prior_weights[column]])
+        if known is not None:
+            truth, inputs = truth[known[:, column]], inputs[known[:, column]]
+        if truth.all() or not truth.any():
+            name = column if names is None else names[column]
+            same = f"{bool(truth[0])} for all {len(truth)} samples" if len(truth) else "not known for any sample"
+            raise ValueError(f"attribute {name} is {same}; nothing separates them")
         # LinearSVC penalises the bias like a weight; scaled, it is free.
         svm = LinearSVC(C=strength, dual=False, max_iter=10_000, tol=1e-3, intercept_scaling=PRIOR_SCALE)
         svm.fit(inputs, truth)
@@ -65,12 +76,15 @@ def decisions_by_folds(
     strength: float,
     folds: int,
     prior: Planes | None = None,
+    known: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Decisions [N, A] for each sample of SVMs that saw neither it nor another picture of its identity."""
     decisions = np.empty(tags.shape)
-    for known, unknown in GroupKFold(folds).split(features, groups=identities):
-        weights, biases = fit_planes(features[known], tags[known], strength, prior)
-        decisions[unknown] = features[unknown] @ weights.T + biases
+    for seen, unseen in GroupKFold(folds).split(features, groups=identities):
+        of_seen = None if known is None else known[seen]
+        weights, biases = fit_planes(features[seen], tags[seen], strength, prior, of_seen, names)
+        decisions[unseen] = features[unseen] @ weights.T + biases
     return decisions
 
 
@@ -99,36 +113,42 @@ def fit_svm(
     strengths: Sequence[float] = (1e-6, 1e-5, 1e-4),
     folds: int = 5,
     prior: Planes | None = None,
+    known: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
 ) -> tuple[LinearSVM, dict[str, list[float]], np.ndarray, float]:
     """SVMs on all samples; calibration, thresholds and C by cross-validation that keeps identities together.
 
     Args:
         features [N, F], tags [N, A] bool, identities [N].
         strengths: candidates for C; the one whose calibrated probabilities have the least log loss is taken.
-        prior: as for :func:`fit_planes`.
+        prior, known, names: as for :func:`fit_planes`.
 
     Returns:
         the SVMs; thresholds {"accuracy": [A], "balanced": [A]} on the probability; the cross-validated probabilities
         [N, A]; the C taken.
     """
+    people = len(np.unique(identities))
+    if people < folds:
+        raise ValueError(f"{people} persons (or pictures, where persons are not known) are too few for {folds} folds")
+    mask = np.ones(tags.shape, dtype=bool) if known is None else known
     best: tuple[float, float, np.ndarray, np.ndarray] | None = None
     for strength in strengths:
-        decisions = decisions_by_folds(features, tags, identities, strength, folds, prior)
-        platt = np.array([fit_platt(column, truth) for column, truth in zip(decisions.T, tags.T, strict=True)])
+        decisions = decisions_by_folds(features, tags, identities, strength, folds, prior, known, names)
+        platt = np.array([fit_platt(decisions[rows, i], tags[rows, i]) for i, rows in enumerate(mask.T)])
         probabilities = 1 / (1 + np.exp(platt[:, 0] * decisions + platt[:, 1]))
-        loss = -np.log(np.where(tags, probabilities, 1 - probabilities).clip(1e-12)).mean()
+        loss = -np.log(np.where(tags, probabilities, 1 - probabilities).clip(1e-12))[mask].mean()
         if best is None or loss < best[0]:
             best = loss, strength, platt, probabilities
     _, strength, platt, probabilities = best
     thresholds = {
         goal: [
-            choose_threshold(column, truth, goal, THRESHOLD_TRUST)
-            for column, truth in zip(probabilities.T, tags.T, strict=True)
+            choose_threshold(probabilities[rows, i], tags[rows, i], goal, THRESHOLD_TRUST)
+            for i, rows in enumerate(mask.T)
         ]
         for goal in ("accuracy", "balanced")
     }
     svm = LinearSVM(tags.shape[1], features.shape[1])
-    weights, biases = fit_planes(features, tags, strength, prior)
+    weights, biases = fit_planes(features, tags, strength, prior, known, names)
     with torch.no_grad():
         for parameter, values in zip(svm.parameters(), (weights, biases, platt[:, 0], platt[:, 1]), strict=True):
             parameter.copy_(torch.from_numpy(values))

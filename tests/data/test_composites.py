@@ -42,7 +42,7 @@ def test_a_cut_face_makes_its_tag_unknown_and_a_sliver_counts_for_nothing():
 def test_inside_is_the_visible_part_of_the_frame():
     aspect = composites.FACE_ASPECT
     centres = np.array([[50.0, 50.0], [0.0, 50.0], [0.0, 0.0], [-500.0, 50.0]])
-    np.testing.assert_allclose(inside(centres, np.full(4, 20 * aspect), 100), [1, 0.5, 0.25, 0], atol=1e-9)
+    np.testing.assert_allclose(inside(centres, np.full(4, 20 * aspect), 0, 100), [1, 0.5, 0.25, 0], atol=1e-9)
 
 
 def test_similarity_takes_the_source_point_to_the_target():
@@ -129,3 +129,77 @@ def test_cuts_of_photos_show_the_proposed_face_at_the_size_their_tag_names(monke
         assert rows.any()
         # The white square may leave the picture a little; it never looks larger than its class.
         assert (side[rows] < size * 1.25**0.6).all() and (side[rows] > size / 1.25**0.6 * 0.75).all()
+
+
+def test_trimming_repeats_the_border_of_what_is_kept(composer):
+    torch.manual_seed(0)
+    canvas = torch.rand(40, 3, 65, 65)
+    before = canvas.clone()
+    centres = np.tile([[20.0, 40.0]], (40, 1))
+    heights = np.where(np.arange(40) % 2, 0.0, 30.0)
+    low, high = composer._trim(canvas, centres, heights, np.random.default_rng(0))
+    kept = [(0, 0, 65, 65) == (*a, *b) for a, b in zip(low, high, strict=True)]
+    assert 15 < sum(kept) < 40
+    for after, whole, (x0, y0), (x1, y1) in zip(canvas, before, low.astype(int), high.astype(int), strict=True):
+        torch.testing.assert_close(after[:, y0:y1, x0:x1], whole[:, y0:y1, x0:x1])
+        assert (after[:, :, :x0] == after[:, :, x0 : x0 + 1]).all() and (after[:, y1:] == after[:, y1 - 1 : y1]).all()
+    # A face is at most a little cut.
+    assert (inside(centres, heights, low, high)[::2] > 0.6).all()
+
+
+def test_photos_are_cut_to_the_windows_that_are_proposed(monkeypatch):
+    monkeypatch.setattr(composites, "degrade", lambda images, random: images)
+    random = np.random.default_rng(0)
+    # A photo of 200 x 150 in an array of 320: what lies beyond must repeat its border.
+    photos = Pictures(np.zeros((1, 320, 320, 3), np.uint8), np.array([[150, 200]]))
+    photos.images[0, :150, :200] = random.integers(0, 255, (150, 200, 3))
+    # The face, 50 high, is in the middle of the first window; the second is beside it and leaves the photo.
+    proposals = np.array([[80.0, 70.0, 50.0]])
+    windows = np.array([[[80.5, 70.5, 48.5], [180.0, 140.0, 30.0], [0.0, 0.0, 0.0]]])
+    composer = Composer(
+        plain(1, 164, 134, (0, 0, 0)),
+        np.zeros((1, 40), bool),
+        [plain(2, 60, 60, (0, 0, 0))],
+        SIZES.tolist(),
+        photos,
+        np.ones((1, 40), bool),
+        proposals,
+        1.0,
+        windows,
+        window=2.0,
+    )
+    batch = composer.batch(24, 97, np.random.default_rng(0))
+    padded = np.pad(photos.images[0, :150, :200], ((0, 100), (0, 100), (0, 0)), mode="edge")
+    first = torch.from_numpy(padded[22:119, 32:129].copy()).permute(2, 0, 1) / 255  # of 97 pixels: cut, not resampled
+    second = torch.from_numpy(padded[110:170, 150:210].copy()).permute(2, 0, 1)[None] / 255
+    second = torch.nn.functional.interpolate(second, size=(97, 97), mode="bilinear", align_corners=False)[0]
+    seen = set()
+    for image, tags, known in zip(batch.images, batch.tags, batch.known, strict=True):
+        errors = [
+            (image - other).abs().mean().item() for window in (first, second) for other in (window, window.flip(2))
+        ]
+        assert min(errors) < 0.02
+        shown = np.argmin(errors) // 2
+        seen.add(np.argmin(errors))
+        # 50 of 97 pixels: the second size class, 50.4. In the other window a sliver of it is left at most.
+        assert (tags[41] > 0) == (shown == 0) and known[41] == 1 and (known[0] > 0) == (shown == 0)
+    assert seen == {0, 1, 2, 3}
+
+
+def test_photos_without_a_window_are_left_out():
+    photos = plain(3, 320, 320, (0, 0, 0))
+    proposals = np.array([[100.0, 100.0, 50.0], [100.0, 100.0, 50.0], [0.0, 0.0, 0.0]])
+    windows = np.zeros((3, 2, 3))
+    windows[[0, 2], 0] = (100, 100, 50)
+    composer = Composer(
+        plain(1, 164, 134, (0, 0, 0)),
+        np.zeros((1, 40), bool),
+        [plain(2, 60, 60, (0, 0, 0))],
+        SIZES.tolist(),
+        photos,
+        np.ones((3, 40), bool),
+        proposals,
+        1.0,
+        windows,
+    )
+    assert composer.usable.tolist() == [0]

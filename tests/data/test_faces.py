@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from faceattr.data.faces import CROP, PICTURE, Augmentation, FaceCache, _change_tone, augment, crop
+from faceattr.data.faces import CROP, FACE, PICTURE, Augmentation, FaceCache, _change_tone, augment, crop
 
 SIZE = (55, 47)
-PLAIN = Augmentation(scale=0, shift=0, rotation=0, tone=0, coarse=0, noise=0, flip=False)
+PLAIN = Augmentation(scale=0, shift=0, rotation=0, tone=0, coarse=0, noise=0, flip=False, grey=0, tight=0)
 
 
 def ramp() -> torch.Tensor:
@@ -98,6 +98,29 @@ def test_flips_scales_shifts_and_rotations_stay_within_their_limits():
         torch.atan2(turned[:, 1, 27, 24] - turned[:, 1, 27, 23], turned[:, 0, 27, 24] - turned[:, 0, 27, 23])
     )
     assert -10.5 < angles.min() < -9 and 9 < angles.max() < 10.5
+
+
+def test_tight_pictures_end_beside_the_face():
+    pictures = ramp().expand(200, -1, -1, -1)
+    settings = Augmentation(**{**PLAIN.__dict__, "tight": 0.5})
+    images = augment(pictures, SIZE, settings, torch.Generator().manual_seed(0)) * 255
+    plain = crop(ramp(), SIZE, SIZE)[0] * 255
+    whole = (images - plain).abs().amax((1, 2, 3)) < 0.1
+    assert 80 < whole.sum() < 120
+    for axis in (0, 1):  # red is x, green is y
+        low, high = images[~whole, axis].flatten(1).aminmax(dim=1)
+        side = FACE[2 + axis] - FACE[axis]
+        for edge, outwards in ((low, FACE[axis] - low), (high, high - FACE[2 + axis])):
+            inside = (edge > plain[axis].min() + 1) & (edge < plain[axis].max() - 1)
+            assert inside.any() and -0.11 < (outwards[inside] / side).min() < -0.05
+            assert 0.1 < (outwards[inside] / side).max() < 0.36
+
+
+def test_grey_pictures_have_no_colour():
+    pictures = torch.rand(200, 3, 30, 30).mul(255).to(torch.uint8)
+    settings = Augmentation(**{**PLAIN.__dict__, "grey": 0.3})
+    images = augment(pictures, SIZE, settings, torch.Generator().manual_seed(0))
+    assert 35 < ((images - images.mean(1, keepdim=True)).abs().amax((1, 2, 3)) < 1e-5).sum() < 85
 
 
 def test_tone_step_by_step():

@@ -118,6 +118,22 @@ def test_own_csv_and_thresholds(weights, capsys, tmp_path):
     assert result["intervals"] is None and result["table_1"] == {}
 
 
+def test_groups(celeba, weights, capsys, tmp_path):
+    for name, colour in (("a.png", SMILING), ("b.png", NEUTRAL), ("c.png", SMILING), ("d.png", SMILING)):
+        Image.new("RGB", (100, 100), colour).save(tmp_path / name)
+    # Of the tall, one of two is tagged wrongly; of the others none; of d nobody has said how tall.
+    (tmp_path / "tags.csv").write_text("image,Smiling,Tall\na.png,1,1\nb.png,1,1\nc.png,1,0\nd.png,0,\n")
+    arguments = ("csv", "--root", tmp_path / "tags.csv", "--crop", "aligned", "--face", "0,0,1,1", "--by", "Tall")
+    groups = json.loads(run(capsys, weights, *arguments, "--format", "json")[1].out)["groups"]
+    assert {title: (group["n"], group["mean"]["accuracy"]) for title, group in groups.items()} == {
+        "Tall": (2, 0.5),
+        "not Tall": (1, 1.0),
+    }
+    assert "Tall: 2 pictures: accuracy 0.500" in run(capsys, weights, *arguments)[1].out
+    status, captured = run(capsys, weights, *arguments[:-1], "Small")
+    assert status == 2 and "has no tag 'Small'; it has Smiling, Tall" in captured.err
+
+
 def test_lfwa(weights, capsys, tmp_path):
     from scipy.io import savemat
 

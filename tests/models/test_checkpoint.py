@@ -111,6 +111,18 @@ def test_pickles_are_refused_unread(tmp_path, name):
     refused(tmp_path / name, "a pickle, which can run any code")
 
 
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path, parts):
+    path = tmp_path / "long.safetensors"
+    # The file begins with the length of its header: 0x80 in its lowest byte is how a pickle begins.
+    for spaces in range(0, 256, 8):
+        parts["metadata"]["training"]["data"] = "x" * spaces
+        save_checkpoint(path, **parts)
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert load_checkpoint(path).metadata["training"]["data"] == "x" * spaces
+
+
 @pytest.mark.parametrize("kept", [0, 5, 100, 0.5, 0.999])
 def test_truncated_files_are_refused(path, kept):
     whole = path.read_bytes()

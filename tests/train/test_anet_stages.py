@@ -29,8 +29,8 @@ def faces(tmp_path):
 
 def test_similarity_by_hand():
     features = torch.tensor([[0.0, 0.0], [1.0, 3.0], [5.0, 5.0], [2.0, 0.0]])
-    # Pairs of identity 7: (0, 1), (0, 3), (1, 3) with squared distances 10, 4, 10 over two features.
-    assert similarity_loss(features, torch.tensor([7, 7, 8, 7])).item() == pytest.approx((5 + 2 + 5) / 3)
+    # Pairs of identity 7: (0, 1), (0, 3), (1, 3) with squared distances 10, 4, 10.
+    assert similarity_loss(features, torch.tensor([7, 7, 8, 7])).item() == pytest.approx((10 + 4 + 10) / 3)
     assert similarity_loss(features, torch.tensor([1, 2, 3, 4])).item() == 0
 
 
@@ -55,7 +55,7 @@ def test_tags_are_learnt_from_pictures(faces):
     torch.manual_seed(0)
     model = ANet(**TINY)
     tags = np.stack([np.arange(12) % 2 == 1, np.arange(12) % 2 == 0], 1)
-    loss = TagLoss(faces, np.arange(12), tags, batch=6, seed=0)
+    loss = TagLoss(faces, np.arange(12), tags, batch=6, seed=0, input_size=(31, 23))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(60):
         optimizer.zero_grad()
@@ -68,12 +68,33 @@ def test_tags_are_learnt_from_pictures(faces):
     assert 0 <= figures["accuracy"] <= 1
 
 
+def test_views_are_crops_of_the_same_pictures(faces):
+    tags = np.eye(12, dtype=bool)[:, :2]
+    loss = TagLoss(faces, np.arange(12), tags, batch=6, seed=0, input_size=(31, 23), views=3)
+    seen = []
+
+    class Recorder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, images):
+            seen.append(images)
+            return self.weight.expand(len(images), 2)
+
+    loss(Recorder(), 0)
+    rows = shuffled_rows(12, 2, 0, 0)
+    bright = seen[0].mean((1, 2, 3)) > 0.5
+    # Odd pictures are bright; each comes three times, cropped differently.
+    assert bright.tolist() == np.repeat(rows % 2 == 1, 3).tolist()
+    assert len(seen[0].unique(dim=0)) == 6
+
+
 def test_loss_of_a_net_that_knows_nothing(faces):
-    identities = np.repeat([11, 22, 33], 4)
+    identities = np.repeat([0, 1, 2], 4)
     net = IdentityNet(ANet(**TINY), 3)
-    torch.nn.init.zeros_(net.identity.weight)
-    torch.nn.init.zeros_(net.identity.bias)
-    loss = IdentityLoss(faces, np.arange(12), identities, batch=6, weight=0.5, seed=0)
+    torch.nn.init.zeros_(net.identity)
+    loss = IdentityLoss(faces, np.arange(12), identities, batch=6, weight=0.5, seed=0, input_size=(31, 23))
     value, figures = loss(net, 0)
     assert figures["softmax"] == pytest.approx(np.log(3), rel=1e-5)
     assert value.item() == pytest.approx(figures["softmax"] + 0.5 * figures["similarity"], rel=1e-5)

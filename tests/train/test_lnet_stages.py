@@ -9,7 +9,7 @@ import torch
 from faceattr.data.composites import Batch, Composer
 from faceattr.data.photos import Pictures
 from faceattr.models.lnet import LNet, LNetPlus
-from faceattr.train.lnet import Ahead, finetune, pretrain, random_crops, tag_loss
+from faceattr.train.lnet import finetune, pretrain, random_crops, tag_loss, ten_crops
 
 TINY = {"widths": (8, 8, 8, 8, 8)}
 
@@ -35,6 +35,19 @@ def test_random_crops_are_pieces_of_their_own_picture():
     assert (crops[0] == 0).all() and crops[1].mean() > 0.2
     # A crop of a constant picture is constant in each channel: tone may change, nothing else comes in.
     assert crops[1].flatten(1).std(1).max() < 1e-5
+
+
+def test_ten_crops_are_the_centre_the_corners_and_their_mirror_images():
+    # Red is the column, green the row: the crop is told by its corners.
+    row, column = np.mgrid[0:64, 0:64] / 63
+    image = torch.from_numpy(np.stack([column, row, 0 * row])).float()
+    crops = ten_crops(image.expand(300, -1, -1, -1), 56, np.random.default_rng(0))
+    found = {tuple((crop[:2, [0, -1], [0, -1]] * 63).round().int().flatten().tolist()) for crop in crops}
+    first, last = [0, 4, 8], [55, 59, 63]
+    expected = set()
+    for x, y in ((1, 1), (0, 0), (0, 2), (2, 0), (2, 2)):
+        expected |= {(first[x], last[x], first[y], last[y]), (last[x], first[x], first[y], last[y])}
+    assert found == expected
 
 
 def test_pretraining_learns_to_tell_colours(tmp_path):
@@ -75,14 +88,6 @@ def test_a_face_of_unknown_size_class_leaves_the_face_tag_out():
     sizes = torch.tensor([[-2.0, 7.0]], requires_grad=True)
     tag_loss(torch.cat([torch.zeros(1, 1), sizes], 1), batch, attributes=1)[0].backward()
     assert sizes.grad[0, 0] > 0 and sizes.grad[0, 1] == 0
-
-
-def test_ahead_gives_each_step_its_own_batch():
-    made = []
-    batches = Ahead(lambda step: made.append(step) or step * 10)
-    assert [batches(step) for step in (3, 4, 5)] == [30, 40, 50]
-    assert batches(9) == 90  # after a jump too
-    assert sorted(made)[:4] == [3, 4, 5, 6]
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from faceattr.train.loop import cosine, fit, generator, load_model, save_model
+from faceattr.train.loop import Ahead, cosine, fit, generator, load_model, save_model
 
 
 class Net(nn.Sequential):
@@ -76,6 +77,57 @@ def test_training_learns_and_logs(tmp_path):
     assert twice[0] == pytest.approx(2 * losses[0], rel=1e-5)
 
 
+def test_the_log_is_there_for_tensorboard_too(tmp_path):
+    train(tmp_path, steps=10)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    of_csv = [(int(step), float(value)) for step, figure, value in log(tmp_path)[1:] if figure == "loss"]
+    of_board = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert of_board == [(step, pytest.approx(value, rel=1e-5)) for step, value in of_csv]
+
+
+@pytest.mark.parametrize("kill_at", [None, 7, 19, 24])
+def test_training_stops_when_validation_has_not_improved_and_keeps_the_best(tmp_path, kill_at):
+    scores = [0.1, 0.4, 0.3, 0.4, 0.2, 0.9]  # the best at step 10; at 25 the third evaluation without a better one
+    weights = {}
+
+    def evaluate(net):
+        tensors = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        step = next((step for step, known in weights.items() if same(known, tensors)), 5 * (len(weights) + 1))
+        weights[step] = tensors
+        return {"score": scores[step // 5 - 1]}
+
+    def same(a, b):
+        return all(torch.equal(a[name], b[name]) for name in a)
+
+    options = {"evaluate": evaluate, "evaluate_every": 5, "watch": "score", "patience": 3}
+    if kill_at is not None:
+        with pytest.raises(Killed):
+            train(tmp_path, kill_at=kill_at, **options)
+    best = train(tmp_path, resume=True, **options)
+    assert list(weights) == [5, 10, 15, 20, 25]
+    assert same(best.state_dict(), weights[10]) and not best.training
+    assert max(int(row[0]) for row in log(tmp_path)[1:]) == 25
+    # A run that has stopped stays so.
+    again = train(tmp_path, resume=True, **options)
+    assert same(again.state_dict(), weights[10]) and list(weights) == [5, 10, 15, 20, 25]
+
+
+def test_what_is_watched_must_be_measured(tmp_path):
+    with pytest.raises(ValueError, match="evaluation gives no 'auc' but score"):
+        train(tmp_path, evaluate=lambda net: {"score": 1.0}, evaluate_every=2, watch="auc", patience=1)
+
+
+def test_nothing_to_train_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="0 steps to train; are there fewer pictures than a batch holds"):
+        train(tmp_path, steps=0)
+
+
+def test_without_resume_a_run_starts_anew(tmp_path):
+    first = train(tmp_path, steps=8).state_dict()
+    train(tmp_path, steps=12)
+    assert all(torch.equal(first[name], tensor) for name, tensor in train(tmp_path, steps=8).state_dict().items())
+
+
 def test_a_state_of_another_model_is_refused(tmp_path):
     train(tmp_path, steps=4)
     model = Net(width=9)
@@ -107,6 +159,14 @@ def test_learning_rate_rises_then_falls_by_half_a_cosine():
     assert (
         cosine(4, 100, 4) == 1 and cosine(52, 100, 4) == pytest.approx(0.5) and cosine(100, 100, 4) == pytest.approx(0)
     )
+
+
+def test_ahead_gives_each_step_its_own_batch():
+    made = []
+    batches = Ahead(lambda step: made.append(step) or step * 10)
+    assert [batches(step) for step in (3, 4, 5)] == [30, 40, 50]
+    assert batches(9) == 90  # after a jump too
+    assert sorted(made)[:4] == [3, 4, 5, 6] and len(made) == len(set(made))
 
 
 def test_generators_differ_by_each_number():

@@ -81,3 +81,24 @@ def test_probabilities_of_the_module_are_platts():
     assert np.abs(svm(torch.from_numpy(features)).detach().numpy() - probabilities).mean() < 0.03
     # Rare positives want a lower threshold for balance than for accuracy.
     assert thresholds["balanced"][1] < thresholds["accuracy"][1]
+
+
+def test_samples_whose_tag_is_not_known_are_as_if_they_were_not_there():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(200, 4))
+    tags = np.stack([features[:, 0] > 0, features[:, 1] > 0.3], 1)
+    known = np.ones(tags.shape, bool)
+    known[120:, 1] = False
+    wrong = tags.copy()
+    wrong[120:, 1] = random.random(80) < 0.5  # must not matter
+    with_unknown = fit_svm(features, wrong, np.arange(200), strengths=(0.1,), known=known)
+    # The features are scaled over all samples, so that the planes may differ a little from those of a part alone.
+    part = fit_svm(features[:120], tags[:120], np.arange(120), strengths=(0.1,))
+    np.testing.assert_allclose(with_unknown[0].weight[1].detach(), part[0].weight[1].detach(), rtol=0.05, atol=0.02)
+    full = fit_svm(features, tags, np.arange(200), strengths=(0.1,))
+    assert torch.equal(with_unknown[0].weight[0], full[0].weight[0])
+    assert with_unknown[1]["accuracy"][0] == full[1]["accuracy"][0]
+    with pytest.raises(ValueError, match="attribute Hat is not known for any sample"):
+        fit_planes(features, tags, 0.1, known=np.zeros(tags.shape, bool), names=("Hat", "Beard"))
+    with pytest.raises(ValueError, match="2 persons .* are too few for 5 folds"):
+        fit_svm(features, tags, np.arange(200) % 2)

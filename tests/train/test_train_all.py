@@ -1,0 +1,212 @@
+"""train_all.py: what it passes over, continues, refuses and reports; and every stage of the cascade on made-up data."""
+
+import csv
+import fcntl
+import io
+import json
+import runpy
+import sys
+import tarfile
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from faceattr.attributes import ATTRIBUTES
+from faceattr.cli import main as faceattr_main
+
+TRAINING = Path(__file__).parents[2] / "training"
+
+
+@pytest.fixture
+def train_all(monkeypatch):
+    monkeypatch.syspath_prepend(str(TRAINING))
+    import train_all
+
+    return train_all
+
+
+@pytest.fixture
+def job(train_all, tmp_path, monkeypatch):
+    """Two stages, the second of which fails while there is a file named `broken`; returns what runs them."""
+    monkeypatch.setattr(train_all, "HERE", tmp_path)
+    (tmp_path / "work.py").write_text(
+        "import pathlib, sys\n"
+        "out, word = sys.argv[1:]\n"
+        "with open(out + '.runs', 'a') as file: file.write(word + ' ')\n"
+        "if pathlib.Path('../../broken').exists() and word == 'second': sys.exit(3)\n"
+        "pathlib.Path(out).write_text(word)\n"
+        "print('the word is', word)\n"
+    )
+    stages = [
+        {"name": "a", "run": "work.py {output}/a {word}", "makes": "{output}/a"},
+        {"name": "b", "run": "work.py {output}/b second", "makes": "{output}/b", "report": "What b says"},
+        {"name": "c", "run": "work.py {output}/c {extra}", "needs": "extra"},
+    ]
+    config = tmp_path / "job.yaml"
+    config.write_text(yaml.safe_dump({"values": {"word": "first"}, "stages": stages}))
+    for name in ("celeba", "objects", "scenes"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+
+    def run(*options, data=tmp_path / "data", config=config):
+        words = [str(config), "--data", str(data), "--output", str(tmp_path / "out"), "--device", "cpu", *options]
+        monkeypatch.setattr(sys, "argv", ["train_all.py", *words])
+        train_all.main()
+
+    return run
+
+
+def test_what_is_done_is_passed_over_and_what_failed_is_run_again(job, tmp_path):
+    (tmp_path / "broken").touch()
+    with pytest.raises(SystemExit, match=r"stage b failed \(exit status 3\)"):
+        job()
+    assert not (tmp_path / "out" / "RESULTS.md").exists()
+    (tmp_path / "broken").unlink()
+    job()
+    job()
+    runs = {path.stem: path.read_text() for path in (tmp_path / "out").glob("*.runs")}
+    assert runs == {"a": "first ", "b": "second second "}
+    results = (tmp_path / "out" / "RESULTS.md").read_text()
+    assert "## a\n" in results and "the word is first" in results
+    assert "## What b says\n" in results and "the word is second" in results
+    assert "| a | 0 |" in results
+    job("--set", "extra=third")  # a stage that is left out without its value
+    assert (tmp_path / "out" / "c").read_text() == "third"
+
+
+def test_other_options_are_not_mixed_with_what_is_there(job):
+    job()
+    with pytest.raises(SystemExit, match="stage a was run as\n  work.py .* first\nand is now\n  work.py .* other"):
+        job("--set", "word=other")
+
+
+def test_two_runs_do_not_work_in_one_folder(job, tmp_path):
+    (tmp_path / "out").mkdir()
+    with open(tmp_path / "out" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit, match="is still at work there"):
+            job()
+    job()
+
+
+def test_wrong_input_is_named(job, tmp_path):
+    with pytest.raises(SystemExit, match="nowhere/celeba: no such folder of celeba"):
+        job(data=tmp_path / "nowhere")
+    for text, message in (
+        ("stages: [", "cannot be read as YAML"),
+        ("stage: []", "expected are the keys base, values and stages"),
+        ("{base: job.yaml, values: {wrod: x}}", "job.yaml has no value 'wrod'"),
+        ("{values: {}, stages: [{name: a, runs: b}]}", "a stage has name and run"),
+        ("{values: {}, stages: [{name: a, run: 'work.py {nothing}'}]}", "a: no value 'nothing'; give it with --set"),
+    ):
+        config = tmp_path / "wrong.yaml"
+        config.write_text(text)
+        with pytest.raises(SystemExit, match=message):
+            job(config=config)
+
+
+def test_data_may_come_as_shards(job, tmp_path):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number, name in enumerate(("celeba", "objects", "scenes")):
+        (tmp_path / "data" / name / "file").write_text(name)
+        with tarfile.open(shards / f"{number}.tar", "w") as archive:
+            archive.add(tmp_path / "data" / name, name)
+    job(data=shards)
+    assert (tmp_path / "out" / "data" / "objects" / "file").read_text() == "objects"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """CelebA's layout with 24 people, three pictures each, aligned and whole; objects; scenes. All of it colours."""
+    random = np.random.default_rng(0)
+    celeba = tmp_path / "data" / "celeba"
+    (celeba / "img_align_celeba").mkdir(parents=True)
+    (celeba / "img_celeba").mkdir()
+    names = [f"{number:06}.jpg" for number in range(72)]
+    tags = random.random((72, 40)) < 0.5
+    lines = ["72", " ".join(ATTRIBUTES)]
+    lines += [" ".join([name, *("1" if tag else "-1" for tag in row)]) for name, row in zip(names, tags, strict=True)]
+    (celeba / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
+    numbers = "".join(f"{name} {row // 3 + 1}\n" for row, name in enumerate(names))
+    (celeba / "identity_CelebA.txt").write_text(numbers)
+    (celeba / "list_eval_partition.txt").write_text("".join(f"{name} {i // 24}\n" for i, name in enumerate(names)))
+
+    def save(path, width, height):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = random.integers(0, 255, (6, 5, 3), np.uint8)
+        Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path)
+
+    for row, name in enumerate(names):
+        save(celeba / "img_align_celeba" / name, 178, 218)
+        if row % 4 == 0:
+            save(celeba / "img_celeba" / name, 120, 90)
+    for part in ("train", "val"):
+        for number in range(8):
+            save(tmp_path / "data" / "objects" / part / f"class {number % 2}" / f"{number}.png", 60, 60)
+    for number in range(6):
+        save(tmp_path / "data" / "scenes" / f"{number}.png", 80, 80)
+    return tmp_path / "data"
+
+
+def test_every_stage_of_the_cascade_runs(train_all, data, tmp_path, monkeypatch):
+    def run(stage, processes, device, lock):
+        """In this process: sixteen others would import torch sixteen times."""
+        stage.record.parent.mkdir(parents=True, exist_ok=True)
+        script, *options = stage.words
+        printed = io.TextIOWrapper(io.BytesIO())
+        with redirect_stdout(printed):
+            if script == "faceattr":
+                assert faceattr_main([*options, "--device", "cpu", "--quiet"]) == 0
+            else:
+                workers = ["--workers", "0", "--threads", "1", "--device", "cpu"]
+                monkeypatch.setattr(sys, "argv", [script, *(workers if script in train_all.PARALLEL else []), *options])
+                runpy.run_path(str(TRAINING / script), run_name="__main__")
+        printed.seek(0)
+        stage.output.write_text(printed.read())
+        stage.record.write_text(json.dumps({"command": stage.words, "seconds": 1.0}))
+        stage.seconds = 1.0
+        assert stage.makes.exists()
+
+    monkeypatch.setattr(train_all.Stage, "run", run)
+    settings = {
+        "picture_sizes": 33,
+        "small_pictures": 33,
+        "object_size": 33,
+        "object_batch": 4,
+        "lnet_batch": 2,
+        "small_steps": 1,
+        "lnet_steps": 1,
+        "anet_batch": 8,
+        "tag_epochs": 1,
+        "box_pictures": 2,
+        "folds": 2,
+        "baselines": "",
+        "photo_baseline": "",
+    }
+    words = [str(TRAINING / "configs" / "fast.yaml"), "--data", str(data), "--output", str(tmp_path / "run")]
+    for name, value in settings.items():
+        words += ["--set", f"{name}={value}"]
+    monkeypatch.setattr(sys, "argv", ["train_all.py", *words])
+    train_all.main()
+    results = (tmp_path / "run" / "RESULTS.md").read_text()
+    assert "mean of 40" in results and "| tags_on_photos | 1 |" in results
+    rows = list(csv.reader((tmp_path / "run" / "predictions.csv").open()))
+    assert rows[0] == ["image", *ATTRIBUTES] and len(rows) == 1 + 24
+
+
+@pytest.mark.parametrize("name", ["cascade", "paper", "fast"])
+def test_the_configurations_fill_every_command(train_all, name, tmp_path):
+    path = TRAINING / "configs" / f"{name}.yaml"
+    config = train_all.read_config(path)
+    values = dict.fromkeys(("celeba", "objects", "scenes", "output", "lfwa", "boxes"), "a folder/x")
+    values["here"] = str(path.parent)
+    values |= {key: train_all.fill(str(value), values, name) for key, value in config["values"].items()}
+    assert json.loads(Path(values["localization"]).read_text())
+    for stage in config["stages"]:
+        words = train_all.Stage(stage, values, tmp_path).words
+        assert words[0] == "faceattr" or (TRAINING / words[0]).exists()
+        assert "a" not in words  # a folder is one word, whatever its name holds

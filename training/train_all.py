@@ -1,0 +1,220 @@
+"""Trains the whole cascade, measures it and writes RESULTS.md, as a YAML of stages says.
+
+    python training/train_all.py training/configs/cascade.yaml --data DIR --output RUN
+
+DIR holds celeba/, objects/ and scenes/, or tar shards (*.tar) of them, which are unpacked once into RUN/data; --celeba,
+--objects and --scenes name folders elsewhere. The same command again goes on where it was stopped: a stage whose file
+is there is passed over, one that was stopped halfway continues. Nothing is fetched from a network.
+
+With several GPUs, or --processes N, stages that train run under torchrun; batch sizes are for each process.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shlex
+import string
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import IO
+
+import torch
+import yaml
+from take_part import take_part
+
+HERE = Path(__file__).resolve().parent
+PARALLEL = {
+    "pretrain_lnet.py",
+    "finetune_lnet.py",
+    "propose_faces.py",
+    "pretrain_anet.py",
+    "finetune_anet.py",
+    "place_faces.py",
+    "fit_svm.py",
+}
+
+
+def read_config(path: Path) -> dict:
+    """A YAML of values and stages; its `base`, a file beside it, gives what it does not say itself."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: cannot be read as YAML ({error})") from None
+    if not isinstance(config, dict) or not config.keys() <= {"base", "values", "stages"}:
+        raise ValueError(f"{path}: expected are the keys base, values and stages")
+    if "base" in config:
+        base = read_config(path.parent / config["base"])
+        unknown = sorted(config.get("values", {}).keys() - base["values"].keys())
+        if unknown:
+            raise ValueError(f"{path}: {config['base']} has no value {unknown[0]!r} to replace")
+        config = {"stages": base["stages"], **config, "values": base["values"] | config.get("values", {})}
+    for stage in config.get("stages", ()):
+        if not {"name", "run"} <= stage.keys() <= {"name", "run", "makes", "needs", "report"}:
+            raise ValueError(f"{path}: a stage has name and run, and may have makes, needs and report; not {stage}")
+    return config
+
+
+def fill(text: str, values: dict[str, str], where: str) -> str:
+    """The text with {names} replaced; ValueError, which says `where`, for one that is unknown."""
+    unknown = [name for _, name, _, _ in string.Formatter().parse(text) if name and name not in values]
+    if unknown:
+        raise ValueError(f"{where}: no value {unknown[0]!r}; give it with --set {unknown[0]}=...")
+    return text.format(**values)
+
+
+def unpack(shards: list[Path], folder: Path) -> None:
+    """Unpacks tar files into the folder, each once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in shards:
+        done = folder / f".{shard.name}.unpacked"
+        if not done.exists():
+            print(f"unpacking {shard}", flush=True)
+            with tarfile.open(shard) as archive:
+                archive.extractall(folder, filter="data")
+            done.touch()
+
+
+class Stage:
+    """One command, its record of what was run and for how long, and the file that says it is done."""
+
+    def __init__(self, stage: dict, values: dict[str, str], folder: Path):
+        self.name, self.report = stage["name"], stage.get("report")
+        # Split after filling in: a value may be several words. A folder is one, whatever its name holds.
+        quoted = {name: shlex.quote(v) if os.sep in v else v for name, v in values.items()}
+        self.words = shlex.split(fill(stage["run"], quoted, self.name))
+        self.output, self.record = folder / f"{self.name}.txt", folder / f"{self.name}.json"
+        self.makes = Path(fill(stage["makes"], values, self.name)) if "makes" in stage else self.output
+        self.seconds = 0.0
+        if self.record.exists():
+            record = json.loads(self.record.read_text())
+            if record["command"] != self.words:
+                before, now = shlex.join(record["command"]), shlex.join(self.words)
+                raise ValueError(
+                    f"stage {self.name} was run as\n  {before}\nand is now\n  {now}\n"
+                    f"choose another --output, or delete {self.record}, what the stage made and what follows from it"
+                )
+            self.seconds = record["seconds"]
+
+    def done(self) -> bool:
+        return self.record.exists() and self.makes.exists()
+
+    def run(self, processes: int, device: str, lock: IO) -> None:
+        """Runs the command; what it prints is kept, and the lock while it lives. Raises RuntimeError if it fails."""
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        self._keep_record()
+        script, *options = self.words
+        command = [sys.executable]
+        if script == "faceattr":
+            command += ["-m", "faceattr.cli"]
+        elif processes > 1 and script in PARALLEL:
+            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            command += ["--max-restarts=3", str(HERE / script)]
+        else:
+            command += [str(HERE / script)]
+        if script in PARALLEL or script == "faceattr":
+            options += ["--device", device]
+        start = time.monotonic()
+        unfinished = self.output.with_suffix(".partial")
+        with unfinished.open("w") as file:
+            # Not from the folder of the sources, where Python would take the package that is not built.
+            folder, locks = self.record.parent, (lock.fileno(),)
+            code = subprocess.run([*command, *options], stdout=file, cwd=folder, pass_fds=locks).returncode
+        self.seconds += time.monotonic() - start
+        self._keep_record()
+        print(unfinished.read_text(), end="", flush=True)
+        if code:
+            raise RuntimeError(f"stage {self.name} failed (exit status {code}); its command: {shlex.join(self.words)}")
+        os.replace(unfinished, self.output)
+        if not self.makes.exists():
+            raise RuntimeError(f"stage {self.name} ended without making {self.makes}")
+
+    def _keep_record(self) -> None:
+        partial = self.record.with_suffix(".unfinished")
+        partial.write_text(json.dumps({"command": self.words, "seconds": self.seconds}))
+        os.replace(partial, self.record)
+
+
+def write_results(path: Path, config: Path, stages: list[Stage], machine: str) -> None:
+    """RESULTS.md: seconds a stage, and what each printed."""
+    lines = ["# Results", "", f"`train_all.py {config.name}` on {machine}.", "", "| stage | seconds |", "|---|---|"]
+    lines += [f"| {stage.name} | {stage.seconds:.0f} |" for stage in stages]
+    lines.append(f"| together | {sum(stage.seconds for stage in stages):.0f} |")
+    for stage in stages:
+        printed = stage.output.read_text().strip("\n") if stage.output.exists() else ""
+        if printed:
+            lines += ["", f"## {stage.report or stage.name}", "", f"    {shlex.join(stage.words)}", "", "```"]
+            lines += [*(line.rstrip() for line in printed.splitlines()), "```"]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--output", type=Path, required=True, help="folder for all that the stages make")
+    parser.add_argument("--data", type=Path, help="folder with celeba/, objects/ and scenes/, or tar shards of them")
+    for name in ("celeba", "objects", "scenes"):
+        parser.add_argument(f"--{name}", type=Path, help=f"in place of {name}/ in --data")
+    parser.add_argument("--pictures", type=int, metavar="N", help="train on N pictures of each kind alone: a trial")
+    parser.add_argument("--processes", type=int, help="that train together (default: as many as there are GPUs, or 1)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto: cuda where there is one")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="in place of the YAML's value")
+    args = parser.parse_args()
+    try:
+        run(args)
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"train_all.py: {error}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs every stage that is not done."""
+    output = args.output.resolve()
+    config = read_config(args.config)
+    output.mkdir(parents=True, exist_ok=True)
+    lock = (output / ".lock").open("w")
+    try:
+        # A stage keeps it when the one that started it is killed.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{output}: a run, or a stage of one, is still at work there; wait for it or end it") from None
+    data = args.data
+    if data and sorted(data.glob("*.tar")):
+        unpack(sorted(data.glob("*.tar")), output / "data")
+        data = output / "data"
+    folders = {}
+    for name in ("celeba", "objects", "scenes"):
+        folder = getattr(args, name) or (data / name if data else None)
+        if folder is None:
+            raise ValueError(f"no folder of {name}; give --data or --{name}")
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder of {name}")
+        folders[name] = folder.resolve()
+    if args.pictures:
+        folders = take_part(**folders, pictures=args.pictures, out=output / "part")
+    given = {**folders, "output": output, "here": args.config.resolve().parent}
+    values = {name: str(value) for name, value in given.items()}
+    values |= {name: fill(str(value), values, args.config.name) for name, value in config["values"].items()}
+    for setting in args.set:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: expected is NAME=VALUE")
+        values[name] = str(Path(value).resolve()) if value and Path(value).exists() else value
+    chosen = [stage for stage in config["stages"] if stage.get("needs", "output") in values]
+    stages = [Stage(stage, values, output / "stages") for stage in chosen]
+    gpus = torch.cuda.device_count() if args.device != "cpu" else 0
+    processes = args.processes or max(1, gpus)
+    for number, stage in enumerate(stages, 1):
+        state = "done" if stage.done() else "running"
+        print(f"[{number}/{len(stages)}] {stage.name}: {state}", flush=True)
+        if not stage.done():
+            stage.run(processes, args.device, lock)
+    machine = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{os.cpu_count()} CPU cores"
+    write_results(output / "RESULTS.md", args.config, stages, machine)
+    print(f"{output / 'RESULTS.md'} has the figures, {output / 'faceattr.safetensors'} the weights")
+
+
+if __name__ == "__main__":
+    main()
