@@ -150,6 +150,8 @@ class ANet(nn.Module):
         return [*shared, (self.c3, self.norm3), (self.c4, self.norm4), (self.fc, self.norm_fc)]
 
     def _shared_map(self, images: Tensor) -> Tensor:
+        # Pooling is several times faster in this layout, and every layer keeps it.
+        images = images.contiguous(memory_format=torch.channels_last)
         return self.shared((images - self.mean) / self.std)
 
     def features(self, images: Tensor) -> Tensor:
