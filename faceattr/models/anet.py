@@ -217,11 +217,11 @@ class ANet(nn.Module):
         # One row a crop: both layers are one matrix product.
         rows = F.relu(F.linear(joined.flatten(0, 2), weight, bias))
         logits = self.head(self.dropout(rows)).unflatten(0, joined.shape[:3]).permute(0, 3, 1, 2)
-        features = rows.unflatten(0, joined.shape[:3]).permute(0, 3, 1, 2)
+        features = rows.unflatten(0, joined.shape[:3])
         strength = blocks.amax(-1)
         strongest = strength.flatten(1).argmax(1)
-        best = torch.stack([strongest // features.shape[3], strongest % features.shape[3]], 1)
-        return DenseOutput(logits, features, best, _views(features, best, views), strength)
+        best = torch.stack([strongest // features.shape[2], strongest % features.shape[2]], 1)
+        return DenseOutput(logits, features.permute(0, 3, 1, 2), best, _views(features, best, views), strength)
 
     def pooled_features(self, images: Tensor) -> Tensor:
         """Mean features [N, F] of every crop that :meth:`forward_dense` sees in ``images`` and in their mirror images.
@@ -269,14 +269,14 @@ def _blocks(interweaved: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _views(features: Tensor, best: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
-    """[N, V * F]: features [N, F, Dy, Dx] at ``best`` plus each offset, held inside the field."""
+    """[N, V * F]: features [N, Dy, Dx, F] at ``best`` plus each offset, held inside the field."""
     images = torch.arange(len(features), device=features.device)
     rows, columns = best.unbind(1)
 
     def moved(places, offset, dim):
         return (places + offset).clamp(0, features.shape[dim] - 1) if offset else places
 
-    return torch.cat([features[images, :, moved(rows, i, 2), moved(columns, j, 3)] for i, j in offsets], 1)
+    return torch.cat([features[images, moved(rows, i, 1), moved(columns, j, 2)] for i, j in offsets], 1)
 
 
 def _after_conv(name: str, size: tuple[int, int], kernel: int, stride: int) -> tuple[int, int]:
