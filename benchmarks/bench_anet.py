@@ -1,8 +1,11 @@
 """ANet: one crop and a step of training against the same net made of recipes, the dense pass against its crops."""
 
+from functools import partial
+
 import pytest
 import torch
 from recipes import cell_loop, grouped_conv, unfold_baddbmm
+from torch import nn
 from torch.nn import functional as F
 
 from faceattr.models.anet import CONFIGS, ANet
@@ -17,8 +20,12 @@ RECIPES = {
 
 
 def replace(monkeypatch, net, contender):
+    """The net as it is without our operators: torch's convolutions, and a recipe each for C3 and C4."""
     if contender == "ours":
         return
+    for layer in net.shared:
+        if isinstance(layer, nn.Conv2d):
+            monkeypatch.setattr(layer, "forward", partial(nn.Conv2d.forward, layer))
     for layer, recipe in zip((net.c3, net.c4), RECIPES[contender], strict=True):
         monkeypatch.setattr(layer, "forward", lambda x, f=recipe, layer=layer: f(x, layer.weight, layer.bias))
 

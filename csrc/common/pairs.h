@@ -86,4 +86,18 @@ inline PairedMap pair_up(Strided4<const BFloat16> source, const int64_t (&size)[
   return paired;
 }
 
+// Pairs along the channels of filters [count, channels, taps], contiguous.
+inline Buffer<BFloat16Pair> pair_filters(const BFloat16* filters, int64_t count, int64_t channels,
+                                         int64_t taps) {
+  auto paired = make_buffer<BFloat16Pair>(count * ((channels + 1) / 2) * taps);
+  BFloat16Pair* to = paired.get();
+  for (int64_t i = 0; i < count; ++i) {
+    tile_kernels<BFloat16Pair>().zip(filters, 2 * taps, taps, taps, channels / 2, to);
+    to += channels / 2 * taps, filters += channels / 2 * 2 * taps;
+    if (channels % 2 == 0) continue;
+    for (int64_t tap = 0; tap < taps; ++tap) *to++ = {*filters++, BFloat16(0.f)};
+  }
+  return paired;
+}
+
 }  // namespace faceattr

@@ -35,7 +35,7 @@ class Panels {
   Buffer<T> data_;
 };
 
-// panels.row(group, first_row + rows[column])[m] = source[m * stride + column] for the channels of the group;
+// panels.row(group, first_row + rows[column])[m] = source[m * stride + column] for the group's channels m;
 // nothing is read from `end` on.
 template <typename T>
 void pack_matrix(const TileKernels<T>& kernels, const Panels<T>& panels, int64_t group, const T* source,
@@ -46,8 +46,8 @@ void pack_matrix(const TileKernels<T>& kernels, const Panels<T>& panels, int64_t
     const int64_t here = std::min(lanes, channels - m);
     // Copies of the last channel fill a padded row up.
     const int64_t filled = here < lanes && panels.padded() ? lanes : here;
-    kernels.pack(source + (groups.first(group) + m) * stride, end, stride, here, filled, rows.data(),
-                 rows.size(), panels.row(group, first_row) + m, panels.width(group));
+    kernels.pack(source + m * stride, end, stride, here, filled, rows.data(), rows.size(),
+                 panels.row(group, first_row) + m, panels.width(group));
   }
 }
 

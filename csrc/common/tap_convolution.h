@@ -202,25 +202,34 @@ void convolve_few(const TileKernels<T>& kernels, const TapConvolution<T>& c, con
   });
 }
 
-// With the filters of a contiguous weight [Gh, Gw, channels, summed channels, kh, kw], packed.
+// With the filters of a contiguous weight [Gh, Gw, channels, in channels, kh, kw], packed and, for pairs,
+// paired.
 template <typename T>
-void convolve_packed(const TapConvolution<T>& c, const T* weight, int64_t cells, int64_t channels) {
+void convolve_packed(const TapConvolution<T>& c, const result_t<T>* weight, int64_t cells, int64_t channels,
+                     int64_t in_channels) {
   const auto& kernels = tile_kernels<T>();
   const int64_t length = c.summed * c.taps;  // of a filter
-  const T* weight_end = weight + cells * channels * length;
+  const result_t<T>* weight_end = weight + cells * channels * in_channels * c.taps;
   const ChannelGroups groups(channels, kernels.lanes, kernels.max_vectors);
   std::vector<int64_t> rows(length);
   for (int64_t k = 0; k < length; ++k) rows[k] = k % c.taps * c.summed + k / c.taps;
   const auto pack = [&](const Panels<T>& panels, int64_t first_row, int64_t cell, int64_t group) {
-    pack_matrix(kernels, panels, group, weight + cell * channels * length, weight_end, length, first_row,
-                rows);
+    const result_t<T>* filters = weight + (cell * channels + groups.first(group)) * in_channels * c.taps;
+    if constexpr (std::is_same_v<T, BFloat16Pair>) {
+      const int64_t count = groups.channels_in(group);
+      const auto paired = pair_filters(filters, count, in_channels, c.taps);
+      pack_matrix(kernels, panels, group, paired.get(), paired.get() + count * length, length, first_row,
+                  rows);
+    } else {
+      pack_matrix(kernels, panels, group, filters, weight_end, length, first_row, rows);
+    }
   };
-  // Each thread packs the filters of the cells that it does; where all do all cells, they are packed
-  // beforehand, unless that would take long and much memory for few positions.
+  // Each thread packs the filters of the cells that it does, just before it does them: what another thread
+  // has packed is slow to reach. Where all do all cells that must not take long for few positions.
   Share share = share_of(c, channels);
   const int64_t packed_bytes = cells * channels * length * sizeof(T);
   if (packed_bytes > (2 << 20) && c.batch * c.area() < 64 * cells) share = Share::kJobs;
-  if (share == Share::kJobs && cells >= torch::stable::get_num_threads()) {
+  if (share == Share::kPartOfEveryJob || cells >= torch::stable::get_num_threads()) {
     convolve<CellPanels<T>>(kernels, c, groups, share, [&](int64_t cell, int64_t group, CellPanels<T>& own) {
       if (!own.panels) own.panels = std::make_unique<Panels<T>>(groups, length, c.spare / cells);
       if (own.cell != cell || own.group != group) pack(*own.panels, 0, cell, group);
@@ -254,16 +263,14 @@ void convolve_forward(const TapConvolution<T>& c, const T* weight, int64_t cells
   if constexpr (std::is_same_v<T, BFloat16>) {
     if (has_pair_products()) {
       const PairedMap source = pair_up(c.source, {c.batch, c.summed, c.source_height, c.source_width}, 1);
-      const PairedMap filters =
-          pair_up({weight, length, c.taps, c.taps, 1}, {cells * channels, c.summed, 1, c.taps}, 1);
       const TapConvolution<BFloat16Pair> paired{
           c.rows,       c.columns,      c.source_step_y, c.source_step_x,    c.batch,
           c.grid_width, c.kernel_width, c.taps,          (c.summed + 1) / 2, source.map,
           c.result,     c.bias,         c.spare / 2,     c.source_height,    c.source_width};
-      return convolve_packed(paired, filters.map.data, cells, channels);
+      return convolve_packed(paired, weight, cells, channels, c.summed);
     }
   }
-  convolve_packed(c, weight, cells, channels);
+  convolve_packed(c, weight, cells, channels, c.summed);
 }
 
 }  // namespace faceattr

@@ -238,8 +238,8 @@ void input_grad_packed(const LocallySharedGeometry& g, Strided4<const T> grad, c
     for (int64_t i = begin; i < end; ++i) {
       const int64_t cell = i / g.out_channels, o = i % g.out_channels;
       for (int64_t group = 0; group < groups.groups; ++group)
-        pack_matrix(kernels, panels, group, weight + i * length, weight + filters * length, taps,
-                    cell * taps * g.out_channels + o, rows);
+        pack_matrix(kernels, panels, group, weight + i * length + groups.first(group) * taps,
+                    weight + filters * length, taps, cell * taps * g.out_channels + o, rows);
     }
   });
   const TapConvolution<T> convolution{plan_input_grad(rows_of(g)),

@@ -37,9 +37,10 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
     Differentiable to any order in input, weight and bias. The same bits for any number of threads.
 
     Memory on the CPU, beyond the result: forward, one cell's filters a thread (all filters where there are fewer cells
-    than threads); the input's gradient, a copy of the weights; the weights' gradient, one cell's output gradients a
-    thread; in bfloat16 on a CPU that multiplies it by pairs (AVX512_BF16) also a copy of both operands. Such a CPU
-    takes subnormal bfloat16 numbers for zero. benchmarks/RESULTS.md has figures.
+    than threads); the input's gradient, a copy of the weights (for few outputs a cell, what each
+    output sends back); the weights' gradient, one cell's output gradients a thread; in bfloat16 on a CPU that
+    multiplies it by pairs (AVX512_BF16) also a copy of the maps that are read, and for the input's gradient of the
+    weights. Such a CPU takes subnormal bfloat16 numbers for zero. benchmarks/RESULTS.md has figures.
     """
     geometry = pair(stride), pair(padding), pair(dilation)
     if input.dim() == 3:
