@@ -108,19 +108,19 @@ def least_score(best: np.ndarray, share: float) -> float:
 
 
 def piece(picture: Image.Image, random: np.random.Generator, cut: bool) -> Image.Image:
-    """The picture, or in half of the cases, if it may be ``cut``, a piece of it, at a long side of 60 to 320 pixels."""
+    """The picture, or in half of the cases, if it may be ``cut``, a piece of it, at a long side of 60 to 480 pixels."""
     if cut and random.random() < 0.5:
         width, height = (side * random.uniform(0.3, 1) for side in picture.size)
         x, y = random.uniform(0, picture.width - width), random.uniform(0, picture.height - height)
         picture = picture.crop([round(edge) for edge in (x, y, x + width, y + height)])
-    return _resized(picture, np.exp(random.uniform(np.log(60), np.log(320))))
+    return _resized(picture, np.exp(random.uniform(np.log(60), np.log(480))))
 
 
 def tight(picture: Image.Image, random: np.random.Generator) -> Image.Image:
     """Little more than the face of an aligned CelebA picture, or up to a tenth less, on each side."""
     sides = (np.array(FACE[2:]) - FACE[:2])[[0, 1, 0, 1]] * [-1, -1, 1, 1]
     edges = np.array(FACE) + sides * (random.random(4) * 0.45 - 0.1)
-    return _resized(picture.crop(edges.round().astype(int).tolist()), np.exp(random.uniform(np.log(60), np.log(320))))
+    return _resized(picture.crop(edges.round().astype(int).tolist()), np.exp(random.uniform(np.log(60), np.log(480))))
 
 
 def _resized(picture: Image.Image, long_side: float) -> Image.Image:
