@@ -94,7 +94,13 @@ def joined(parts: Sequence[TaggedPictures]) -> TaggedPictures:
         return None if any(value is None for value in values) else np.concatenate(values)
 
     return TaggedPictures(
-        Path("/"), names, parts[0].attributes, column("tags"), column("known"), column("identities"), column("partitions")
+        Path("/"),
+        names,
+        parts[0].attributes,
+        column("tags"),
+        column("known"),
+        column("identities"),
+        column("partitions"),
     )
 
 
