@@ -69,10 +69,7 @@ def evaluate_baseline(
     Raises:
         ValueError: unknown tags in `training`, or an attribute that nobody in it has, or all have.
     """
-    if not training.known.all():
-        row, column = np.argwhere(~training.known)[0]
-        problem = f"{training.attributes[column]} is not known; {name} needs every tag"
-        raise ValueError(f"{training.folder / training.names[row]}: {problem}")
+    check_known(name, training)
     method = METHODS[name]()
 
     def describe(pictures: TaggedPictures, purpose: str) -> tuple[np.ndarray, np.ndarray]:
@@ -95,3 +92,11 @@ def evaluate_baseline(
     chosen = [0.5] * len(data.attributes) if thresholds == "0.5" else method.thresholds[thresholds]
     result = evaluate(values, data.tags, chosen, data.attributes, data.known, data.identities)
     return {**result, "not_found": int((~found).sum()), "training": len(learnt)}
+
+
+def check_known(name: str, training: TaggedPictures) -> None:
+    """ValueError for a picture with an unknown tag, from which the method cannot learn."""
+    if not training.known.all():
+        row, column = np.argwhere(~training.known)[0]
+        problem = f"{training.attributes[column]} is not known; {name} needs every tag"
+        raise ValueError(f"{training.folder / training.names[row]}: {problem}")

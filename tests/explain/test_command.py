@@ -191,6 +191,23 @@ def test_size(explain, celeba, tmp_path):
     assert status == 0 and captured.out == "PANDA-l: 100 pictures, accuracy 0.700\n"
 
 
+@pytest.mark.parametrize("crop", ["aligned", "detect"])
+def test_size_of_baselines(explain, celeba, tmp_path, crop):
+    root = celeba
+    if crop == "detect":
+        root = tmp_path / "photos"
+        root.mkdir()
+        rows = [f"{number}.png,{number % 2}" for number in range(COUNT)]
+        for number in range(COUNT):
+            draw_photo([(100, 100, 32, SMILING if number % 2 else NEUTRAL)]).save(root / f"{number}.png")
+        (root / "tags.csv").write_text("\n".join(["image,Smiling", *rows]))
+    status, _ = explain("size", "--root", root, "--baseline", "facetracer", "--baseline", "panda")
+    rows = read(tmp_path / "out" / "size.csv")
+    assert status == 0 and [(row["method"], row["pictures"]) for row in rows] == [
+        (method, count) for method in ("SVMs on frozen features", "facetracer", "panda") for count in ("20", "10")
+    ]
+
+
 def test_compare(explain, celeba, weights, tmp_path):
     from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 
