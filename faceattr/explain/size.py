@@ -73,12 +73,13 @@ def baseline(name: str, pictures: TaggedPictures, placement: Placement, quiet: b
     Raises:
         ValueError: an unknown tag, which PANDA's nets cannot learn from.
     """
+    if name == "panda":
+        check_known(name, pictures)
     method = FaceTracer() if name == "facetracer" else Panda()
     names = tqdm(pictures.names, name, unit="picture", disable=quiet, dynamic_ncols=True)
     described = np.stack([method.describe(placement(pictures.folder, picture)) for picture in names])
     if isinstance(method, FaceTracer):
         return partial(probe, described, pictures)
-    check_known(name, pictures)
     people = _people(pictures)
 
     def learn(rows: Halves) -> list[dict]:
