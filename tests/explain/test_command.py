@@ -86,7 +86,7 @@ def test_neurons_before_and_after(explain, celeba, identities, tmp_path):
         assert row["attribute"] in ("Smiling", "Male") and abs(float(row["correlation"])) > 0.9
         assert float(row["active"]) == 1
     notes = json.loads((tmp_path / "out" / "neurons.json").read_text())
-    assert notes["after"]["faces"] == COUNT and notes["after"]["active_a_face"] == 1
+    assert notes["after"]["faces"] == COUNT and notes["after"]["active_a_face"] == 1 and notes["after"]["strong"] == 4
     assert notes["after"]["accuracy"]["an_attribute"] == 1 > notes["after"]["accuracy"]["majority"]
     assert "neuron 0: Smiling +0.9" in captured.out or "neuron 0: Male -0.9" in captured.out
     check_picture(tmp_path / "out" / "neurons.png")
