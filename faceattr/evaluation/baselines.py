@@ -67,7 +67,7 @@ def evaluate_baseline(
         thresholds: "accuracy", "balanced" or "0.5".
 
     Raises:
-        ValueError: unknown tags in `training`, or an attribute that nobody in it has, or all have.
+        ValueError: unknown tags in `training`, or too few pictures: an attribute that nobody in a part of it has.
     """
     check_known(name, training)
     method = METHODS[name]()
@@ -85,7 +85,12 @@ def evaluate_baseline(
     described, found = describe(training, "training")
     learnt = training.select(found)
     people = np.arange(len(learnt)) if learnt.identities is None else learnt.identities
-    method.fit(described, learnt.tags, people)
+    try:
+        method.fit(described, learnt.tags, people, learnt.attributes)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}, from {len(learnt)} pictures: {error}; give it more with --baseline-pictures"
+        ) from None
     described, found = describe(data, "measuring")
     values = np.tile(share_of_positives(data), (len(data), 1))
     values[found] = method.probabilities(described)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -42,11 +44,16 @@ class Panda:
         parts = np.stack([cut_part(placed, part, SIDE) for part in PARTS])
         return np.rint(parts * 255).astype(np.uint8).transpose(0, 3, 1, 2)
 
-    def fit(self, parts: np.ndarray, tags: np.ndarray, identities: np.ndarray) -> None:
-        """Parts [N, P, 3, 40, 40], tags [N, A] bool, identities [N]; thresholds, by goal, are in `thresholds` then."""
+    def fit(
+        self, parts: np.ndarray, tags: np.ndarray, identities: np.ndarray, names: Sequence[str] | None = None
+    ) -> None:
+        """Parts [N, P, 3, 40, 40], tags [N, A] bool, identities [N]; thresholds, by goal, are in `thresholds` then.
+
+        names: of the attributes, for the error that tells which of them is the same for all.
+        """
         aside = self.fit_nets(parts, tags, identities)
         features = self.features(parts[aside])
-        self.svm, self.thresholds, _, _ = fit_svm(features, tags[aside], identities[aside], folds=3)
+        self.svm, self.thresholds, _, _ = fit_svm(features, tags[aside], identities[aside], folds=3, names=names)
 
     def fit_nets(self, parts: np.ndarray, tags: np.ndarray, identities: np.ndarray) -> np.ndarray:
         """Trains the CNNs alone, without the pictures [N] bool that it returns: they are for the SVMs."""
