@@ -1,4 +1,4 @@
-"""Fig. 13: accuracy against the number of training pictures: SVMs on frozen features, and what was measured before."""
+"""Fig. 13: accuracy against the number of training pictures: SVMs on frozen features and on what the baselines see."""
 
 from __future__ import annotations
 

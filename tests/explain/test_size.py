@@ -55,8 +55,8 @@ def test_baselines_learn_what_is_to_be_seen(name, tmp_path):
     learner = baseline(name, pictures, Placement(aligned_face(pictures)))
     seen, unseen = learner(Halves(np.arange(64), np.arange(64, 96)))
     assert seen["accuracy"] == 1 and unseen["accuracy"] < 0.8
-    unknown = replace(pictures, known=np.zeros_like(tags))
     if name == "panda":
+        unknown = replace(pictures, known=np.zeros_like(tags))
         with pytest.raises(ValueError, match="0.png: Male is not known; panda needs every tag"):
             baseline(name, unknown, Placement(aligned_face(pictures)))
 
