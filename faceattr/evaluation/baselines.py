@@ -67,12 +67,9 @@ def evaluate_baseline(
         thresholds: "accuracy", "balanced" or "0.5".
 
     Raises:
-        ValueError: unknown tags in `training`, or an attribute that nobody in it has, or all have.
+        ValueError: unknown tags in `training`, or too few pictures: an attribute that nobody in a part of it has.
     """
-    if not training.known.all():
-        row, column = np.argwhere(~training.known)[0]
-        problem = f"{training.attributes[column]} is not known; {name} needs every tag"
-        raise ValueError(f"{training.folder / training.names[row]}: {problem}")
+    check_known(name, training)
     method = METHODS[name]()
 
     def describe(pictures: TaggedPictures, purpose: str) -> tuple[np.ndarray, np.ndarray]:
@@ -88,10 +85,23 @@ def evaluate_baseline(
     described, found = describe(training, "training")
     learnt = training.select(found)
     people = np.arange(len(learnt)) if learnt.identities is None else learnt.identities
-    method.fit(described, learnt.tags, people)
+    try:
+        method.fit(described, learnt.tags, people, learnt.attributes)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}, from {len(learnt)} pictures: {error}; give it more with --baseline-pictures"
+        ) from None
     described, found = describe(data, "measuring")
     values = np.tile(share_of_positives(data), (len(data), 1))
     values[found] = method.probabilities(described)
     chosen = [0.5] * len(data.attributes) if thresholds == "0.5" else method.thresholds[thresholds]
     result = evaluate(values, data.tags, chosen, data.attributes, data.known, data.identities)
     return {**result, "not_found": int((~found).sum()), "training": len(learnt)}
+
+
+def check_known(name: str, training: TaggedPictures) -> None:
+    """ValueError for a picture with an unknown tag, from which the method cannot learn."""
+    if not training.known.all():
+        row, column = np.argwhere(~training.known)[0]
+        problem = f"{training.attributes[column]} is not known; {name} needs every tag"
+        raise ValueError(f"{training.folder / training.names[row]}: {problem}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from skimage.color import rgb2gray, rgb2hsv
@@ -29,9 +31,15 @@ class FaceTracer:
             features += [np.histogram(channel, BINS, (0, 1))[0] / SIDE**2 for channel in channels]
         return np.concatenate(features).astype(np.float32)
 
-    def fit(self, features: np.ndarray, tags: np.ndarray, identities: np.ndarray) -> None:
-        """Features [N, F], tags [N, A] bool, identities [N]; thresholds, by goal, are in `thresholds` afterwards."""
-        self.svm, self.thresholds, _, _ = fit_svm(features, tags, identities, strengths=(1e-4, 1e-3), folds=3)
+    def fit(
+        self, features: np.ndarray, tags: np.ndarray, identities: np.ndarray, names: Sequence[str] | None = None
+    ) -> None:
+        """Features [N, F], tags [N, A] bool, identities [N]; thresholds, by goal, are in `thresholds` afterwards.
+
+        names: of the attributes, for the error that tells which of them is the same for all.
+        """
+        strengths = (1e-4, 1e-3)
+        self.svm, self.thresholds, _, _ = fit_svm(features, tags, identities, strengths, folds=3, names=names)
 
     @torch.inference_mode()
     def probabilities(self, features: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -42,18 +44,37 @@ class Panda:
         parts = np.stack([cut_part(placed, part, SIDE) for part in PARTS])
         return np.rint(parts * 255).astype(np.uint8).transpose(0, 3, 1, 2)
 
-    def fit(self, parts: np.ndarray, tags: np.ndarray, identities: np.ndarray) -> None:
-        """Parts [N, P, 3, 40, 40], tags [N, A] bool, identities [N]; thresholds, by goal, are in `thresholds` then."""
+    def fit(
+        self, parts: np.ndarray, tags: np.ndarray, identities: np.ndarray, names: Sequence[str] | None = None
+    ) -> None:
+        """Parts [N, P, 3, 40, 40], tags [N, A] bool, identities [N]; thresholds, by goal, are in `thresholds` then.
+
+        names: of the attributes, for the error that tells which of them is the same for all.
+        """
+        aside = self.fit_nets(parts, tags, identities)
+        features = self.features(parts[aside])
+        self.svm, self.thresholds, _, _ = fit_svm(features, tags[aside], identities[aside], folds=3, names=names)
+
+    def fit_nets(self, parts: np.ndarray, tags: np.ndarray, identities: np.ndarray) -> np.ndarray:
+        """Trains the CNNs alone, without the pictures [N] bool that it returns: they are for the SVMs."""
         people = np.random.default_rng(self.seed).permutation(np.unique(identities))
         aside = np.isin(identities, people[: max(1, round(SVM_SHARE * len(people)))])
         self.nets = [self._train(parts[~aside, part], tags[~aside], part) for part in range(len(PARTS))]
-        features = self._features(parts[aside])
-        self.svm, self.thresholds, _, _ = fit_svm(features, tags[aside], identities[aside], folds=3)
+        return aside
+
+    @torch.inference_mode()
+    def features(self, parts: np.ndarray) -> np.ndarray:
+        """What the CNNs say of the parts, joined: [N, 64 P]."""
+        joined = []
+        for batch in torch.from_numpy(parts).split(256):
+            images = batch.float() / 255
+            joined.append(torch.cat([net.features(images[:, part]) for part, net in enumerate(self.nets)], 1))
+        return torch.cat(joined).numpy()
 
     @torch.inference_mode()
     def probabilities(self, parts: np.ndarray) -> np.ndarray:
         """[N, A], calibrated."""
-        return self.svm(torch.from_numpy(self._features(parts))).numpy()
+        return self.svm(torch.from_numpy(self.features(parts))).numpy()
 
     def _train(self, images: np.ndarray, tags: np.ndarray, part: int) -> PartNet:
         generator = torch.Generator().manual_seed(self.seed + part)
@@ -72,11 +93,3 @@ class Panda:
                 loss.backward()
                 optimizer.step()
         return net.eval()
-
-    @torch.inference_mode()
-    def _features(self, parts: np.ndarray) -> np.ndarray:
-        joined = []
-        for batch in torch.from_numpy(parts).split(256):
-            images = batch.float() / 255
-            joined.append(torch.cat([net.features(images[:, part]) for part, net in enumerate(self.nets)], 1))
-        return torch.cat(joined).numpy()

@@ -36,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size = _add(kinds, "size", 3500, "Fig. 13: accuracy against the number of training pictures", root=False)
     _add_before(size, "also SVMs on the features of these weights")
     size.add_argument(
+        "--baseline",
+        action="append",
+        default=[],
+        choices=("facetracer", "panda"),
+        metavar="NAME",
+        help="also SVMs on what facetracer or panda sees of the same faces; may be repeated",
+    )
+    size.add_argument(
         "--results",
         type=Path,
         action="append",

@@ -91,7 +91,7 @@ def cut_faces(
     """
     given, frame = None, localiser.metadata["preprocessing"]["aligned_box"]
     if crop == "aligned":
-        given, frame = aligned_boxes(pictures.paths, ALIGNED_FACES[_aligned_like(pictures)]), FACE
+        given, frame = aligned_boxes(pictures.paths, aligned_face(pictures)), FACE
     rows, crops = [], [[] for _ in nets]
     stream = localiser.iter_predict(pictures.paths, given, detect_only=True, workers=workers)
     with closing(stream):
@@ -115,5 +115,6 @@ def cut_face(net: Net, photo, box: Sequence[float]) -> np.ndarray:
     return crop_window(photo.pixels, photo.from_original(window), net.crop_size)
 
 
-def _aligned_like(pictures: TaggedPictures) -> str:
-    return "lfwa" if pictures.folder.name.startswith("lfw") else "celeba"
+def aligned_face(pictures: TaggedPictures) -> tuple[float, ...]:
+    """Where the face is in aligned pictures, in parts of their width and height."""
+    return ALIGNED_FACES["lfwa" if pictures.folder.name.startswith("lfw") else "celeba"]

@@ -17,6 +17,8 @@ from faceattr.explain.probes import Halves, fit_probes, halves, probe
 
 SHOWN = 8
 """Neurons in the picture, where none are asked for."""
+STRONG = 0.5
+"""Correlation from which on a neuron is counted as standing for its concept."""
 TOP = 0.1
 """Share of the neurons that are kept, as in the paper's remark on sparsity."""
 
@@ -147,15 +149,20 @@ def run(options: argparse.Namespace) -> None:
         kept = None
         if faces.pictures.attributes:
             kept = kept_by_the_few(features, faces.pictures, halves(faces.pictures))
+        strong, concepts = int((np.abs(found.strength) > STRONG).sum()), len(set(found.concept.tolist()))
         notes[title] = {
             "file": str(net.path),
             "faces": len(faces),
             "active_a_face": found.active_a_face,
-            "concepts": len(set(found.concept.tolist())),
+            "concepts": concepts,
+            "strong": strong,
             "accuracy": kept,
             "chosen": chosen,
         }
-        print(f"{title}: {found.active_a_face:.0%} of {features.shape[1]} neurons respond to a face")
+        print(
+            f"{title}: {found.active_a_face:.0%} of {features.shape[1]} neurons respond to a face; {strong} correlate "
+            f"by more than {STRONG} with their concept; {concepts} attributes are a neuron's concept"
+        )
         for number in chosen:
             print(f"  neuron {number}: {names[found.concept[number]]} {found.strength[number]:+.2f}")
         if kept is not None:

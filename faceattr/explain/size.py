@@ -1,12 +1,13 @@
-"""Fig. 13: accuracy against the number of training pictures: SVMs on frozen features, and what was measured before."""
+"""Fig. 13: accuracy against the number of training pictures: SVMs on frozen features and on what the baselines see."""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,11 @@ from tqdm import tqdm
 
 from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.attributes import mean
-from faceattr.explain.inputs import choose_pictures, read_faces, read_nets
+from faceattr.evaluation.baselines import Placement, check_known
+from faceattr.evaluation.facetracer import FaceTracer
+from faceattr.evaluation.panda import Panda
+from faceattr.explain.faces import aligned_face
+from faceattr.explain.inputs import choose_pictures, read_faces, read_localiser, read_nets
 from faceattr.explain.output import make_folder, new_figure, write_csv, write_json
 from faceattr.explain.probes import Halves, check_tags, figures, halves, probe
 
@@ -24,6 +29,9 @@ SHARES = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
 DRAWS = 3
 LEAST = 10
 """Pictures below which nothing is fitted."""
+
+Learner = Callable[[Halves], list[dict]]
+"""Learns from the rows to fit; gives :func:`faceattr.explain.probes.figures` on the rows to test."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +45,12 @@ class Point:
     high: float
 
 
-def measure(
-    method: str, features: np.ndarray, pictures: TaggedPictures, rows: Halves, quiet: bool = True
-) -> list[Point]:
-    """Points of SVMs on features [N, F] that learn from shares of the rows to fit, each drawn DRAWS times.
+def measure(method: str, learner: Learner, pictures: TaggedPictures, rows: Halves, quiet: bool = True) -> list[Point]:
+    """Points of what learns from shares of the rows to fit, each drawn DRAWS times.
 
     People are drawn, with all their pictures, where they are known: pictures of one person resemble each other.
     """
-    people = np.arange(len(pictures)) if pictures.identities is None else pictures.identities
+    people = _people(pictures)
     known = np.unique(people[rows.fit])
     points = []
     draws = [(share, draw) for share in SHARES for draw in range(DRAWS if share < 1 else 1)]
@@ -53,12 +59,41 @@ def measure(
         drawn = np.random.default_rng(draw).permutation(known)[: round(share * len(known))]
         fit = rows.fit[np.isin(people[rows.fit], drawn)]
         if len(fit) >= LEAST:
-            accuracy = mean(row["accuracy"] for row in probe(features, pictures, Halves(fit, rows.test)))
+            accuracy = mean(row["accuracy"] for row in learner(Halves(fit, rows.test)))
             results.setdefault(share, []).append((len(fit), accuracy))
     for result in results.values():
         counts, values = zip(*result, strict=True)
         points.append(Point(method, round(mean(counts)), mean(values), min(values), max(values)))
     return points
+
+
+def baseline(name: str, pictures: TaggedPictures, placement: Placement, quiet: bool = True) -> Learner:
+    """FaceTracer or PANDA, with the SVMs that ANet's features are probed with in place of their own.
+
+    Raises:
+        ValueError: an unknown tag, which PANDA's nets cannot learn from.
+    """
+    if name == "panda":
+        check_known(name, pictures)
+    method = FaceTracer() if name == "facetracer" else Panda()
+    names = tqdm(pictures.names, name, unit="picture", disable=quiet, dynamic_ncols=True)
+    described = np.stack([method.describe(placement(pictures.folder, picture)) for picture in names])
+    if isinstance(method, FaceTracer):
+        return partial(probe, described, pictures)
+    people = _people(pictures)
+
+    def learn(rows: Halves) -> list[dict]:
+        aside = method.fit_nets(described[rows.fit], pictures.tags[rows.fit], people[rows.fit])
+        used = np.concatenate([rows.fit[aside], rows.test])
+        places = np.arange(len(used))
+        halves = Halves(places[: -len(rows.test)], places[-len(rows.test) :])
+        return probe(method.features(described[used]), pictures.select(used), halves)
+
+    return learn
+
+
+def _people(pictures: TaggedPictures) -> np.ndarray:
+    return np.arange(len(pictures)) if pictures.identities is None else pictures.identities
 
 
 def read_points(path: Path) -> list[Point]:
@@ -147,7 +182,7 @@ def draw(points: Sequence[Point], majority: float | None) -> Figure:
 
 def run(options: argparse.Namespace) -> None:
     """Accuracy against the number of training pictures; see `faceattr.explain.size`."""
-    if options.root is None and not options.results:
+    if options.root is None and (options.baseline or not options.results):
         raise ValueError("size: give a folder of faces with --root, or measured --results, or both")
     output = make_folder(options.output)
     points, majority = [point for path in options.results for point in read_points(path)], None
@@ -163,9 +198,14 @@ def run(options: argparse.Namespace) -> None:
         )
         measured = []
         for (title, net), crops in zip(nets.items(), faces.crops, strict=True):
-            features = net.features(crops, options.quiet)
+            learner = partial(probe, net.features(crops, options.quiet), faces.pictures)
             method = "SVMs on frozen features" + (f", {title}" if len(nets) > 1 else "")
-            measured += measure(method, features, faces.pictures, rows, options.quiet)
+            measured += measure(method, learner, faces.pictures, rows, options.quiet)
+        aligned = options.crop == "aligned"
+        for name in options.baseline:
+            placement = Placement(aligned_face(pictures)) if aligned else Placement(model=read_localiser(options))
+            learner = baseline(name, faces.pictures, placement, options.quiet)
+            measured += measure(name, learner, faces.pictures, rows, options.quiet)
         points = measured + points
     write_csv(output / "size.csv", [asdict(point) for point in points])
     write_json(output / "size.json", {"majority": majority, "points": [asdict(point) for point in points]})

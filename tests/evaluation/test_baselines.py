@@ -100,3 +100,16 @@ def test_a_method_needs_every_tag(tmp_path):
     data = TaggedPictures(tmp_path, ["a.png", "b.png"], ("Bald",), tags, known, None, None)
     with pytest.raises(ValueError, match="b.png: Bald is not known; facetracer needs every tag"):
         evaluate_baseline("facetracer", data, data, Placement(FACE), "0.5")
+
+
+def test_too_few_pictures(tmp_path):
+    names = [f"{number}.png" for number in range(6)]
+    for name in names:
+        Image.fromarray(smooth_picture()).save(tmp_path / name)
+    tags = np.arange(6)[:, None] < [3, 0]
+    data = TaggedPictures(tmp_path, names, ("Young", "Bald"), tags, np.ones_like(tags), None, None)
+    placement = Placement(np.array(FACE) / [178, 218, 178, 218])
+    with pytest.raises(
+        ValueError, match="facetracer, from 6 pictures: attribute Bald is False for all .* give it more"
+    ):
+        evaluate_baseline("facetracer", data, data, placement, "0.5")

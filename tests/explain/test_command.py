@@ -86,7 +86,7 @@ def test_neurons_before_and_after(explain, celeba, identities, tmp_path):
         assert row["attribute"] in ("Smiling", "Male") and abs(float(row["correlation"])) > 0.9
         assert float(row["active"]) == 1
     notes = json.loads((tmp_path / "out" / "neurons.json").read_text())
-    assert notes["after"]["faces"] == COUNT and notes["after"]["active_a_face"] == 1
+    assert notes["after"]["faces"] == COUNT and notes["after"]["active_a_face"] == 1 and notes["after"]["strong"] == 4
     assert notes["after"]["accuracy"]["an_attribute"] == 1 > notes["after"]["accuracy"]["majority"]
     assert "neuron 0: Smiling +0.9" in captured.out or "neuron 0: Male -0.9" in captured.out
     check_picture(tmp_path / "out" / "neurons.png")
@@ -189,6 +189,23 @@ def test_size(explain, celeba, tmp_path):
     check_picture(tmp_path / "out" / "size.png")
     status, captured = explain("size", "--results", results)
     assert status == 0 and captured.out == "PANDA-l: 100 pictures, accuracy 0.700\n"
+
+
+@pytest.mark.parametrize("crop", ["aligned", "detect"])
+def test_size_of_baselines(explain, celeba, tmp_path, crop):
+    root = celeba
+    if crop == "detect":
+        root = tmp_path / "photos"
+        root.mkdir()
+        rows = [f"{number}.png,{number % 2}" for number in range(COUNT)]
+        for number in range(COUNT):
+            draw_photo([(100, 100, 32, SMILING if number % 2 else NEUTRAL)]).save(root / f"{number}.png")
+        (root / "tags.csv").write_text("\n".join(["image,Smiling", *rows]))
+    status, _ = explain("size", "--root", root, "--baseline", "facetracer", "--baseline", "panda")
+    rows = read(tmp_path / "out" / "size.csv")
+    assert status == 0 and [(row["method"], row["pictures"]) for row in rows] == [
+        (method, count) for method in ("SVMs on frozen features", "facetracer", "panda") for count in ("20", "10")
+    ]
 
 
 def test_compare(explain, celeba, weights, tmp_path):

@@ -1,13 +1,19 @@
 """Curves whose course is known."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 from wired_nets import tagged
 
-from faceattr.explain.probes import Halves
-from faceattr.explain.size import DRAWS, SHARES, Point, measure, read_points
+from faceattr.evaluation.baselines import Placement
+from faceattr.evaluation.parts import PARTS
+from faceattr.explain.faces import aligned_face
+from faceattr.explain.probes import Halves, probe
+from faceattr.explain.size import DRAWS, SHARES, Point, baseline, measure, read_points
 from faceattr.models.anet import ANet
 from faceattr.train.loop import save_model
 
@@ -19,9 +25,8 @@ def test_more_pictures_do_better():
     # The tag hides in the sum of 40 features.
     features = random.normal(size=(840, 40))
     features += np.where(tags, 0.25, -0.25)
-    points = measure(
-        "a", features, tagged(tags, identities=people, attributes=["Male"]), Halves(np.arange(640), np.arange(640, 840))
-    )
+    pictures = tagged(tags, identities=people, attributes=["Male"])
+    points = measure("a", partial(probe, features, pictures), pictures, Halves(np.arange(640), np.arange(640, 840)))
     assert [point.pictures for point in points] == [640 // 2**i for i in range(6)] and len(SHARES) == 6
     assert points[0].accuracy > points[-1].accuracy + 0.1 and points[0].accuracy > 0.85
     assert points[0].low == points[0].high == points[0].accuracy
@@ -30,10 +35,30 @@ def test_more_pictures_do_better():
 
 def test_too_few_pictures_are_left_out():
     tags = np.arange(80)[:, None] % 2 == 0
-    points = measure(
-        "a", tags.astype(float), tagged(tags, attributes=["Male"]), Halves(np.arange(40), np.arange(40, 80))
-    )
+    pictures = tagged(tags, attributes=["Male"])
+    learner = partial(probe, tags.astype(float), pictures)
+    points = measure("a", learner, pictures, Halves(np.arange(40), np.arange(40, 80)))
     assert [point.pictures for point in points] == [40, 20, 10] and points[0].accuracy == 1
+
+
+@pytest.mark.parametrize("name", ["facetracer", "panda"])
+def test_baselines_learn_what_is_to_be_seen(name, tmp_path):
+    """One tag is the colour of the mouth; the other is not in the picture."""
+    random = np.random.default_rng(0)
+    tags = random.random((96, 2)) < 0.5
+    x0, y0, x1, y1 = PARTS["mouth"]
+    pictures = replace(tagged(tags, attributes=["Male", "Young"]), folder=tmp_path)
+    for picture, (red, _) in zip(pictures.names, tags, strict=True):
+        pixels = np.full((218, 178, 3), 128, dtype=np.uint8)
+        pixels[y0:y1, x0:x1] = (200, 40, 40) if red else (40, 40, 200)
+        Image.fromarray(pixels).save(tmp_path / picture)
+    learner = baseline(name, pictures, Placement(aligned_face(pictures)))
+    seen, unseen = learner(Halves(np.arange(64), np.arange(64, 96)))
+    assert seen["accuracy"] == 1 and unseen["accuracy"] < 0.8
+    if name == "panda":
+        unknown = replace(pictures, known=np.zeros_like(tags))
+        with pytest.raises(ValueError, match="0.png: Male is not known; panda needs every tag"):
+            baseline(name, unknown, Placement(aligned_face(pictures)))
 
 
 def test_csv(tmp_path):

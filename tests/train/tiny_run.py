@@ -1,6 +1,6 @@
 """A training of a tiny net, run as a program by the tests that kill it or run it on several processes.
 
-python tiny_run.py FOLDER [--steps N] [--batch N] [--resume] [--die-at STEP] [--pause SECONDS]
+python tiny_run.py FOLDER [--steps N] [--batch N] [--dropout P] [--resume] [--die-at STEP] [--pause SECONDS]
 """
 
 import argparse
@@ -14,7 +14,7 @@ import torch
 
 from faceattr.models.anet import ANet
 from faceattr.train import parallel
-from faceattr.train.anet import IdentityLoss, IdentityNet
+from faceattr.train.anet import IdentityLoss, IdentityNet, TagLoss
 from faceattr.train.loop import fit, save_model
 
 TINY = {
@@ -29,13 +29,14 @@ TINY = {
 
 
 class MadeUpFaces:
-    """Noise in place of decoded pictures; each identity has a colour."""
+    """Noise in place of decoded pictures; each identity has a colour, whose red and green are the two tags."""
 
     identities = np.arange(192) % 24
 
     def __init__(self):
         random = np.random.default_rng(0)
         colours = random.integers(60, 200, (24, 3, 1, 1))[self.identities]
+        self.tags = colours[:, :2, 0, 0] > 130
         self.pictures = (colours + random.integers(-50, 50, (192, 3, 44, 36))).astype(np.uint8)
 
     def batch(self, rows):
@@ -47,7 +48,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--dropout", type=float, help="learn the tags, with dropout, instead of the identities")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--die-at", type=int, help="the last process kills itself before this step, once")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds a step, so that there is time to be killed")
@@ -55,9 +56,14 @@ def main():
     torch.set_num_threads(1)
     parallel.join("cpu")
     torch.manual_seed(0)
-    net = IdentityNet(ANet(**TINY, dropout=args.dropout), 24)
-    faces = MadeUpFaces()
-    loss = IdentityLoss(faces, np.arange(192), faces.identities, args.batch, 0.5, 0, TINY["input_size"])
+    faces, rows, size = MadeUpFaces(), np.arange(192), TINY["input_size"]
+    if args.dropout is None:
+        anet = ANet(**TINY)
+        net = IdentityNet(anet, 24)
+        loss = IdentityLoss(faces, rows, faces.identities, args.batch, 0.5, 0, size)
+    else:
+        net = anet = ANet(**TINY, dropout=args.dropout)
+        loss = TagLoss(faces, rows, faces.tags, args.batch, 0, size)
 
     died = args.folder / "died"
 
@@ -79,7 +85,7 @@ def main():
         log_every=1,
         resume=args.resume,
     )
-    save_model(trained.anet, args.folder / "anet.safetensors")
+    save_model(trained if net is anet else trained.anet, args.folder / "anet.safetensors")
 
 
 if __name__ == "__main__":
