@@ -16,8 +16,9 @@ from faceattr.models.svm import LinearSVM
 from faceattr.pipeline import FaceAttributes
 from faceattr.train.svm import fit_svm
 
-STRENGTHS = (1e-4, 1e-3, 1e-2)
-"""Candidates for the SVM's C."""
+STRENGTH = 1.0
+"""The SVM's C, shared by all samples: cross-validation would have more, but it knows pictures of these few kinds alone.
+"""
 
 
 def lnets_alone(features: int) -> LinearSVM:
@@ -75,7 +76,7 @@ def propose(checkpoint: Checkpoint, pictures: Iterable[Image.Image], least: floa
 def fit_face(with_face: Proposed, without: Proposed) -> tuple[LinearSVM, dict[str, Any]]:
     """The plane between the best of each picture that has a face and all that is proposed in those that have none.
 
-    Returns it, and notes about the fit.
+    It corrects the LNets' log-odds by ANet's features. Returns it, and notes about the fit.
 
     Raises:
         ValueError: nothing is proposed in the ones or in the others.
@@ -90,8 +91,10 @@ def fit_face(with_face: Proposed, without: Proposed) -> tuple[LinearSVM, dict[st
     tags = np.arange(len(inputs))[:, None] < len(faces)
     # No two folds share a picture.
     groups = np.concatenate([np.arange(len(faces)), len(faces) + without.picture])
-    plane, _, _, strength = fit_svm(inputs, tags, groups, STRENGTHS, names=("face",))
-    return plane.requires_grad_(False), {"strength": strength, "faces": len(faces), "others": len(without.inputs)}
+    before = lnets_alone(inputs.shape[1] - 1)
+    prior = before.weight.double().numpy(), before.bias.detach().double().numpy()
+    plane, _, _, _ = fit_svm(inputs, tags, groups, (STRENGTH / len(inputs),), prior=prior, names=("face",))
+    return plane.requires_grad_(False), {"faces": len(faces), "others": len(without.inputs)}
 
 
 @torch.inference_mode()

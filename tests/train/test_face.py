@@ -112,7 +112,7 @@ def test_the_script_makes_a_checkpoint_that_tells_them_apart(tmp_path):
     assert len(model.predict(draw_photo([(100, 100, 32, SMILING)]))) == 1
     assert model.predict(draw_photo([(220, 140, 32, NEUTRAL)])) == []
     notes = load_checkpoint(tmp_path / "out.safetensors").metadata["training"]["face"]
-    assert notes["share that the LNets alone propose in"] == 1 and notes["share of those that gets a face"] <= 0.5
+    assert notes["share that the LNets propose in"] == 1 and notes["share that gets a face"] <= 0.5
 
 
 def write_celeba(root, count):
