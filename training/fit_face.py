@@ -4,8 +4,8 @@
 
 It is told whether a picture has a face, never where. With one: CelebA's whole photos and aligned pictures of partition
 0, the latter cut tightly, and --people; of each the LNets' best proposal counts. Without: OBJECTS, and SCENES but for a
-fifth, at several sizes, and pieces of them; all proposals count. Each half of the fifth chooses a least score of a face,
-which is measured on the other half; the mean of the two is kept.
+fifth, at several sizes, and pieces of them; all proposals count. Each half of the fifth chooses a least score of a
+face, which is measured on the other half; the mean of the two is kept.
 """
 
 import argparse
