@@ -15,7 +15,7 @@ from faceattr.ops import find_peaks
 BORDER = 2 * STRIDE
 """Pixels by which the border of a small level is repeated outwards."""
 SMALL_RESPONSE = 0.2
-"""Least response to a face of the smallest size for a closer look."""
+"""Least response to a small face for a closer look."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class LocalizerSettings:
     largest_enlargement: float = 1.5
     """A smaller photo is enlarged at most so much for the finest scale."""
     closer: float = 1.0
-    """Where the finest scale shows a face below the second size, one more is looked at, so many times finer: where
-    small faces are, there are smaller ones. 1: never."""
+    """Where the likeliest face is below the second size at the finest scale, one more is looked at, so many times
+    finer: where small faces are, there are smaller ones. 1: never."""
     least_side: int = 28
     """Scales go down by halves while the photo's longest side has as many pixels: at the coarsest of them a face that
     fills the photo is one of the sizes that the nets know."""
@@ -225,34 +225,43 @@ class Localizer:
     def _propose(self, photo: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """LNet_o's faces in photo pixels, the strongest first, their logits, and its response: the largest of all
         scales at the finest one's positions. A closer look adds its scale to ``levels``."""
-        sizes = torch.tensor(self.lnet_o.config["sizes"])
-        all_faces, all_logits, response = [], [], None
-        finest, pending = levels[0], list(levels)
-        while pending:
-            level = pending.pop(0)
-            border = BORDER if max(level.shape[2:]) <= self.settings.bordered_side else 0
-            [maps] = size_maps(self.lnet_o, F.pad(level, [border] * 4, mode="replicate"))
-            faces, logits = read_peaks(maps, sizes, self.settings.proposal_threshold, 2 * self.settings.max_windows)
-            faces[:, :2] -= border
-            small = (faces[:, 2] < sizes[1]) & (logits.sigmoid() > SMALL_RESPONSE)
-            if level is finest and self.settings.closer > 1 and small.any():
-                size = [round(length * self.settings.closer) for length in level.shape[2:]]
-                pending.insert(0, F.interpolate(photo.float()[None], size, mode="bilinear", antialias=True))
-                levels.insert(0, pending[0])
-            scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
-            faces = faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()])
-            faces[:, :2] += faces[:, 2:] * torch.tensor(self.settings.offset_o)
-            all_faces.append(faces)
-            all_logits.append(logits)
-            density = maps.logsumexp(0).sigmoid()
-            if response is None:
-                response = torch.zeros_like(density)
-                x, y = self._cells(photo, response.shape)
-            rows, columns = ((z + border - 0.5) / STRIDE for z in (y / scale[1], x / scale[0]))
+        looks = [self._look(photo, level) for level in levels]
+        shape = looks[0][2].shape
+        if self._is_closer_look_due(photo, levels[0], looks):
+            size = [round(length * self.settings.closer) for length in levels[0].shape[2:]]
+            levels.insert(0, F.interpolate(photo.float()[None], size, mode="bilinear", antialias=True))
+            looks.insert(0, self._look(photo, levels[0]))
+        x, y = self._cells(photo, shape)
+        response = torch.zeros(shape)
+        for level, (_, _, density) in zip(levels, looks, strict=True):
+            rows = ((y * level.shape[2] / photo.shape[1]) + self._border(level) - 0.5) / STRIDE
+            columns = ((x * level.shape[3] / photo.shape[2]) + self._border(level) - 0.5) / STRIDE
             response = torch.maximum(response, resample(density, rows, columns, "border"))
-        faces, logits = torch.cat(all_faces), torch.cat(all_logits)
+        faces, logits = (torch.cat([look[i] for look in looks]) for i in (0, 1))
         kept = suppress(self._boxes(faces), logits, self.settings.overlap)[: self.settings.max_windows]
         return faces[kept], logits[kept], response
+
+    def _border(self, level: Tensor) -> int:
+        return BORDER if max(level.shape[2:]) <= self.settings.bordered_side else 0
+
+    def _look(self, photo: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """LNet_o at one scale: faces in photo pixels, their logits, and the response at the level's own positions."""
+        sizes, border = torch.tensor(self.lnet_o.config["sizes"]), self._border(level)
+        [maps] = size_maps(self.lnet_o, F.pad(level, [border] * 4, mode="replicate"))
+        faces, logits = read_peaks(maps, sizes, self.settings.proposal_threshold, 2 * self.settings.max_windows)
+        faces[:, :2] -= border
+        scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
+        faces = faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()])
+        faces[:, :2] += faces[:, 2:] * torch.tensor(self.settings.offset_o)
+        return faces, logits, maps.logsumexp(0).sigmoid()
+
+    def _is_closer_look_due(self, photo: Tensor, finest: Tensor, looks: list[tuple[Tensor, Tensor, Tensor]]) -> bool:
+        """Whether the likeliest face is smaller, at the finest level, than the second size."""
+        faces, logits = (torch.cat([look[i] for look in looks]) for i in (0, 1))
+        if self.settings.closer == 1 or not len(faces) or logits.max().sigmoid() < SMALL_RESPONSE:
+            return False
+        scale = (finest.shape[2:].numel() / photo.shape[1:].numel()) ** 0.5
+        return (faces[logits.argmax(), 2] * scale < self.lnet_o.config["sizes"][1]).item()
 
     @staticmethod
     def _cells(photo: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
