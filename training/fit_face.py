@@ -96,8 +96,6 @@ def main():
     print(json.dumps({"score_threshold": threshold, **notes}, indent=1))
     metadata = with_plane(checkpoint, plane, args.least, threshold).metadata
     metadata = {**metadata, "training": {**metadata["training"], "face": notes}}
-    for key in ("format_version", "configs", "sha256"):
-        metadata.pop(key)
     nets = {name: getattr(checkpoint, name) for name in NETS} | {"face": plane}
     save_checkpoint(args.output, **nets, metadata=metadata)
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")

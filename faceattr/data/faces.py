@@ -159,12 +159,18 @@ def augment(
     )
 
 
-def _tight_edges(count: int, share: float, generator: torch.Generator) -> Tensor:
-    """What is there of each picture, x0, y0, x1, y1 in pixels [count, 4]: all of it, or for a share of them the face
-    and up to a third of its size on each side, or less than the face by up to a tenth."""
+def tight_edges(draws: Tensor) -> Tensor:
+    """Edges x0, y0, x1, y1 [..., 4] in pixels of a picture that ends beside the face, of draws in [0, 1]: up to a third
+    of the face's size beyond it on each side, or up to a tenth within."""
     face = torch.tensor(FACE)
     sides = (face[2:] - face[:2]).repeat(2) * torch.tensor([-1, -1, 1, 1])
-    tight = face + sides * (torch.rand(count, 4, generator=generator) * 0.45 - 0.1)
+    return face + sides * (draws * 0.45 - 0.1)
+
+
+def _tight_edges(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """What is there of each picture, x0, y0, x1, y1 in pixels [count, 4]: all of it, or for a share of them
+    :func:`tight_edges`."""
+    tight = tight_edges(torch.rand(count, 4, generator=generator))
     whole = torch.tensor([0.0, 0.0, *PICTURE])
     return torch.where(torch.rand(count, 1, generator=generator) < share, tight, whole)
 

@@ -35,6 +35,8 @@ from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
 
 FORMAT_VERSION = 2
+MADE_ON_SAVING = ("format_version", "configs", "sha256")
+"""Keys of the metadata that follow from the rest."""
 NETS: dict[str, type[nn.Module]] = {"lnet_o": LNet, "lnet_s": LNet, "anet": ANet, "svm": LinearSVM, "face": LinearSVM}
 
 
@@ -63,7 +65,7 @@ def save_checkpoint(
     """Writes the nets and ``metadata`` to ``path``, all or nothing.
 
     ``metadata`` holds ``attributes``, ``preprocessing``, ``thresholds``, ``training`` and ``metrics``; version, configs
-    and checksum are added here.
+    and checksum are made here, also where those of a loaded checkpoint are given.
 
     Raises:
         ValueError: a key is missing or unknown, or a list has not one value an attribute.
@@ -72,7 +74,7 @@ def save_checkpoint(
     metadata = {
         "format_version": FORMAT_VERSION,
         "configs": {name: net.config for name, net in nets.items()},
-        **metadata,
+        **{key: value for key, value in metadata.items() if key not in MADE_ON_SAVING},
     }
     problem = _metadata_problem(metadata)
     if problem:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from faceattr.data.faces import FACE
+from faceattr.data.faces import tight_edges
 from faceattr.models.checkpoint import Checkpoint
 from faceattr.models.svm import LinearSVM
 from faceattr.pipeline import FaceAttributes
@@ -121,9 +121,8 @@ def piece(picture: Image.Image, random: np.random.Generator, cut: bool) -> Image
 
 def tight(picture: Image.Image, random: np.random.Generator) -> Image.Image:
     """Little more than the face of an aligned CelebA picture, or up to a tenth less, on each side."""
-    sides = (np.array(FACE[2:]) - FACE[:2])[[0, 1, 0, 1]] * [-1, -1, 1, 1]
-    edges = np.array(FACE) + sides * (random.random(4) * 0.45 - 0.1)
-    return _resized(picture.crop(edges.round().astype(int).tolist()), np.exp(random.uniform(np.log(60), np.log(480))))
+    edges = tight_edges(torch.from_numpy(random.random(4)))
+    return _resized(picture.crop(edges.round().int().tolist()), np.exp(random.uniform(np.log(60), np.log(480))))
 
 
 def _resized(picture: Image.Image, long_side: float) -> Image.Image:

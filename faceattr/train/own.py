@@ -55,8 +55,6 @@ def fit_own(
         "metrics": {"cross-validated": {"accuracy": result["mean"]}},
         "training": {"frozen": checkpoint.metadata["training"], "svm": {"strength": strength, "pictures": len(learnt)}},
     }
-    for key in ("format_version", "configs", "sha256"):
-        metadata.pop(key)
     anet = _with_head(checkpoint.anet, svm)
     return Checkpoint(checkpoint.lnet_o, checkpoint.lnet_s, anet, svm, checkpoint.face, metadata), result
 
