@@ -63,7 +63,7 @@ class Prediction:
 
     image: its name. width, height: of the upright original; None when it could not be read.
     error: None, or why it could not be read. photo: the decoded picture, at most 2048 pixels a side.
-    response_maps: name to [h, w] over the whole photo.
+    response_maps: name to [h, w] over the whole photo. windows: [K, 4], what LNet_s looked at, in pixels of `photo`.
     """
 
     image: str
@@ -73,6 +73,7 @@ class Prediction:
     error: str | None = None
     photo: Photo | None = field(default=None, repr=False, compare=False)
     response_maps: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    windows: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict:
         """The JSON record."""
@@ -209,12 +210,13 @@ class FaceAttributes:
         return faces
 
     def _locate(self, name: str, photo: Photo, boxes) -> _Located:
-        maps = {}
+        maps, seen = {}, None
         if boxes is None:
             # Photo by photo: what else is in a batch then cannot move a box.
             pixels = torch.from_numpy(photo.pixels).to(self.device).permute(2, 0, 1).float() / 255
             result = self._localizer(pixels)
             maps = {key: response.cpu().numpy() for key, response in result.response_maps.items()}
+            seen = result.windows.numpy()
             found = [(photo.to_original(proposal.box), proposal.score) for proposal in result.proposals]
         else:
             found = [(box, None) for box in _check_boxes(boxes, photo, name)]
@@ -227,7 +229,7 @@ class FaceAttributes:
             notes = ("small face, attributes uncertain",) if small else ()
             faces.append(Face(tuple(box.tolist()), score, notes=notes))
         crops = [crop_window(photo.pixels, photo.from_original(window), size) for window in windows]
-        return _Located(Prediction(name, photo.width, photo.height, faces, None, photo, maps), crops)
+        return _Located(Prediction(name, photo.width, photo.height, faces, None, photo, maps, seen), crops)
 
     def candidates(self, image) -> tuple[list[Face], np.ndarray]:
         """What the LNets propose in a photo, before ANet has its say: K faces with the LNets' score, best first.

@@ -17,7 +17,7 @@ from faceattr.explain.inputs import choose_pictures, progress
 from faceattr.explain.nets import is_anet_alone
 from faceattr.explain.output import FreeNames, make_folder, new_figure, write_csv, write_json
 from faceattr.images import Photo, load_photo
-from faceattr.localization import Localizer, LocalizerSettings, Proposal, resample, size_maps
+from faceattr.localization import LocalizerSettings, Proposal, resample, size_maps
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
 from faceattr.models.lnet import STRIDE
@@ -85,17 +85,14 @@ def trace(checkpoint: Checkpoint, photo: Photo, faces: int = FACES_SHOWN) -> Pho
     """The photo's way through the cascade, for its best `faces` faces."""
     preprocessing = checkpoint.metadata["preprocessing"]
     settings, crop = LocalizerSettings(**preprocessing["localization"]), CropSettings(**preprocessing["crop"])
-    localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, settings)
-    pixels = torch.from_numpy(photo.pixels).permute(2, 0, 1).float() / 255
-    result = localizer(pixels)
-    proposals = [Proposal(face.box, face.score) for face in FaceAttributes(checkpoint).detect(photo.pixels)]
-    response = result.response_maps["lnet_o"].numpy()
+    [result] = FaceAttributes(checkpoint).iter_predict([photo.pixels], detect_only=True)
+    proposals = [Proposal(face.box, face.score) for face in result.faces]
+    response, windows = result.response_maps["lnet_o"], result.windows
     y, x = ((np.arange(count) + 0.5) / count for count in response.shape)
-    windows = result.windows.numpy()
     return PhotoMaps(
         response,
         decision_graph(response, settings.proposal_threshold, x, y),
-        _mean_response(checkpoint, settings, pixels),
+        _mean_response(checkpoint, settings, torch.from_numpy(photo.pixels).permute(2, 0, 1).float() / 255),
         windows,
         [
             _trace_face(checkpoint, settings, crop, photo, proposal, _window_of(proposal, windows))
