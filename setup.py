@@ -59,7 +59,9 @@ def sources(pattern):
 
 
 def cuda_home():
-    """Where nvcc says that it is: on the PATH there may be only a script that calls it."""
+    """CUDA_HOME, or where nvcc says that it is: on the PATH, where torch looks, may be only a script that calls it."""
+    if os.environ.get("CUDA_HOME"):
+        return os.environ["CUDA_HOME"]
     dryrun = subprocess.run(["nvcc", "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
     return str(Path(re.search(r"_HERE_=(\S+)", dryrun)[1]).parent)
 
@@ -73,9 +75,9 @@ def cuda_extension():
         "depends": headers(),
         "py_limited_api": True,
     }
+    cpp_extension.CUDA_HOME = home = cuda_home()
     if torch.version.cuda is not None:
         return cpp_extension.CUDAExtension("faceattr._C_cuda", **options)
-    cpp_extension.CUDA_HOME = home = cuda_home()
     return cpp_extension.CppExtension(
         "faceattr._C_cuda",
         include_dirs=[f"{home}/include"],
