@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import string
 import subprocess
 import sys
@@ -67,14 +68,21 @@ def fill(text: str, values: dict[str, str], where: str) -> str:
 
 
 def unpack(shards: list[Path], folder: Path) -> None:
-    """Unpacks tar files into the folder, each once."""
+    """Unpacks the files of tar archives into the folder, each archive once; ValueError for one that would leave it."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in shards:
         done = folder / f".{shard.name}.unpacked"
         if not done.exists():
             print(f"unpacking {shard}", flush=True)
             with tarfile.open(shard) as archive:
-                archive.extractall(folder, filter="data")
+                for member in archive:
+                    target = folder / member.name
+                    if not target.resolve().is_relative_to(folder.resolve()):
+                        raise ValueError(f"{shard}: {member.name!r} lies outside the folder; the shard is not unpacked")
+                    if member.isfile():
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        with archive.extractfile(member) as source, target.open("wb") as file:
+                            shutil.copyfileobj(source, file)
             done.touch()
 
 

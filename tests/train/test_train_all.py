@@ -119,6 +119,16 @@ def test_data_may_come_as_shards(job, tmp_path):
     assert (tmp_path / "out" / "data" / "objects" / "file").read_text() == "objects"
 
 
+def test_shards_stay_in_their_folder(job, tmp_path):
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        archive.add(__file__, "../../outside")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shard.tar").rename(tmp_path / "shards" / "shard.tar")
+    with pytest.raises(SystemExit, match="'../../outside' lies outside the folder"):
+        job(data=tmp_path / "shards")
+    assert not (tmp_path / "outside").exists()
+
+
 @pytest.fixture
 def data(tmp_path):
     """CelebA's layout with 24 people, three pictures each, aligned and whole; objects; scenes. All of it colours."""
