@@ -36,7 +36,7 @@ from faceattr.train.anet import pooled_features
 from faceattr.train.arguments import add_machine, prepare
 from faceattr.train.loop import load_model, save_model
 from faceattr.train.own import fit_own
-from faceattr.train.svm import fit_svm
+from faceattr.train.svm import fit_svm, to_base_rates
 
 
 def main():
@@ -104,11 +104,15 @@ def last_stage(args: argparse.Namespace, device: torch.device) -> None:
         features, learnt.tags, people, folds=args.folds, prior=head, names=ATTRIBUTES
     )
     figures = {"cross-validated": {}, "held out": {}}
-    with torch.no_grad():
-        predicted = svm(torch.from_numpy(looked_at).float()).numpy()
     for goal in thresholds:
         result = evaluate(probabilities, learnt.tags, thresholds[goal], ATTRIBUTES)
         figures["cross-validated"][goal] = result["mean"]
+    # How common an attribute is, all pictures that training may know tell better than the few the SVMs learn from.
+    rates = data.tags[data.partitions != args.look].mean(0)
+    thresholds = to_base_rates(svm, thresholds, learnt.tags.mean(0), rates)
+    with torch.no_grad():
+        predicted = svm(torch.from_numpy(looked_at).float()).numpy()
+    for goal in thresholds:
         result = evaluate(predicted, looked.tags, thresholds[goal], ATTRIBUTES)
         figures["held out"][goal] = result["mean"]
         print(f"partition {args.look}, thresholds for {goal}:\n{table(result)}\n")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.svm import LinearSVC
@@ -153,3 +154,19 @@ def fit_svm(
         for parameter, values in zip(svm.parameters(), (weights, biases, platt[:, 0], platt[:, 1]), strict=True):
             parameter.copy_(torch.from_numpy(values))
     return svm, thresholds, probabilities, strength
+
+
+def to_base_rates(
+    svm: LinearSVM, thresholds: dict[str, list[float]], learnt: np.ndarray, rates: np.ndarray
+) -> dict[str, list[float]]:
+    """Moves the SVMs' calibration, in place, from samples of which ``learnt`` [A] are positive to a population of which
+    ``rates`` [A] are; both between 0 and 1, exclusively.
+
+    What a decision says for or against an attribute stays, so that its log-odds move by the difference of the rates'.
+    Returns the thresholds: that for balanced accuracy, which no base rate changes, moves along; that for accuracy is a
+    probability near a half in any population.
+    """
+    shift = logit(rates) - logit(learnt)
+    with torch.no_grad():
+        svm.offset -= torch.from_numpy(shift).to(svm.offset)
+    return {**thresholds, "balanced": expit(logit(thresholds["balanced"]) + shift).tolist()}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from faceattr.train.svm import decisions_by_folds, fit_planes, fit_platt, fit_svm
+from faceattr.train.svm import decisions_by_folds, fit_planes, fit_platt, fit_svm, to_base_rates
 
 
 def test_platt_by_hand():
@@ -102,3 +102,27 @@ def test_samples_whose_tag_is_not_known_are_as_if_they_were_not_there():
         fit_planes(features, tags, 0.1, known=np.zeros(tags.shape, bool), names=("Hat", "Beard"))
     with pytest.raises(ValueError, match="2 persons .* are too few for 5 folds"):
         fit_svm(features, tags, np.arange(200) % 2)
+
+
+def test_base_rates_move_probabilities_and_no_decision_for_balance():
+    random = np.random.default_rng(0)
+
+    def sample(count, rate):
+        tags = random.random((count, 1)) < rate
+        return (tags + random.normal(scale=0.7, size=(count, 1))).astype(np.float32), tags
+
+    features, tags = sample(4000, 0.2)
+    svm, thresholds, _, _ = fit_svm(features, tags, np.arange(4000), strengths=(0.01,))
+    common, common_tags = sample(20_000, 0.5)
+    inputs = torch.from_numpy(common)
+    with torch.no_grad():
+        before = svm(inputs).numpy()
+        moved = to_base_rates(svm, thresholds, tags.mean(0), np.array([0.5]))
+        after = svm(inputs).numpy()
+    assert before.mean() < 0.4
+    assert after.mean() == pytest.approx(0.5, abs=0.02)
+    assert moved["accuracy"] == thresholds["accuracy"]
+    np.testing.assert_array_equal(after > moved["balanced"], before > thresholds["balanced"])
+    right_before = (before > thresholds["accuracy"]) == common_tags
+    right_after = (after > moved["accuracy"]) == common_tags
+    assert right_after.mean() > right_before.mean()
