@@ -37,7 +37,7 @@ def job(train_all, tmp_path, monkeypatch):
         "import pathlib, sys\n"
         "out, word = sys.argv[1:]\n"
         "with open(out + '.runs', 'a') as file: file.write(word + ' ')\n"
-        "if pathlib.Path('../../broken').exists() and word == 'second': sys.exit(3)\n"
+        "if pathlib.Path('../../broken').exists() and word in ('second', 'wrong'): sys.exit(3)\n"
         "pathlib.Path(out).write_text(word)\n"
         "print('the word is', word)\n"
     )
@@ -81,6 +81,17 @@ def test_other_options_are_not_mixed_with_what_is_there(job):
     job()
     with pytest.raises(SystemExit, match="stage a was run as\n  work.py .* first\nand is now\n  work.py .* other"):
         job("--set", "word=other")
+
+
+def test_a_measurement_that_failed_may_be_asked_for_otherwise(job, tmp_path):
+    job()
+    (tmp_path / "broken").touch()
+    with pytest.raises(SystemExit, match="stage c failed"):
+        job("--set", "extra=wrong")
+    job("--set", "extra=right")
+    assert (tmp_path / "out" / "c").read_text() == "right"
+    with pytest.raises(SystemExit, match="stage c was run as"):
+        job("--set", "extra=third")
 
 
 def test_two_runs_do_not_work_in_one_folder(job, tmp_path):
