@@ -28,6 +28,17 @@ CONFIGS: dict[str, dict] = {
         "batch_norm": True,
         "dropout": 0.3,
     },
+    # One more convolution; 4.4 million parameters, 8.7 MB as float16.
+    "deep": {
+        "input_size": (127, 111),
+        "stages": (((32, 5, 2), (32, 3, 1)), ((64, 3, 1), (96, 3, 1), (96, 3, 1))),
+        "c3": (128, 3, (5, 4)),
+        "c4": (160, 2, (4, 3)),
+        "features": 512,
+        "fc_inputs": ("c4",),
+        "batch_norm": True,
+        "dropout": 0.3,
+    },
 }
 
 
