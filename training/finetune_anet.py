@@ -39,7 +39,7 @@ def main():
     )
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
     parser.add_argument("--output", type=Path, required=True, help="folder for state, log and anet.safetensors")
-    parser.add_argument("--config", choices=CONFIGS, default="wide")
+    parser.add_argument("--config", choices=CONFIGS, default="deep")
     parser.add_argument("--split", choices=("official", "paper"), default="official", help="paper: by its identities")
     parser.add_argument("--init", type=Path, help="anet.safetensors of pretrain_anet.py, of the same config")
     parser.add_argument(

@@ -24,7 +24,7 @@ def main():
     source.add_argument("--people", type=Path, help="folder of aligned 178x218 pictures, a folder a person")
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
     parser.add_argument("--output", type=Path, required=True, help="folder for state, log and anet.safetensors")
-    parser.add_argument("--config", choices=CONFIGS, default="wide")
+    parser.add_argument("--config", choices=CONFIGS, default="deep")
     parser.add_argument("--split", choices=("official", "paper"), default="official", help="paper: its 8,000 people")
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--batch", type=int, default=128, help="pictures a process")

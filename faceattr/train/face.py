@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -111,20 +112,26 @@ def least_score(best: np.ndarray, share: float) -> float:
 
 
 def piece(picture: Image.Image, random: np.random.Generator, cut: bool) -> Image.Image:
-    """The picture, or in half of the cases, if it may be ``cut``, a piece of it, at a long side of 60 to 480 pixels."""
+    """The picture, or in half of the cases, if it may be ``cut``, a piece of it, as photos are found."""
     if cut and random.random() < 0.5:
         width, height = (side * random.uniform(0.3, 1) for side in picture.size)
         x, y = random.uniform(0, picture.width - width), random.uniform(0, picture.height - height)
         picture = picture.crop([round(edge) for edge in (x, y, x + width, y + height)])
-    return _resized(picture, np.exp(random.uniform(np.log(60), np.log(480))))
+    return _as_found(picture, random)
 
 
 def tight(picture: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Little more than the face of an aligned CelebA picture, or up to a tenth less, on each side."""
+    """Little more than the face of an aligned CelebA picture, or up to a tenth less a side, as photos are found."""
     edges = tight_edges(torch.from_numpy(random.random(4)))
-    return _resized(picture.crop(edges.round().int().tolist()), np.exp(random.uniform(np.log(60), np.log(480))))
+    return _as_found(picture.crop(edges.round().int().tolist()), random)
 
 
-def _resized(picture: Image.Image, long_side: float) -> Image.Image:
-    scale = long_side / max(picture.size)
-    return picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
+def _as_found(picture: Image.Image, random: np.random.Generator) -> Image.Image:
+    """At a long side of 60 to 480 pixels, and in half of the cases as a JPEG of low or middling quality."""
+    scale = np.exp(random.uniform(np.log(60), np.log(480))) / max(picture.size)
+    picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
+    if random.random() < 0.5:
+        stored = io.BytesIO()
+        picture.save(stored, "JPEG", quality=int(random.integers(25, 85)))
+        picture = Image.open(stored)
+    return picture
