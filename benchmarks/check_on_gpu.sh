@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can tell, in one call of under ten minutes: build, tests, sanitizers, the table.
 #   benchmarks/check_on_gpu.sh [build|test|sanitize|bench ...]      all of them by default
-# Results go to $OUT, or to ./gpu-results. Needs a CUDA build of torch, nvcc, ninja and pytest; no network.
+# Results go to $OUT, or to ./gpu-results. Needs a CUDA build of torch, nvcc, pybind11, ninja and pytest; no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-gpu-results}
@@ -23,7 +23,7 @@ for step in "${steps[@]}"; do
     test) run test make test-gpu PYTEST="$python -m pytest" ;;
     bench)
       run bench timeout 300 $python benchmarks/on_gpu.py --output "$out/RESULTS-cuda.md" --batches 32 256 \
-        --precisions float32 bfloat16 --shapes C3 C4 "96->128" "64->64" unshared
+        --precisions float32 bfloat16 --no-compile --shapes C3 C4 "96->128" "64->64" unshared
       ;;
     sanitize) run sanitize timeout 200 make test-gpu-sanitize PYTEST="$python -m pytest" ;;
     *)
