@@ -81,8 +81,8 @@ FAULTS = {
     ),
     "a column too many": (
         "common/contraction.cuh",
-        "live && column < problem.columns;",
-        "live && column <= problem.columns;",
+        "+ i * kLines < problem.columns)",
+        "+ i * kLines <= problem.columns)",
         "bounds",
         "heap-buffer-overflow",
     ),
