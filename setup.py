@@ -3,8 +3,8 @@
 FACEATTR_SANITIZE=address builds the CPU operators with AddressSanitizer and UndefinedBehaviorSanitizer,
 FACEATTR_SANITIZE=thread with ThreadSanitizer (make test-sanitize).
 FACEATTR_CUDA=0 never builds CUDA. TORCH_CUDA_ARCH_LIST chooses its architectures, as for torch; by default those of the
-GPUs that are there, without any 8.0, 9.0 and 12.0. With a torch without CUDA, FACEATTR_CUDA=1 compiles and links the
-library to check it: such a torch cannot load it.
+GPUs that are there, without any 8.0, 9.0 and 12.0, the latter two also as PTX, for the generations between and after.
+With a torch without CUDA, FACEATTR_CUDA=1 compiles and links the library to check it: such a torch cannot load it.
 Both libraries use torch's stable ABI alone (torch 2.10 and later), so one build serves every newer torch.
 """
 
@@ -68,7 +68,7 @@ def cuda_home():
 
 def cuda_extension():
     if not torch.cuda.is_available():
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0;12.0+PTX")
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX;12.0+PTX")
     options = {
         "sources": sources("*.cu"),
         "extra_compile_args": {"cxx": [*CXX_FLAGS, "-DUSE_CUDA"], "nvcc": ["-O3", "-DUSE_CUDA", *STABLE_ABI]},

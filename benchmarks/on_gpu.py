@@ -1,6 +1,6 @@
 """Times the operators on a GPU against what people write with PyTorch and against cuDNN's plain convolution.
 
-    python benchmarks/on_gpu.py [--output RESULTS-cuda.md] [--shapes C3 ...] [--batches 1 32 256] [--compile]
+    python benchmarks/on_gpu.py [--output RESULTS-cuda.md] [--shapes C3 ...] [--batches 1 32 256] [--no-compile]
 
 Every candidate is captured in a CUDA graph that goes through several input sets, replayed in turns with the others, and
 timed by events; the table holds medians. Results are checked to be equal before any is timed.
@@ -49,12 +49,13 @@ SHAPES = [
     Shape("unshared", 40, 60, (14, 14), 3, (12, 12)),
     *(Shape(f"grid {g}x{g}", 96, 128, (26, 26), 3, (g, g)) for g in (1, 2, 8, 24)),
 ]
-PRECISIONS = {
-    "float32": (torch.float32, "ieee"),
-    "TF32": (torch.float32, "tf32"),
-    "bfloat16": (torch.bfloat16, "ieee"),
-    "float16": (torch.float16, "ieee"),
+PRECISIONS = {  # dtype, whether TF32 is allowed
+    "float32": (torch.float32, False),
+    "TF32": (torch.float32, True),
+    "bfloat16": (torch.bfloat16, False),
+    "float16": (torch.float16, False),
 }
+FORMATS = {"": torch.contiguous_format, ", last": torch.channels_last}
 INPUT_SETS = 4
 ROUNDS = 15
 MOST_BYTES = 8 << 30  # a rival that needs more is left out
@@ -76,7 +77,9 @@ def assemble(maps, shape):
 
 
 def loop_of_convolutions(input, weight, bias, shape):
-    maps = [F.conv2d(crop(input, shape, p, q), weight[p, q], bias[p, q]) for p, q in cells(shape)]
+    # Filters taken apart at once: an index each would give each a gradient as large as all of them.
+    filters = zip(cells(shape), weight.flatten(0, 1).unbind(), bias.flatten(0, 1).unbind(), strict=True)
+    maps = [F.conv2d(crop(input, shape, p, q), own_weight, own_bias) for (p, q), own_weight, own_bias in filters]
     return assemble(torch.stack(maps, 1).unflatten(1, shape.grid), shape)
 
 
@@ -109,7 +112,7 @@ def ours(input, weight, bias, shape):
 
 
 def plain_convolution(input, weight, bias, shape):
-    return F.conv2d(input, weight[0, 0], bias[0, 0])
+    return F.conv2d(input, weight, bias)
 
 
 RIVALS = [loop_of_convolutions, grouped_convolution, unfold_and_bmm, all_filters_then_select]
@@ -136,10 +139,19 @@ def input_sets(shape, batch, dtype, memory_format, requires_grad):
     return sets
 
 
+def one_cell(sets, memory_format):
+    """The same inputs with the filters of the first cell, as the plain convolution takes them."""
+    found = []
+    for input, weight, bias in sets:
+        own = weight.detach()[0, 0].contiguous(memory_format=memory_format), bias.detach()[0, 0].clone()
+        found.append([input, *(tensor.requires_grad_(input.requires_grad) for tensor in own)])
+    return found
+
+
 def with_backward(function):
     def run(input, weight, bias, shape):
         output = function(input, weight, bias, shape)
-        return torch.autograd.grad(output, (input, weight, bias), torch.ones_like(output), allow_unused=True)
+        return torch.autograd.grad(output, (input, weight, bias), torch.ones_like(output))
 
     return run
 
@@ -192,24 +204,26 @@ def timed(candidates):
 
 
 def convolution_row(shape, batch, precision, backward, compiled):
-    dtype, setting = PRECISIONS[precision]
-    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = setting
-    formats = torch.contiguous_format, torch.channels_last
-    contiguous, last = (input_sets(shape, batch, dtype, memory_format, backward) for memory_format in formats)
+    dtype, tf32 = PRECISIONS[precision]
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    sets = {ending: input_sets(shape, batch, dtype, kind, backward) for ending, kind in FORMATS.items()}
     functions = {rival.__name__: rival for rival in RIVALS if fits(rival, shape, batch, dtype)}
-    expected = ours(*contiguous[0], shape)
+    expected = ours(*sets[""][0], shape)
     for rival in functions.values():
-        torch.testing.assert_close(rival(*contiguous[0], shape), expected, rtol=0.05, atol=0.05)
+        torch.testing.assert_close(rival(*sets[""][0], shape), expected, rtol=0.05, atol=0.05)
     if compiled:
-        functions["unfold_and_bmm, compiled"] = torch.compile(unfold_and_bmm)
+        torch._dynamo.reset()  # else it compiles a few shapes and runs the others eagerly
+        functions["unfold_and_bmm, compiled"] = torch.compile(unfold_and_bmm, dynamic=False)
     wrap = with_backward if backward else lambda function: function
-    found = {name: Candidate(wrap(function), contiguous, shape) for name, function in functions.items()}
-    for name, function in (("ours", ours), ("plain", plain_convolution)):
-        found[name] = Candidate(wrap(function), contiguous, shape)
-        found[f"{name}, last"] = Candidate(wrap(function), last, shape)
+    found = {}
+    for ending, kind in FORMATS.items():
+        for name, function in (*functions.items(), ("ours", ours)):
+            found[name + ending] = Candidate(wrap(function), sets[ending], shape)
+        found["plain" + ending] = Candidate(wrap(plain_convolution), one_cell(sets[ending], kind), shape)
     timed(found)
-    best = min(functions, key=lambda name: found[name].milliseconds)
     microseconds = {name: candidate.milliseconds * 1e3 for name, candidate in found.items()}
+    best = min((name + ending for name in functions for ending in FORMATS), key=microseconds.get)
     own = min(microseconds["ours"], microseconds["ours, last"])
     plain = min(microseconds["plain"], microseconds["plain, last"])
     row = [
@@ -237,13 +251,20 @@ def pairwise_distances(maps):
     return torch.stack(nearest).double().sqrt().float()
 
 
+def launches(function, *arguments):
+    """Kernels that one call starts, copies and fills included."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        function(*arguments)
+        torch.cuda.synchronize()
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+
+
 def other_rows():
     """Density peaks; ANet on one face, and over 16x16 offsets against the same faces cropped."""
     from faceattr.models.anet import ANet
 
-    def row(name, own, other=None):
-        microseconds = [f"{c.milliseconds * 1e3:.1f}" if c else "" for c in (own, other)]
-        return [name, *microseconds, other.milliseconds / own.milliseconds if other else ""]
+    def row(name, own, other):
+        return [name, own.milliseconds * 1e3, other.milliseconds * 1e3, other.milliseconds / own.milliseconds]
 
     def cropped(images):
         offsets = itertools.product(range(0, 64, 4), repeat=2)
@@ -256,18 +277,22 @@ def other_rows():
     faces = [[torch.rand(1, 3, 55, 47, device="cuda")] for _ in range(INPUT_SETS)]
     fields = [[torch.rand(1, 3, 115, 107, device="cuda")] for _ in range(INPUT_SETS)]
     with torch.no_grad():
+        net(faces[0][0])  # what the first call alone does is not counted
+        count = launches(net, faces[0][0])
+        one = [[torch.zeros(1, device="cuda")] for _ in range(INPUT_SETS)]
         found = timed(
             {
                 "peaks": Candidate(ops.density_peaks, maps),
                 "pairs": Candidate(pairwise_distances, maps),
                 "one": Candidate(net, faces),
+                "floor": Candidate(lambda number: [number.add_(1) for _ in range(count)], one),
                 "dense": Candidate(net.forward_dense, fields),
                 "cropped": Candidate(cropped, fields),
             }
         )
     return [
         row("density peaks of 64 maps of 57x57 (all pairs)", found["peaks"], found["pairs"]),
-        row("ANet.forward of one face", found["one"]),
+        row(f"ANet.forward of one face (its {count} launches, empty)", found["one"], found["floor"]),
         row("ANet.forward_dense, 16x16 offsets (cropped)", found["dense"], found["cropped"]),
     ]
 
@@ -307,7 +332,12 @@ def main():
     parser.add_argument("--shapes", nargs="+", default=[shape.name for shape in SHAPES])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32, 256])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
-    parser.add_argument("--compile", action="store_true", help="also torch.compile of unfold and bmm: minutes more")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether torch.compile of unfold and bmm is among the rivals: minutes more",
+    )
     arguments = parser.parse_args()
     torch.backends.cudnn.benchmark = True
     header = ["shape", "N", "precision", "", "ours, us", "ours, channels last", "best rival", "plain conv2d"]

@@ -128,7 +128,8 @@ struct Contraction {
 };
 
 // Brings the tiles of a contraction: each thread copies one vector of some lines, always the same place of
-// the line.
+// the line. What changes with the tap alone is settled once a tap: the copies between cost a few
+// instructions.
 template <typename Tile, Direction direction>
 struct ContractionLoader {
   using T = typename Tile::Element;
@@ -141,12 +142,15 @@ struct ContractionLoader {
   const Contraction<T>& problem;
   const Tap *list_y, *list_x;
   int count_y, count_x;
-  int64_t image[kRowCopies];                 // offset of the row's image
   int row_y[kRowCopies], row_x[kRowCopies];  // source position of the row, less the tap's origin
-  int first_column;
-  int tap_y, tap_x, channel;  // where this thread's next vector lies in the depth
-  int origin_y, origin_x;
-  int64_t source_cell, weight_tap;
+  int64_t row_bytes[kRowCopies];             // from the tap's origin in the first image to the row's source
+  int64_t first_weight;                      // offset of this thread's first column in a tap's weights
+  unsigned columns_inside;                   // bit i: whether this thread's column i exists
+  int tap_y, tap_x, channel;                 // where this thread's next vector lies in the depth
+  // Address of that vector for the first row and for this thread's first column; bit i: whether row or column
+  // i reads it.
+  uintptr_t source_at, weight_at;
+  unsigned rows_read, columns_read;
 
   __device__ ContractionLoader(const Contraction<T>& problem, const TapLists& lists, int run_y, int run_x,
                                int64_t first_row, int first_column)
@@ -155,7 +159,9 @@ struct ContractionLoader {
         list_x(lists.x),
         count_y(lists.counts[1] > 0 ? lists.counts[0] : 0),
         count_x(lists.counts[1]),
-        first_column(first_column) {
+        columns_inside(0),
+        source_at(reinterpret_cast<uintptr_t>(problem.source)),
+        weight_at(reinterpret_cast<uintptr_t>(problem.weight)) {
     const int height = problem.y.length[run_y], width = problem.x.length[run_x];
     const int step_y = AxisTaps<direction>{problem.y, run_y}.step(),
               step_x = AxisTaps<direction>{problem.x, run_x}.step();
@@ -165,12 +171,19 @@ struct ContractionLoader {
       int64_t row = first_row + line() + i * kLines;
       const bool inside = row < rows;
       row_x[i] = static_cast<int>(take(row, width)) * step_x;
-      row_y[i] = inside ? static_cast<int>(take(row, height)) * step_y : kNowhere;
-      image[i] = inside ? row * problem.source_n : 0;
+      row_y[i] = static_cast<int>(take(row, height)) * step_y;
+      row_bytes[i] = (row * problem.source_n + static_cast<int64_t>(row_y[i]) * problem.source_y +
+                      static_cast<int64_t>(row_x[i]) * problem.source_x) *
+                     static_cast<int64_t>(sizeof(T));
+      if (!inside) row_y[i] = kNowhere;
     }
-    tap_y = tap_x = channel = 0;
+#pragma unroll
+    for (int i = 0; i < kColumnCopies; ++i)
+      if (first_column + line() + i * kLines < problem.columns) columns_inside |= 1u << i;
+    first_weight = static_cast<int64_t>(first_column + line()) * problem.depth;
+    tap_y = tap_x = 0;
+    channel = threadIdx.x % kVectors * kVector;
     settle();
-    advance(threadIdx.x % kVectors * kVector);
   }
 
   __device__ static int line() { return threadIdx.x / kVectors; }
@@ -180,52 +193,49 @@ struct ContractionLoader {
     return (depth + Tile::kDepth - 1) / Tile::kDepth;
   }
 
-  __device__ bool exhausted() const { return tap_y >= count_y; }
-
-  // What depends on the tap alone.
+  // Moves on to the tap that `channel` lies in, and settles what depends on the tap alone.
   __device__ void settle() {
-    if (exhausted()) return;
-    const Tap y = list_y[tap_y], x = list_x[tap_x];
-    origin_y = y.origin;
-    origin_x = x.origin;
-    source_cell = y.cell * problem.source_p + x.cell * problem.source_q;
-    const int64_t cell = static_cast<int64_t>(y.cell) * problem.x.cells + x.cell;
-    const int64_t tap = (cell * problem.y.kernel + y.kernel_index) * problem.x.kernel + x.kernel_index;
-    weight_tap = tap * problem.columns * problem.depth;
-  }
-
-  __device__ void advance(int channels) {
-    channel += channels;
-    while (channel >= problem.depth && !exhausted()) {
+    while (channel >= problem.depth && tap_y < count_y) {
       channel -= problem.depth;
       if (++tap_x == count_x) {
         tap_x = 0;
         ++tap_y;
       }
-      settle();
     }
+    rows_read = columns_read = 0;
+    if (tap_y >= count_y) return;
+    const Tap y = list_y[tap_y], x = list_x[tap_x];
+#pragma unroll
+    for (int i = 0; i < kRowCopies; ++i)
+      if (static_cast<unsigned>(row_y[i] + y.origin) < static_cast<unsigned>(problem.y.source_size) &&
+          static_cast<unsigned>(row_x[i] + x.origin) < static_cast<unsigned>(problem.x.source_size))
+        rows_read |= 1u << i;
+    columns_read = columns_inside;
+    const int64_t source = y.cell * problem.source_p + x.cell * problem.source_q +
+                           static_cast<int64_t>(y.origin) * problem.source_y +
+                           static_cast<int64_t>(x.origin) * problem.source_x + channel;
+    const int64_t cell = static_cast<int64_t>(y.cell) * problem.x.cells + x.cell;
+    const int64_t tap = (cell * problem.y.kernel + y.kernel_index) * problem.x.kernel + x.kernel_index;
+    const int64_t weight = tap * problem.columns * problem.depth + first_weight + channel;
+    source_at = reinterpret_cast<uintptr_t>(problem.source) + source * sizeof(T);
+    weight_at = reinterpret_cast<uintptr_t>(problem.weight) + weight * sizeof(T);
   }
 
   __device__ void load(unsigned char* rows, unsigned char* columns) {
-    const bool live = !exhausted();
     const int at = line() * kLineBytes + threadIdx.x % kVectors * 16;
 #pragma unroll
-    for (int i = 0; i < kRowCopies; ++i) {
-      const int y = row_y[i] + origin_y, x = row_x[i] + origin_x;
-      const bool valid = live && static_cast<unsigned>(y) < static_cast<unsigned>(problem.y.source_size) &&
-                         static_cast<unsigned>(x) < static_cast<unsigned>(problem.x.source_size);
-      const int64_t offset = image[i] + source_cell + static_cast<int64_t>(y) * problem.source_y +
-                             static_cast<int64_t>(x) * problem.source_x + channel;
-      copy_async_16(rows + at + i * kLines * kLineBytes, problem.source + (valid ? offset : 0), valid);
-    }
+    for (int i = 0; i < kRowCopies; ++i)
+      copy_async_16(rows + at + i * kLines * kLineBytes,
+                    reinterpret_cast<const void*>(source_at + row_bytes[i]), rows_read >> i & 1);
+    const int64_t apart = static_cast<int64_t>(problem.depth) * (kLines * sizeof(T));
 #pragma unroll
-    for (int i = 0; i < kColumnCopies; ++i) {
-      const int column = first_column + line() + i * kLines;
-      const bool valid = live && column < problem.columns;
-      const int64_t offset = weight_tap + static_cast<int64_t>(column) * problem.depth + channel;
-      copy_async_16(columns + at + i * kLines * kLineBytes, problem.weight + (valid ? offset : 0), valid);
-    }
-    advance(Tile::kDepth);
+    for (int i = 0; i < kColumnCopies; ++i)
+      copy_async_16(columns + at + i * kLines * kLineBytes,
+                    reinterpret_cast<const void*>(weight_at + i * apart), columns_read >> i & 1);
+    channel += Tile::kDepth;
+    source_at += Tile::kDepth * sizeof(T);
+    weight_at += Tile::kDepth * sizeof(T);
+    if (channel >= problem.depth) settle();
   }
 
   __device__ void used(const unsigned char*) {}
@@ -236,6 +246,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     contract(const __grid_constant__ Contraction<typename Tile::Element> problem, int64_t first_block) {
   using T = typename Tile::Element;
   using Warp = typename WarpOf<Tile, Layout::kDepthInner>::type;
+  static_assert(Tile::kThreads >= 64, "two warps list the taps");
   int64_t block = first_block + blockIdx.x;
   const int first_column = static_cast<int>(take(block, problem.column_tiles)) * Tile::kColumns;
   const int64_t first_row = take(block, problem.row_tiles) * Tile::kRows;
@@ -274,18 +285,31 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
                       ? problem.bias + (static_cast<int64_t>(p) * problem.x.cells + q) * problem.columns
                       : nullptr;
   const int warp_row = threadIdx.x / 32 / Tile::kWarpsAcross * Warp::kRows;
-  const int warp_column = threadIdx.x / 32 % Tile::kWarpsAcross * Warp::kColumns + first_column;
-  warp.for_each([&](int row, int column, typename Warp::Sum sum) {
-    const int64_t offset = offsets[warp_row + row];
-    column += warp_column;
-    if (offset < 0 || column >= problem.columns) return;
-    if (bias) sum += widen(bias[column]);
-    const int64_t at = offset + cell_offset + column * problem.result_c;
-    if (problem.result_is_sum)
-      static_cast<typename Warp::Sum*>(problem.result)[at] = sum;
-    else
-      static_cast<T*>(problem.result)[at] = narrow<T>(sum);
-  });
+  const int lane_column =
+      first_column + threadIdx.x / 32 % Tile::kWarpsAcross * Warp::kColumns + Warp::first_column();
+  const int columns = problem.columns - lane_column;
+  using Sum = typename Warp::Sum;
+  if (bias)
+    warp.add_to_columns([&](int column) {
+      return column < columns ? static_cast<Sum>(widen(bias[lane_column + column])) : Sum(0);
+    });
+  auto write = [&](auto* result, auto round) {
+    warp.for_each_row([&](int row, const auto& for_each) {
+      const int64_t offset = offsets[warp_row + row];
+      if (offset < 0) return;
+      auto* to = result + offset + cell_offset + lane_column * problem.result_c;
+      int at = 0;
+      for_each([&](int column, Sum sum) {
+        to += (column - at) * problem.result_c;
+        at = column;
+        if (column < columns) *to = round(sum);
+      });
+    });
+  };
+  if (problem.result_is_sum)
+    write(static_cast<Sum*>(problem.result), [](Sum sum) { return sum; });
+  else
+    write(static_cast<T*>(problem.result), [](Sum sum) { return narrow<T>(sum); });
 }
 
 // Weight and bias gradient: rows are out channels, columns in channels of one tap, the depth the positions of
@@ -420,14 +444,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
       first_row + static_cast<int>(threadIdx.x) < problem.out_channels)
     problem.bias_parts[part * problem.out_channels + first_row + threadIdx.x] = loader.bias_sum;
   const int warp_row = first_row + threadIdx.x / 32 / Tile::kWarpsAcross * Warp::kRows;
-  const int warp_column = first_column + threadIdx.x / 32 % Tile::kWarpsAcross * Warp::kColumns;
-  warp.for_each([&](int row, int column, typename Warp::Sum sum) {
+  const int lane_column =
+      first_column + threadIdx.x / 32 % Tile::kWarpsAcross * Warp::kColumns + Warp::first_column();
+  warp.for_each_row([&](int row, const auto& for_each) {
     row += warp_row;
-    column += warp_column;
-    if (row < problem.out_channels && column < problem.in_channels)
-      problem
-          .weight_parts[((part * taps + tap) * problem.out_channels + row) * problem.in_channels + column] =
-          sum;
+    if (row >= problem.out_channels) return;
+    auto* line = problem.weight_parts +
+                 ((part * taps + tap) * problem.out_channels + row) * problem.in_channels + lane_column;
+    for_each([&](int column, typename Warp::Sum sum) {
+      if (lane_column + column < problem.in_channels) line[column] = sum;
+    });
   });
 }
 

@@ -161,17 +161,31 @@ void for_each_launch(const Convolution& c, Direction direction, const F& f) {
 
 // --- Tiles
 
+// On the tensor cores a warp of the wide tile takes 64x64: what it reads from shared memory and the
+// instructions round the products keep smaller ones waiting.
 template <typename T, Unit kUnit>
 struct Tiles {
+  using Wide = Tile<T, kUnit, 128, 128, 2, 2, 2>;
   using Large = Tile<T, kUnit, 128, 64, 2, 2, 3>;
   using Small = Tile<T, kUnit, 32, 64, 1, 4, 4>;
+  using WideWeight = Wide;
   using Weight = Tile<T, kUnit, 64, 64, 2, 2, 4>;
+};
+template <>
+struct Tiles<float, Unit::kFma> {
+  using Large = Tile<float, Unit::kFma, 128, 64, 2, 2, 3>;
+  using Wide = Large;  // never chosen: it saves no blocks
+  using Small = Tile<float, Unit::kFma, 32, 64, 1, 4, 4>;
+  using Weight = Tile<float, Unit::kFma, 64, 64, 2, 2, 4>;
+  using WideWeight = Weight;
 };
 template <>
 struct Tiles<double, Unit::kFma> {
   using Large = Tile<double, Unit::kFma, 64, 64, 2, 2, 2>;
+  using Wide = Large;
   using Small = Tile<double, Unit::kFma, 32, 64, 1, 4, 3>;
   using Weight = Tile<double, Unit::kFma, 64, 64, 2, 2, 2>;
+  using WideWeight = Weight;
 };
 
 // Calls f with the tiles for T: tensor cores for 16-bit elements, for float32 only as TF32.
@@ -263,9 +277,10 @@ void launch_contraction(Device& device, Contraction<typename Tile::Element> prob
   const bool every_cell = direction == Direction::kInputGrad && problem.y.every_cell;
   const int64_t taps = static_cast<int64_t>(problem.y.kernel) * (every_cell ? problem.y.cells : 1) +
                        static_cast<int64_t>(problem.x.kernel) * (every_cell ? problem.x.cells : 1);
+  // With them a tile still fits the 99 KiB that a block may have on any GPU.
   require(
-      taps <= 4096,
-      "faceattr on CUDA: height and width of a kernel (interweaved: of all cells') add up to at most 4096");
+      taps <= 3072,
+      "faceattr on CUDA: height and width of a kernel (interweaved: of all cells') add up to at most 3072");
   device.launch(contract<Tile, direction>, runs * problem.row_tiles * problem.column_tiles, Tile::kThreads,
                 Tile::template shared_bytes<Layout::kDepthInner>() + TapLists::bytes(taps), problem);
 }
@@ -277,19 +292,24 @@ void launch_contractions(Device& device, const Convolution& c, Contraction<T> pr
     problem.x = x;
     const int64_t rows = c.batch * longest(y) * longest(x);
     with_tiles<T>(allow_tf32, [&](auto tiles) {
+      using Wide = typename decltype(tiles)::Wide;
       using Large = typename decltype(tiles)::Large;
       using Small = typename decltype(tiles)::Small;
-      // The large tile reads less for each product; the small one wastes less on short runs and fills the
-      // chip earlier.
+      // The large tiles read less for each product; the small one wastes less on short runs and fills the
+      // chip earlier. A wide block is taken for 1.6 large ones: it is where it saves blocks, in all rounds of
+      // all multiprocessors.
       const int64_t runs = static_cast<int64_t>(y.run_count) * x.run_count;
       const int64_t large_rows = divide_up(rows, Large::kRows) * Large::kRows;
       const int64_t small_rows = divide_up(rows, Small::kRows) * Small::kRows;
-      const int64_t blocks =
-          runs * divide_up(rows, Large::kRows) * divide_up(problem.columns, Large::kColumns);
-      if (blocks >= device.multiprocessors && 4 * large_rows <= 5 * small_rows)
-        launch_contraction<Large, direction>(device, problem, rows);
-      else
+      const int64_t lines = runs * divide_up(rows, Large::kRows);
+      const int64_t large = lines * divide_up(problem.columns, Large::kColumns);
+      const int64_t wide = lines * divide_up(problem.columns, Wide::kColumns);
+      if (large < device.multiprocessors || 4 * large_rows > 5 * small_rows)
         launch_contraction<Small, direction>(device, problem, rows);
+      else if (8 * divide_up(wide, device.multiprocessors) <= 5 * divide_up(large, device.multiprocessors))
+        launch_contraction<Wide, direction>(device, problem, rows);
+      else
+        launch_contraction<Large, direction>(device, problem, rows);
     });
   });
 }
@@ -407,27 +427,44 @@ void convolve_weight_grad(Device& device, const Convolution& c, Packer<T, Device
   problem.in_channels = static_cast<int>(c.in_channels);
   problem.out_padded = grad.channels;
   problem.in_padded = source.channels;
-  with_tiles<T>(allow_tf32, [&](auto tiles) {
-    using Tile = typename decltype(tiles)::Weight;
+  // As many splits as fill the chip twice, each of at least four stages. Splits and tile are of the shape
+  // alone, so that the sums have the same order on every GPU.
+  const int64_t kBlocks = 264, kLeastStages = 4;
+  const int64_t cell =
+      c.y.interweaved ? c.y.out * c.x.out : divide_up(c.y.out, c.y.cells) * divide_up(c.x.out, c.x.cells);
+  auto count_tiles = [&](auto tile) {
+    using Tile = decltype(tile);
     problem.row_tiles = static_cast<int>(divide_up(c.out_channels, Tile::kRows));
     problem.column_tiles = static_cast<int>(std::max(divide_up(c.in_channels, Tile::kColumns), int64_t(1)));
-    const int64_t products = taps * problem.row_tiles * problem.column_tiles;
-    // As many splits as fill the chip twice, each of at least four stages; of the shape alone, so that the
-    // sums have the same order on every GPU.
-    const int64_t kBlocks = 264, kLeastStages = 4;
-    const int64_t cell =
-        c.y.interweaved ? c.y.out * c.x.out : divide_up(c.y.out, c.y.cells) * divide_up(c.x.out, c.x.cells);
     const int64_t most = std::max(c.batch * cell / (Tile::kDepth * kLeastStages), int64_t(1));
-    problem.splits = static_cast<int>(std::min(divide_up(kBlocks, products * cells), most));
+    const int64_t blocks = taps * problem.row_tiles * problem.column_tiles * cells;
+    problem.splits = static_cast<int>(std::min(divide_up(kBlocks, blocks), most));
+    return blocks * problem.splits;
+  };
+  auto contract_with = [&](auto tile) {
+    using Tile = decltype(tile);
+    count_tiles(tile);
     problem.weight_parts = device.template workspace<accumulate_t<T>>(problem.splits * cells * taps *
                                                                       c.out_channels * c.in_channels);
     problem.bias_parts = device.template workspace<accumulate_t<T>>(problem.splits * cells * c.out_channels);
     for_each_launch(c, Direction::kForward, [&](const Axis& y, const Axis& x) {
       problem.y = y;
       problem.x = x;
-      device.launch(contract_weight<Tile>, products * problem.splits * y.run_count * x.run_count,
-                    Tile::kThreads, Tile::template shared_bytes<Layout::kDepthOuter>(), problem);
+      device.launch(
+          contract_weight<Tile>,
+          taps * problem.row_tiles * problem.column_tiles * problem.splits * y.run_count * x.run_count,
+          Tile::kThreads, Tile::template shared_bytes<Layout::kDepthOuter>(), problem);
     });
+  };
+  with_tiles<T>(allow_tf32, [&](auto tiles) {
+    using Wide = typename decltype(tiles)::WideWeight;
+    using Weight = typename decltype(tiles)::Weight;
+    // The wide tile where both sides fill it and it fills the chip.
+    if (c.out_channels > Weight::kRows && c.in_channels > Weight::kColumns &&
+        count_tiles(Wide{}) >= kBlocks / 2)
+      contract_with(Wide{});
+    else
+      contract_with(Weight{});
   });
   const int64_t results = cells * c.out_channels * (taps * c.in_channels + 1);
   device.launch(reduce_parts<T>, divide_up(results, 256), 256, 0, problem.weight_parts, problem.bias_parts,

@@ -29,8 +29,11 @@ class CudaDevice {
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
     stream_ = static_cast<cudaStream_t>(stream);
+    const int index = tensor.get_device_index();
     int count = 0;
-    STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, tensor.get_device_index()));
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index));
+    STD_CUDA_CHECK(
+        cudaDeviceGetAttribute(&most_shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
     multiprocessors = count;
   }
 
@@ -47,10 +50,10 @@ class CudaDevice {
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
               const Arguments&... arguments) {
-    if (shared_bytes > 48 * 1024)  // more has to be asked for
+    // More has to be asked for: always the most, or another thread's smaller wish could come in between.
+    if (shared_bytes > 48 * 1024)
       STD_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                          cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          static_cast<int>(shared_bytes)));
+                                          cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared_bytes_));
     const int64_t most = INT32_MAX;
     for (int64_t first = 0; first < blocks; first += most) {
       const auto count = static_cast<unsigned>(std::min(blocks - first, most));
@@ -63,6 +66,7 @@ class CudaDevice {
   torch::stable::Device device_;
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;
+  int most_shared_bytes_ = 0;
   std::vector<Tensor> workspaces_;
 };
 

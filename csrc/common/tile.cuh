@@ -69,9 +69,12 @@ struct FmaWarp {
     const int lane = threadIdx.x % 32 / 4;
     return kLayout == Layout::kDepthInner ? lane + 8 * i : (i / kVector * 8 + lane) * kVector + i % kVector;
   }
-  __device__ static int column(int j) {
-    const int lane = threadIdx.x % 4;
-    return kLayout == Layout::kDepthInner ? lane + 4 * j : (j / kVector * 4 + lane) * kVector + j % kVector;
+  __device__ static int column(int j) { return first_column() + apart(j); }
+  __device__ static int first_column() {
+    return threadIdx.x % 4 * (kLayout == Layout::kDepthInner ? 1 : kVector);
+  }
+  __host__ __device__ static constexpr int apart(int j) {
+    return kLayout == Layout::kDepthInner ? 4 * j : j / kVector * 4 * kVector + j % kVector;
   }
 
   // One stage; `rows` and `columns` are the warp's first lines (kDepthOuter: its first elements of the first
@@ -113,13 +116,28 @@ struct FmaWarp {
     }
   }
 
-  // Calls f(row, column, sum) for each of this lane's sums; row and column count from the warp's first.
+  // Adds value(column) to each of this lane's sums. Rows count from the warp's first, columns from this
+  // lane's first_column(): constants.
   template <typename F>
-  __device__ void for_each(const F& f) const {
+  __device__ void add_to_columns(const F& value) {
+#pragma unroll
+    for (int j = 0; j < kAcross; ++j) {
+      const Sum added = value(apart(j));
+#pragma unroll
+      for (int i = 0; i < kDown; ++i) sums[i][j] += added;
+    }
+  }
+
+  // Calls f(row, for_each) for each row of this lane; for_each(g) calls g(column, sum) for each of the row's
+  // sums.
+  template <typename F>
+  __device__ void for_each_row(const F& f) const {
 #pragma unroll
     for (int i = 0; i < kDown; ++i)
+      f(row(i), [&](const auto& g) {
 #pragma unroll
-      for (int j = 0; j < kAcross; ++j) f(row(i), column(j), sums[i][j]);
+        for (int j = 0; j < kAcross; ++j) g(apart(j), sums[i][j]);
+      });
   }
 };
 
@@ -209,16 +227,27 @@ struct TensorCoreWarp {
   }
 
   template <typename F>
-  __device__ void for_each(const F& f) const {
-    const int lane = threadIdx.x % 32;
+  __device__ void add_to_columns(const F& value) {
 #pragma unroll
-    for (int i = 0; i < kDown; ++i)
+    for (int j = 0; j < 2 * kAcross; ++j) {
+      const float added = value(apart(j));
 #pragma unroll
-      for (int j = 0; j < kAcross; ++j)
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-          f(i * 16 + lane / 4 + k / 2 * 8, j * 8 + lane % 4 * 2 + k % 2, sums[i][j][k]);
+      for (int i = 0; i < 2 * kDown; ++i) sums[i / 2][j / 2][i % 2 * 2 + j % 2] += added;
+    }
   }
+
+  template <typename F>
+  __device__ void for_each_row(const F& f) const {
+#pragma unroll
+    for (int i = 0; i < 2 * kDown; ++i)
+      f(i * 8 + threadIdx.x % 32 / 4, [&](const auto& g) {
+#pragma unroll
+        for (int j = 0; j < 2 * kAcross; ++j) g(apart(j), sums[i / 2][j / 2][i % 2 * 2 + j % 2]);
+      });
+  }
+
+  __device__ static int first_column() { return threadIdx.x % 4 * 2; }
+  __host__ __device__ static constexpr int apart(int j) { return j / 2 * 8 + j % 2; }
 };
 
 template <typename Tile, Layout kLayout, Unit kUnit = Tile::kUnit>

@@ -61,15 +61,23 @@ struct Nearest {
   }
 };
 
+// From a position to the nearest of a tile, along one axis.
+__device__ inline int64_t gap(int64_t position, int64_t tile) {
+  const int64_t first = tile * kPeakTile, last = first + kPeakTile - 1;
+  return position < first ? first - position : position > last ? position - last : 0;
+}
+
 template <typename Value, typename T>
 __device__ void search_tile(const PeakMaps& m, const T* density, Value own, int64_t y, int64_t x,
                             int64_t tile_y, int64_t tile_x, Nearest& nearest) {
   const int64_t bottom = min((tile_y + 1) * kPeakTile, m.height),
                 right = min((tile_x + 1) * kPeakTile, m.width);
-  for (int64_t v = tile_y * kPeakTile; v < bottom; ++v)
+  for (int64_t v = tile_y * kPeakTile; v < bottom; ++v) {
+    if ((v - y) * (v - y) > nearest.squared) continue;
     for (int64_t u = tile_x * kPeakTile; u < right; ++u)
       if (widen(density[v * m.width + u]) > own)
         nearest.offer((v - y) * (v - y) + (u - x) * (u - x), v * m.width + u);
+  }
 }
 
 template <typename T>
@@ -96,14 +104,17 @@ __global__ void __launch_bounds__(kPeakThreads, 6)
   const int64_t rings = max(max(tile_y, m.tiles_y - 1 - tile_y), max(tile_x, m.tiles_x - 1 - tile_x));
   Nearest nearest;
   for (int64_t ring = 0; ring <= rings; ++ring) {
-    const int64_t gap = (ring - 1) * kPeakTile + 1;  // least distance to a tile of this ring
-    if (ring > 0 && gap * gap > nearest.squared) break;
+    const int64_t least = (ring - 1) * kPeakTile + 1;  // distance to a tile of this ring
+    if (ring > 0 && least * least > nearest.squared) break;
     for (int64_t v = max(tile_y - ring, int64_t(0)); v <= min(tile_y + ring, m.tiles_y - 1); ++v) {
       const bool whole_row = v == tile_y - ring || v == tile_y + ring;
-      const int64_t step = whole_row ? 1 : 2 * ring;
-      for (int64_t u = tile_x - ring; u <= tile_x + ring; u += step)
-        if (u >= 0 && u < m.tiles_x && maxima[v * m.tiles_x + u] > own)
+      const int64_t step = whole_row ? 1 : 2 * ring, gap_y = gap(y, v);
+      for (int64_t u = tile_x - ring; u <= tile_x + ring; u += step) {
+        if (u < 0 || u >= m.tiles_x) continue;
+        const int64_t gap_x = gap(x, u);
+        if (gap_y * gap_y + gap_x * gap_x <= nearest.squared && maxima[v * m.tiles_x + u] > own)
           search_tile(m, density, own, y, x, v, u, nearest);
+      }
     }
   }
   distance[index] = static_cast<Value>(sqrt(static_cast<double>(nearest.squared)));

@@ -10,6 +10,8 @@ import torch
 
 from . import toolchain
 
+TAPS = 12 * 3072 + 8  # bytes of the longest list of a kernel's rows and columns
+
 pytestmark = [
     pytest.mark.cuda_build,
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc"),
@@ -17,10 +19,14 @@ pytestmark = [
 
 
 def least_share(kernel):
-    """Floor under the share of the arithmetic in the main loop; a tensor-core instruction does 2048 products a warp."""
+    """Floor under the share of the arithmetic in the main loop, with the code that runs at a change of tap alone.
+
+    A tensor-core instruction does 2048 products a warp.
+    """
     opcode = toolchain.opcode_of(kernel.name)
     if opcode == "HMMA":
-        return 0.08 if "128x64" in kernel.name else 0.035
+        floors = {"128x128": 0.1 if "weight" in kernel.name else 0.14, "128x64": 0.08, "32x64": 0.035, "64x64": 0.04}
+        return next(floor for tile, floor in floors.items() if f" {tile}" in kernel.name)
     if kernel.architecture == "sm_120":  # there ptxas folds the loop over a stage's parts into the one that copies
         return {"FFMA": 0.3, "DFMA": 0.1}[opcode]
     return {"FFMA": 0.65, "DFMA": 0.5}[opcode]
@@ -45,7 +51,7 @@ def test_every_kernel_is_there_for_every_architecture(kernels):
     for element in ("double, fma", "float, fma", "float, tf32", "Half, tensor cores", "BFloat16, tensor cores"):
         for ending in (", forward>", ", input gradient>"):
             found = [n for n in names["sm_90"] if n.startswith(f"contract<{element}") and n.endswith(ending)]
-            assert len(found) == 2, (element, ending)  # large and small tiles
+            assert len(found) == (2 if "fma" in element else 3), (element, ending)  # small, large, wide tiles
         assert any(n.startswith(f"contract_weight<{element}") for n in names["sm_90"])
 
 
@@ -58,7 +64,7 @@ def test_products_stay_within_their_budgets(kernels):
     for kernel in (k for k in kernels if k.is_product):
         registers, shared, _ = toolchain.LIMITS[kernel.architecture]
         assert kernel.registers <= registers // (kernel.threads * kernel.resident), kernel
-        assert kernel.shared_bytes <= 48 * 1024, kernel
+        assert kernel.shared_bytes <= 99 * 1024 - TAPS, kernel  # what a block may ask for on any of them
         if kernel.architecture != "sm_120":  # has less shared memory than the budgets were made for
             assert kernel.resident * (kernel.shared_bytes + 1024) <= shared, kernel
             assert kernel.occupancy >= kernel.resident * kernel.threads / 2048, kernel

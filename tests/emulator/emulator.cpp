@@ -151,7 +151,7 @@ void fail(const char* message) {
 void run(int64_t blocks, int threads, size_t shared_bytes, void (*entry)(void*), void* arguments) {
   if (threads < 1 || threads > kMostThreads) fail("a block has 1 to 1024 threads");
   if (blocks < 1 || blocks > INT32_MAX) fail("a grid has 1 to 2^31 - 1 blocks");
-  if (shared_bytes > 227 * 1024) fail("a block has at most 227 KiB of shared memory");
+  if (shared_bytes > 99 * 1024) fail("a block has at most 99 KiB of shared memory on some GPUs");
   scheduler_fibre = __tsan_get_current_fiber();
   for (int i = 0; i < threads; ++i) {
     if (fibres[i].stack) continue;

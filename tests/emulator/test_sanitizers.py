@@ -17,15 +17,17 @@ from .operators import (
 
 
 def checks_of_every_kernel(dtype, tf32):
-    """Unaligned in every way, and more than one block and stage of each kernel."""
-    shape = SharedShape(13, 9, 66, (7, 8), (3, 3), (2, 2), padding=(1, 0))
+    """Unaligned in every way, every tile, and more than one block and stage of each kernel."""
+    shape = SharedShape(20, 9, 66, (7, 8), (3, 3), (2, 2), padding=(1, 0))
     pooled = InterweavedShape(2, 5, 7, (7, 6), (2, 2), (2, 2), shift=(1, 1), pool=(2, 2))
     straight = InterweavedShape(2, 5, 7, (7, 6), (2, 2), (2, 2), stride=(2, 1), shift=(1, 1))
     checks = []
     for device in ({}, {"multiprocessors": 1 << 30}, {"direct_products": 1 << 60}):
         checks += shared_checks(shape, dtype, "sliced", tf32, **device)
+        checks += shared_checks(SharedShape(16, 5, 6, (6, 6), (3, 3), (1, 1)), dtype, "sliced", tf32, **device)
         checks += interweaved_checks(pooled, dtype, "sliced", tf32, **device)
         checks += interweaved_checks(straight, dtype, "channels_last", tf32, **device)
+    checks += shared_checks(SharedShape(1, 65, 66, (6, 6), (3, 3), (4, 4)), dtype, "sliced", tf32)
     checks += shared_checks(SharedShape(2, 8, 8, (5, 6), (2, 2), (2, 2)), dtype, "channels_last", tf32)
     checks += interweave_checks((2, 2, 3, 3, 6, 5), (1, 1), dtype, "sliced")
     checks.append(density_check(torch.rand(2, 17, 9).to(dtype)))
@@ -81,8 +83,8 @@ FAULTS = {
     ),
     "a column too many": (
         "common/contraction.cuh",
-        "live && column < problem.columns;",
-        "live && column <= problem.columns;",
+        "+ i * kLines < problem.columns)",
+        "+ i * kLines <= problem.columns)",
         "bounds",
         "heap-buffer-overflow",
     ),
