@@ -460,7 +460,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
 // Adds the splits in order and writes the gradients as the parameters lie: weight [cells, O, C, taps], bias
 // [cells, O].
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 4)
     reduce_parts(const accumulate_t<T>* weight_parts, const accumulate_t<T>* bias_parts, int splits,
                  int64_t cells, int taps, int out_channels, int in_channels, T* weight, T* bias,
                  int64_t first_block) {
@@ -498,8 +498,9 @@ struct Packing {
 // Two packings in one launch: they come before nearly every product, and a launch costs as much as a small
 // one.
 template <typename T>
-__global__ void __launch_bounds__(256) pack(const __grid_constant__ Packing<T> first,
-                                            const __grid_constant__ Packing<T> second, int64_t first_block) {
+__global__ void __launch_bounds__(256, 6)
+    pack(const __grid_constant__ Packing<T> first, const __grid_constant__ Packing<T> second,
+         int64_t first_block) {
   T(*tile)[33] = reinterpret_cast<T(*)[33]>(shared_memory());
   int64_t block = first_block + blockIdx.x;
   const bool is_first = block < first.blocks();

@@ -25,7 +25,7 @@ constexpr int kDirectPositions = 4, kDirectWarps = 4;
 // A warp takes one out channel of one cell and kDirectPositions positions; its lanes share the depth, so that
 // weights are read as they lie, once.
 template <typename T>
-__global__ void __launch_bounds__(32 * kDirectWarps)
+__global__ void __launch_bounds__(32 * kDirectWarps, 7)
     convolve_direct(const __grid_constant__ DirectConvolution<T> problem, int64_t first_block) {
   using Sum = accumulate_t<T>;
   const int lane = threadIdx.x % 32;

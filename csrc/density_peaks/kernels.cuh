@@ -15,7 +15,7 @@ struct PeakMaps {
 
 // Highest density of each tile, -inf where all are NaN; a warp a tile.
 template <typename T>
-__global__ void __launch_bounds__(kPeakThreads)
+__global__ void __launch_bounds__(kPeakThreads, 12)
     tile_maxima(const __grid_constant__ PeakMaps m, const T* density, accumulate_t<T>* maxima,
                 int64_t first_block) {
   using Value = accumulate_t<T>;
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kPeakThreads)
 
 // Highest tile of each map; a warp a map.
 template <typename Value>
-__global__ void __launch_bounds__(kPeakThreads)
+__global__ void __launch_bounds__(kPeakThreads, 12)
     map_maxima(const __grid_constant__ PeakMaps m, const Value* maxima, Value* highest_of_map,
                int64_t first_block) {
   const int64_t map = (first_block + blockIdx.x) * (kPeakThreads / 32) + threadIdx.x / 32;

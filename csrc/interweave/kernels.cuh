@@ -19,7 +19,7 @@ struct MapsStrides {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kInterweaveThreads)
+__global__ void __launch_bounds__(kInterweaveThreads, 6)
     interweave(const __grid_constant__ InterweaveGeometry g, const T* maps,
                const __grid_constant__ MapsStrides s, T* out, int64_t first_block) {
   const int64_t index = (first_block + blockIdx.x) * blockDim.x + threadIdx.x;
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kInterweaveThreads)
 
 // Each element of the maps went to one place or to none.
 template <typename T>
-__global__ void __launch_bounds__(kInterweaveThreads)
+__global__ void __launch_bounds__(kInterweaveThreads, 6)
     interweave_adjoint(const __grid_constant__ InterweaveGeometry g, const T* grad, int64_t stride_n,
                        int64_t stride_c, int64_t stride_y, int64_t stride_x, T* maps, int64_t first_block) {
   const int64_t index = (first_block + blockIdx.x) * blockDim.x + threadIdx.x;

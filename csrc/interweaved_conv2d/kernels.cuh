@@ -40,7 +40,7 @@ __device__ int64_t first_maximum(const InterweavedGeometry& g, const Sum* map, i
 
 // A thread an output, channels fastest.
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 6)
     pool_responses(const __grid_constant__ Pooling pooling, const accumulate_t<T>* responses, Map<T> output,
                    int64_t first_block) {
   const InterweavedGeometry& g = pooling.g;
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(256)
 
 // Gradient of each response: of the pooled ones whose maximum it is, in a fixed order. Zeros in the padding.
 template <typename T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     unpool_grads(const __grid_constant__ Pooling pooling, Map<const T> grad, const accumulate_t<T>* responses,
                  T* response_grads, int64_t first_block) {
   const InterweavedGeometry& g = pooling.g;
