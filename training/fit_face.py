@@ -43,7 +43,7 @@ def main():
     parser.add_argument("--without", type=int, default=4000, help="pieces of scenes, and of objects (default: 4000)")
     parser.add_argument("--least", type=float, default=0.1, help="LNets' score that is looked at (default: 0.1)")
     parser.add_argument(
-        "--share", type=float, default=0.02, help="of pictures without a face that may get one (default: 0.02)"
+        "--share", type=float, default=0.03, help="of pictures without a face that may get one (default: 0.03)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
