@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <type_traits>
 #include <vector>
 
 #include "contraction.cuh"
@@ -162,22 +163,16 @@ void for_each_launch(const Convolution& c, Direction direction, const F& f) {
 // --- Tiles
 
 // On the tensor cores a warp of the wide tile takes 64x64: what it reads from shared memory and the
-// instructions round the products keep smaller ones waiting.
+// instructions round the products keep smaller ones waiting. Elsewhere a wide tile is the next smaller one,
+// which saves no blocks and so is never chosen as wide.
 template <typename T, Unit kUnit>
 struct Tiles {
-  using Wide = Tile<T, kUnit, 128, 128, 2, 2, 2>;
+  static constexpr bool kOnTensorCores = kUnit == Unit::kTensorCore;
   using Large = Tile<T, kUnit, 128, 64, 2, 2, 3>;
   using Small = Tile<T, kUnit, 32, 64, 1, 4, 4>;
-  using WideWeight = Wide;
   using Weight = Tile<T, kUnit, 64, 64, 2, 2, 4>;
-};
-template <>
-struct Tiles<float, Unit::kFma> {
-  using Large = Tile<float, Unit::kFma, 128, 64, 2, 2, 3>;
-  using Wide = Large;  // never chosen: it saves no blocks
-  using Small = Tile<float, Unit::kFma, 32, 64, 1, 4, 4>;
-  using Weight = Tile<float, Unit::kFma, 64, 64, 2, 2, 4>;
-  using WideWeight = Weight;
+  using Wide = std::conditional_t<kOnTensorCores, Tile<T, kUnit, 128, 128, 2, 2, 2>, Large>;
+  using WideWeight = std::conditional_t<kOnTensorCores, Wide, Weight>;
 };
 template <>
 struct Tiles<double, Unit::kFma> {

@@ -14,30 +14,26 @@ from faceattr.attributes import ATTRIBUTES
 from faceattr.nn import LocallySharedConv2d
 from faceattr.ops import interweaved_conv2d, locally_shared_conv2d
 
+_WIDE = {
+    "input_size": (119, 103),
+    "stages": (((24, 5, 2), (32, 3, 1)), ((64, 3, 1), (64, 3, 1))),
+    "c3": (128, 3, (5, 4)),
+    "c4": (160, 2, (4, 3)),
+    "features": 512,
+    "fc_inputs": ("c4",),
+    "batch_norm": True,
+    "dropout": 0.3,
+}
 CONFIGS: dict[str, dict] = {
     # The paper's net, with the sizes of DeepID2 that it follows.
     "paper": {},
     # Twice the paper's resolution and deeper; 3.5 million parameters, 7 MB as float16.
-    "wide": {
-        "input_size": (119, 103),
-        "stages": (((24, 5, 2), (32, 3, 1)), ((64, 3, 1), (64, 3, 1))),
-        "c3": (128, 3, (5, 4)),
-        "c4": (160, 2, (4, 3)),
-        "features": 512,
-        "fc_inputs": ("c4",),
-        "batch_norm": True,
-        "dropout": 0.3,
-    },
+    "wide": _WIDE,
     # One more convolution; 4.4 million parameters, 8.7 MB as float16.
     "deep": {
+        **_WIDE,
         "input_size": (127, 111),
         "stages": (((32, 5, 2), (32, 3, 1)), ((64, 3, 1), (96, 3, 1), (96, 3, 1))),
-        "c3": (128, 3, (5, 4)),
-        "c4": (160, 2, (4, 3)),
-        "features": 512,
-        "fc_inputs": ("c4",),
-        "batch_norm": True,
-        "dropout": 0.3,
     },
 }
 
