@@ -2,13 +2,15 @@
 
     python benchmarks/roofline.py [A100|H200] [backward]
 
-prints a Markdown table for csrc/PERFORMANCE.md. The plan repeats launch_contractions of csrc/common/convolution.cuh.
+prints a Markdown table for csrc/PERFORMANCE.md, and its means. The plan repeats launch_contractions of
+csrc/common/convolution.cuh.
 """
 
 import itertools
 import math
 import sys
 from dataclasses import dataclass
+from statistics import geometric_mean
 
 SHAPES = {  # name: in channels, out channels, size, kernel, grid
     "C3": (40, 60, (12, 10), 3, (5, 4)),
@@ -203,10 +205,16 @@ def main():
     header += ["plan", "waves"] if forward else ["to the input", "waves", "to the weight", "waves"]
     header += ["limited by", "predicted, us", "to plain conv2d"]
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
+    ratios = {precision.name: [] for precision in gpu.precisions}
     for name in SHAPES:
         for batch in (1, 32, 256):
             for precision in gpu.precisions:
-                print(row(name, batch, precision, gpu, forward))
+                line = row(name, batch, precision, gpu, forward)
+                print(line)
+                if batch >= 32:
+                    ratios[precision.name].append(float(line.split("|")[-2]))
+    means = ", ".join(f"{geometric_mean(values):.1f} ({name})" for name, values in ratios.items())
+    print(f"\nTo plain conv2d, geometric mean at N of 32 and more: {means}")
 
 
 if __name__ == "__main__":
