@@ -7,7 +7,8 @@
 //   channel) input gradient   rows: positions with the same cells        columns: in channels   depth: (u, v,
 //   out channel)
 // The input gradient thus gathers: no position is written twice, and no product with zero is taken. The run
-// is the outermost part of the block's index, each with its own weights; halos are read in place.
+// is the outermost part of the block's index, each with its own weights; halos are read in place, once for
+// all taps where shared memory can hold them (Window).
 #pragma once
 
 #include "tile.cuh"
@@ -77,14 +78,17 @@ struct AxisTaps {
   }
 };
 
-// A tap that reads something, as settled for a run.
-struct Tap {
-  int origin, cell, kernel_index;
+// A tap of one axis that reads something, as settled for a run. `weight`: what it adds to the offset of the
+// tap's weights.
+struct alignas(16) Tap {
+  int64_t weight;
+  int origin, cell;
 };
 
-// Lists the taps of a run that read something, in order; a warp's work. Returns their number.
+// Lists the taps of a run that read something, in order; a warp's work. Weights of the next cell are
+// `next_cell` farther, of the next tap `next_tap`. Returns the number of taps.
 template <Direction direction>
-__device__ int list_taps(const AxisTaps<direction>& taps, Tap* list) {
+__device__ int list_taps(const AxisTaps<direction>& taps, int64_t next_cell, int64_t next_tap, Tap* list) {
   const int lane = threadIdx.x % 32, candidates = taps.count();
   int count = 0;
   for (int first = 0; first < candidates; first += 32) {
@@ -92,14 +96,14 @@ __device__ int list_taps(const AxisTaps<direction>& taps, Tap* list) {
     const bool reads = t < candidates && taps.reads(t);
     const unsigned reading = __ballot_sync(0xffffffffu, reads);
     if (reads)
-      list[count + __popc(reading & ((1u << lane) - 1))] = {taps.origin(t), taps.cell(t),
-                                                            taps.kernel_index(t)};
+      list[count + __popc(reading & ((1u << lane) - 1))] = {
+          taps.cell(t) * next_cell + taps.kernel_index(t) * next_tap, taps.origin(t), taps.cell(t)};
     count += __popc(reading);
   }
   return count;
 }
 
-// The taps of both axes, in shared memory behind the stages.
+// The taps of both axes, in shared memory.
 struct TapLists {
   Tap *y, *x;
   int* counts;  // of y, of x
@@ -108,6 +112,47 @@ struct TapLists {
       : y(reinterpret_cast<Tap*>(memory)), x(y + most_y), counts(reinterpret_cast<int*>(x + most_x)) {}
 
   static int64_t bytes(int64_t most) { return most * sizeof(Tap) + 2 * sizeof(int); }
+};
+
+// What a block reads of its source, for kDepth channels: the positions that its rows meet at a group of taps,
+// each once, a line each. At another tap of the group all rows lie equally many lines farther. A group is all
+// taps that read something or, on an axis where a window for all would be too large, one.
+struct Windows {
+  bool all_y, all_x;
+  int taps;        // most of a group
+  int most_lines;  // of one window
+  int memory;      // lines that shared memory holds: of two windows, or of three of a single tap
+  int64_t copied;  // lines that are copied for all taps
+};
+
+// One axis of a window.
+struct WindowAxis {
+  int origin = 0;  // source position of the first line, where all taps are together; else the tap's is
+  int unit = 1;    // source positions from line to line
+  int step = 1;    // lines from one of the run's positions to the next
+  int span = 0;    // lines from a position's first tap to its last
+  int size = 1;    // lines of the whole run
+
+  template <Direction direction>
+  __device__ void settle(const AxisTaps<direction>& taps, const Tap* list, int count, bool all) {
+    const int first = list[0].origin, last = list[count - 1].origin;
+    origin = min(first, last);
+    span = all ? max(first, last) - origin : 0;
+    unit = all ? 1 : taps.step();
+    step = all ? taps.step() : 1;
+    size = (taps.axis.length[taps.run] - 1) * step + span + 1;
+  }
+};
+
+// Where a row's first line lies, counted from the first image's; its place in the result, -1 past the end.
+struct Row {
+  int64_t line, result;
+};
+
+// A tap of a group: what it adds to the address of the weights, and to that of the rows' lines.
+struct alignas(16) GroupTap {
+  int64_t weight;
+  int rows;
 };
 
 // Strides count elements. A source has its channels side by side, padded with zeros to whole vectors; p and q
@@ -125,117 +170,256 @@ struct Contraction {
   int batch, columns, depth;
   Axis y, x;
   int64_t row_tiles, column_tiles;
+  Windows windows;
 };
 
-// Brings the tiles of a contraction: each thread copies one vector of some lines, always the same place of
-// the line. What changes with the tap alone is settled once a tap: the copies between cost a few
-// instructions.
+// Where a contraction keeps what in shared memory, in bytes: the columns of the stages; the windows, and
+// where the lines lie of the one that is being copied; for each warp the taps of the group that is multiplied
+// and of the one that is being copied; the rows; the lists of taps.
+template <typename Tile>
+struct ContractionMemory {
+  static constexpr int kLineBytes = Tile::template line_bytes<Layout::kDepthInner>(0);
+  static constexpr int kWindows = Tile::kStages * Tile::kColumns * kLineBytes;
+
+  __host__ __device__ static int sources(const Windows& windows) {
+    return kWindows + windows.memory * kLineBytes;
+  }
+  __host__ __device__ static int groups(const Windows& windows) {
+    return sources(windows) + (windows.most_lines + 1) / 2 * 16;
+  }
+  __host__ __device__ static int rows(const Windows& windows) {
+    return groups(windows) + Tile::kThreads / 32 * 2 * windows.taps * static_cast<int>(sizeof(GroupTap));
+  }
+  __host__ __device__ static int taps(const Windows& windows) {
+    return rows(windows) + Tile::kRows * static_cast<int>(sizeof(Row));
+  }
+  static int64_t bytes(const Windows& windows, int64_t taps_of_both_axes) {
+    return taps(windows) + TapLists::bytes(taps_of_both_axes);
+  }
+};
+
+// Brings the columns of each stage and, spread over the stages before, the window that it reads. Stages go
+// through the groups of taps, in a group through the depth, and at each depth through the taps. A thread
+// copies one vector of some lines, always the same place of the line. The lines of a window are their
+// threads' own from the look-up to the rounding, and each warp has the taps of a group to itself, so that no
+// barrier stands between.
 template <typename Tile, Direction direction>
 struct ContractionLoader {
   using T = typename Tile::Element;
+  using Memory = ContractionMemory<Tile>;
   static constexpr int kVector = Tile::kVector, kVectors = Tile::kDepth / kVector;
-  static constexpr int kLines = Tile::kThreads / kVectors;  // lines that the block copies at once
-  static constexpr int kRowCopies = Tile::kRows / kLines, kColumnCopies = Tile::kColumns / kLines;
-  static constexpr int kLineBytes = Tile::template line_bytes<Layout::kDepthInner>(0);
-  static constexpr int kNowhere = -(1 << 30);  // far outside any source, also after adding an origin
+  static constexpr int kLines = Tile::kThreads / kVectors;  // lines that the block copies at once: a round
+  static constexpr int kColumnCopies = Tile::kColumns / kLines;
+  static constexpr int kLineBytes = Memory::kLineBytes;
+  static constexpr int kSlotBytes = Tile::kColumns * kLineBytes, kColumnsAt = 0;
+  static constexpr bool kRoundsToTf32 = Tile::kUnit == Unit::kTensorCore && sizeof(T) == 4;
 
   const Contraction<T>& problem;
+  const WindowAxis &y, &x;
   const Tap *list_y, *list_x;
-  int count_y, count_x;
-  int row_y[kRowCopies], row_x[kRowCopies];  // source position of the row, less the tap's origin
-  int64_t row_bytes[kRowCopies];             // from the tap's origin in the first image to the row's source
-  int64_t first_weight;                      // offset of this thread's first column in a tap's weights
-  unsigned columns_inside;                   // bit i: whether this thread's column i exists
-  int tap_y, tap_x, channel;                 // where this thread's next vector lies in the depth
-  // Address of that vector for the first row and for this thread's first column; bit i: whether row or column
-  // i reads it.
-  uintptr_t source_at, weight_at;
-  unsigned rows_read, columns_read;
+  int count_y, count_x, group_y, group_x, group_taps;  // taps of each axis, and of a group
+  int64_t first_line;
+  int lines, slots;            // of a window; windows that there is room for
+  int rounds, rounds_a_stage;  // of this thread
+  int64_t* sources;            // of this thread's lines: bytes, or kNowhere
+  GroupTap* groups;            // two, of this warp
+  static constexpr int64_t kNowhere = 1;
 
-  __device__ ContractionLoader(const Contraction<T>& problem, const TapLists& lists, int run_y, int run_x,
-                               int64_t first_row, int first_column)
+  // The next stage.
+  const GroupTap* tap;
+  int taps_left, channel, vectors, slot, group;
+  uintptr_t weight;               // of this thread's vector in its first column
+  unsigned columns, own_columns;  // bit i: whether this thread's column i is read, and whether it exists
+
+  // The window that is being copied, and this thread's vector of its next round.
+  int window_y, window_x, window_channel, window_slot, window_group;
+  int round, stages_until_next;
+  uintptr_t window_from;
+  int64_t beyond_depth;  // kNowhere if it is, or 0
+  unsigned char* window_to;
+
+  __device__ ContractionLoader(const Contraction<T>& problem, const WindowAxis& y, const WindowAxis& x,
+                               const TapLists& lists, const Row* rows, int first_column)
       : problem(problem),
+        y(y),
+        x(x),
         list_y(lists.y),
         list_x(lists.x),
-        count_y(lists.counts[1] > 0 ? lists.counts[0] : 0),
+        count_y(lists.counts[0]),
         count_x(lists.counts[1]),
-        columns_inside(0),
-        source_at(reinterpret_cast<uintptr_t>(problem.source)),
-        weight_at(reinterpret_cast<uintptr_t>(problem.weight)) {
-    const int height = problem.y.length[run_y], width = problem.x.length[run_x];
-    const int step_y = AxisTaps<direction>{problem.y, run_y}.step(),
-              step_x = AxisTaps<direction>{problem.x, run_x}.step();
-    const int64_t rows = static_cast<int64_t>(problem.batch) * height * width;
-#pragma unroll
-    for (int i = 0; i < kRowCopies; ++i) {
-      int64_t row = first_row + line() + i * kLines;
-      const bool inside = row < rows;
-      row_x[i] = static_cast<int>(take(row, width)) * step_x;
-      row_y[i] = static_cast<int>(take(row, height)) * step_y;
-      row_bytes[i] = (row * problem.source_n + static_cast<int64_t>(row_y[i]) * problem.source_y +
-                      static_cast<int64_t>(row_x[i]) * problem.source_x) *
-                     static_cast<int64_t>(sizeof(T));
-      if (!inside) row_y[i] = kNowhere;
-    }
+        group_y(problem.windows.all_y ? count_y : 1),
+        group_x(problem.windows.all_x ? count_x : 1),
+        group_taps(group_y * group_x),
+        first_line(rows[0].line),
+        lines(static_cast<int>(rows[Tile::kRows - 1].line - first_line) + y.span * x.size + x.span + 1),
+        slots(group_taps == 1 ? 3 : 2),
+        rounds((lines - line() + kLines - 1) / kLines),
+        sources(reinterpret_cast<int64_t*>(shared_memory() + Memory::sources(problem.windows)) + line()),
+        groups(reinterpret_cast<GroupTap*>(shared_memory() + Memory::groups(problem.windows)) +
+               threadIdx.x / 32 * 2 * problem.windows.taps),
+        tap(groups),
+        taps_left(group_taps),
+        channel(0),
+        slot(0),
+        group(0),
+        own_columns(0),
+        window_y(0),
+        window_x(0),
+        window_channel(0),
+        window_slot(0),
+        window_group(0),
+        stages_until_next(group_taps == 1 ? 1 : 2) {
+    expect(lines <= problem.windows.most_lines && slots * lines <= problem.windows.memory &&
+               group_taps <= problem.windows.taps,
+           "a window is larger than its memory");
+    const int all_rounds = (lines + kLines - 1) / kLines;
+    rounds_a_stage = group_taps <= 2 ? all_rounds : (all_rounds + group_taps - 2) / (group_taps - 1);
+    begin_group();
+    begin_rounds();
+    copy_window(rounds);
+    const int64_t column = first_column + line();
+    weight = reinterpret_cast<uintptr_t>(problem.weight) + (column * problem.depth + vector()) * sizeof(T);
 #pragma unroll
     for (int i = 0; i < kColumnCopies; ++i)
-      if (first_column + line() + i * kLines < problem.columns) columns_inside |= 1u << i;
-    first_weight = static_cast<int64_t>(first_column + line()) * problem.depth;
-    tap_y = tap_x = 0;
-    channel = threadIdx.x % kVectors * kVector;
-    settle();
+      if (column + i * kLines < problem.columns) own_columns |= 1u << i;
+    settle_depth();
   }
 
+  // This thread's line of a round, and its vector of the line.
   __device__ static int line() { return threadIdx.x / kVectors; }
+  __device__ static int vector() { return threadIdx.x % kVectors * kVector; }
+  __device__ static int place() { return line() * kLineBytes + threadIdx.x % kVectors * 16; }
 
-  __device__ int64_t stages() const {
-    const int64_t depth = static_cast<int64_t>(count_y) * count_x * problem.depth;
-    return (depth + Tile::kDepth - 1) / Tile::kDepth;
+  __device__ int stages() const {
+    return count_y * count_x * ((problem.depth + Tile::kDepth - 1) / Tile::kDepth);
   }
 
-  // Moves on to the tap that `channel` lies in, and settles what depends on the tap alone.
-  __device__ void settle() {
-    while (channel >= problem.depth && tap_y < count_y) {
-      channel -= problem.depth;
-      if (++tap_x == count_x) {
-        tap_x = 0;
-        ++tap_y;
-      }
+  // Looks up the next group's taps, and the lines of its windows; threads that share a line share that work.
+  __device__ void begin_group() {
+    const Tap first_y = list_y[window_y], first_x = list_x[window_x];
+    const int origin_y = problem.windows.all_y ? y.origin : first_y.origin;
+    const int origin_x = problem.windows.all_x ? x.origin : first_x.origin;
+    const int64_t cell = first_y.cell * problem.source_p + first_x.cell * problem.source_q;
+    __syncwarp();  // the last group's are read
+#pragma unroll 1
+    for (int i = threadIdx.x % 32; i < group_taps; i += 32) {
+      const Tap y_tap = list_y[window_y + i / group_x], x_tap = list_x[window_x + i % group_x];
+      groups[window_group * problem.windows.taps + i] = {
+          (y_tap.weight + x_tap.weight) * static_cast<int64_t>(sizeof(T)),
+          ((y_tap.origin - origin_y) * x.size + x_tap.origin - origin_x) * kLineBytes};
     }
-    rows_read = columns_read = 0;
-    if (tap_y >= count_y) return;
-    const Tap y = list_y[tap_y], x = list_x[tap_x];
-#pragma unroll
-    for (int i = 0; i < kRowCopies; ++i)
-      if (static_cast<unsigned>(row_y[i] + y.origin) < static_cast<unsigned>(problem.y.source_size) &&
-          static_cast<unsigned>(row_x[i] + x.origin) < static_cast<unsigned>(problem.x.source_size))
-        rows_read |= 1u << i;
-    columns_read = columns_inside;
-    const int64_t source = y.cell * problem.source_p + x.cell * problem.source_q +
-                           static_cast<int64_t>(y.origin) * problem.source_y +
-                           static_cast<int64_t>(x.origin) * problem.source_x + channel;
-    const int64_t cell = static_cast<int64_t>(y.cell) * problem.x.cells + x.cell;
-    const int64_t tap = (cell * problem.y.kernel + y.kernel_index) * problem.x.kernel + x.kernel_index;
-    const int64_t weight = tap * problem.columns * problem.depth + first_weight + channel;
-    source_at = reinterpret_cast<uintptr_t>(problem.source) + source * sizeof(T);
-    weight_at = reinterpret_cast<uintptr_t>(problem.weight) + weight * sizeof(T);
+#pragma unroll 1
+    for (int r = threadIdx.x % kVectors; r < rounds; r += kVectors) {
+      int64_t n = first_line + line() + r * kLines;
+      const int source_x = origin_x + static_cast<int>(take(n, x.size)) * x.unit;
+      const int source_y = origin_y + static_cast<int>(take(n, y.size)) * y.unit;
+      const bool inside = n < problem.batch &&
+                          static_cast<unsigned>(source_y) < static_cast<unsigned>(problem.y.source_size) &&
+                          static_cast<unsigned>(source_x) < static_cast<unsigned>(problem.x.source_size);
+      sources[r * kLines] =
+          inside ? (n * problem.source_n + cell + static_cast<int64_t>(source_y) * problem.source_y +
+                    static_cast<int64_t>(source_x) * problem.source_x) *
+                       static_cast<int64_t>(sizeof(T))
+                 : kNowhere;
+    }
+    __syncwarp();
   }
 
-  __device__ void load(unsigned char* rows, unsigned char* columns) {
-    const int at = line() * kLineBytes + threadIdx.x % kVectors * 16;
-#pragma unroll
-    for (int i = 0; i < kRowCopies; ++i)
-      copy_async_16(rows + at + i * kLines * kLineBytes,
-                    reinterpret_cast<const void*>(source_at + row_bytes[i]), rows_read >> i & 1);
+  __device__ void begin_rounds() {
+    const int at = window_channel + vector();
+    round = 0;
+    window_from = reinterpret_cast<uintptr_t>(problem.source) + at * sizeof(T);
+    beyond_depth = at < problem.depth ? 0 : kNowhere;
+    window_to = shared_memory() + Memory::kWindows + window_slot * lines * kLineBytes + place();
+  }
+
+  __device__ void copy_window(int most_rounds) {
+    const int end = min(round + most_rounds, rounds);
+#pragma unroll 1
+    for (; round < end; ++round, window_to += kLines * kLineBytes) {
+      const int64_t source = sources[round * kLines];
+      copy_async_16(window_to, reinterpret_cast<const void*>(window_from + (source & ~kNowhere)),
+                    !((source | beyond_depth) & kNowhere));
+    }
+  }
+
+  __device__ void begin_window() {
+    window_channel += Tile::kDepth;
+    if (window_channel >= problem.depth) {
+      window_channel = 0;
+      window_x += group_x;
+      if (window_x >= count_x) {
+        window_x = 0;
+        window_y += group_y;
+      }
+      if (window_y >= count_y) return;  // that was the last; `round` stays at the end
+      window_group ^= 1;
+      begin_group();
+    }
+    window_slot = window_slot + 1 == slots ? 0 : window_slot + 1;
+    begin_rounds();
+  }
+
+  __device__ void settle_depth() {
+    columns = channel + vector() < problem.depth ? own_columns : 0;
+    vectors = min((problem.depth - channel) / kVector, kVectors);
+  }
+
+  __device__ Stage load(int columns_slot) {
+    // A window's place is free two stages after its last reader has begun.
+    if (stages_until_next == 0) [[unlikely]] {
+      begin_window();
+      stages_until_next = group_taps;
+    }
+    --stages_until_next;
+    copy_window(rounds_a_stage);
+
+    const GroupTap now = *tap;
+    const uintptr_t from = weight + now.weight;
+    unsigned char* to = shared_memory() + columns_slot * kSlotBytes + place();
     const int64_t apart = static_cast<int64_t>(problem.depth) * (kLines * sizeof(T));
 #pragma unroll
     for (int i = 0; i < kColumnCopies; ++i)
-      copy_async_16(columns + at + i * kLines * kLineBytes,
-                    reinterpret_cast<const void*>(weight_at + i * apart), columns_read >> i & 1);
+      copy_async_16(to + i * kLines * kLineBytes, reinterpret_cast<const void*>(from + i * apart),
+                    columns >> i & 1);
+    const Stage stage{Memory::kWindows + slot * lines * kLineBytes + now.rows, vectors,
+                      taps_left == group_taps ? slot : -1};
+    ++tap;
+    if (--taps_left == 0) [[unlikely]]
+      end_window();
+    return stage;
+  }
+
+  // Moves on to the next window's stages.
+  __device__ void end_window() {
+    slot = slot + 1 == slots ? 0 : slot + 1;
     channel += Tile::kDepth;
-    source_at += Tile::kDepth * sizeof(T);
-    weight_at += Tile::kDepth * sizeof(T);
-    if (channel >= problem.depth) settle();
+    weight += Tile::kDepth * sizeof(T);
+    if (channel >= problem.depth) {
+      weight -= channel * sizeof(T);
+      channel = 0;
+      group ^= 1;
+    }
+    tap = groups + group * problem.windows.taps;
+    taps_left = group_taps;
+    settle_depth();
+  }
+
+  // float32 on the tensor cores: what this thread copied is rounded before anyone reads it.
+  __device__ void arrived(const Stage& stage) {
+    if constexpr (kRoundsToTf32) {
+      if (stage.new_window < 0) return;
+      unsigned char* own =
+          shared_memory() + Memory::kWindows + stage.new_window * lines * kLineBytes + place();
+#pragma unroll 1
+      for (int r = 0; r < rounds; ++r, own += kLines * kLineBytes) {
+        auto* vector = reinterpret_cast<Vector<float>*>(own);
+        Vector<float> rounded = *vector;
+#pragma unroll
+        for (float& value : rounded.at) value = rounded_to_tf32(value);
+        *vector = rounded;
+      }
+    }
   }
 
   __device__ void used(const unsigned char*) {}
@@ -256,35 +440,49 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   if (first_row >= rows) return;  // runs differ in length
 
   const AxisTaps<direction> taps_y{problem.y, run_y}, taps_x{problem.x, run_x};
-  TapLists lists(shared_memory() + Tile::template shared_bytes<Layout::kDepthInner>(), taps_y.count(),
+  TapLists lists(shared_memory() + ContractionMemory<Tile>::taps(problem.windows), taps_y.count(),
                  taps_x.count());
   if (threadIdx.x < 64) {
-    const int count = threadIdx.x < 32 ? list_taps(taps_y, lists.y) : list_taps(taps_x, lists.x);
+    const int64_t tap = static_cast<int64_t>(problem.columns) * problem.depth;
+    const int64_t row = tap * problem.x.kernel, cell = row * problem.y.kernel;
+    const int count = threadIdx.x < 32 ? list_taps(taps_y, cell * problem.x.cells, row, lists.y)
+                                       : list_taps(taps_x, cell, tap, lists.x);
     if (threadIdx.x % 32 == 0) lists.counts[threadIdx.x / 32] = count;
   }
   __syncthreads();
+
+  const bool has_products = lists.counts[0] > 0 && lists.counts[1] > 0 && problem.depth > 0;
+  WindowAxis y, x;
+  if (has_products) {
+    y.settle(taps_y, lists.y, lists.counts[0], problem.windows.all_y);
+    x.settle(taps_x, lists.x, lists.counts[1], problem.windows.all_x);
+  }
+  Row* tile_rows = reinterpret_cast<Row*>(shared_memory() + ContractionMemory<Tile>::rows(problem.windows));
+  for (int i = threadIdx.x; i < Tile::kRows; i += Tile::kThreads) {
+    int64_t n = min(first_row + i, rows - 1);
+    const int64_t column = take(n, width), line = take(n, height);
+    tile_rows[i] = {(n * y.size + line * y.step) * x.size + column * x.step,
+                    first_row + i < rows
+                        ? n * problem.result_n +
+                              (problem.y.start[run_y] + line * problem.y.step) * problem.result_y +
+                              (problem.x.start[run_x] + column * problem.x.step) * problem.result_x
+                        : -1};
+  }
+  __syncthreads();
+
   Warp warp;
-  {
-    ContractionLoader<Tile, direction> loader(problem, lists, run_y, run_x, first_row, first_column);
+  const Row* warp_rows = tile_rows + threadIdx.x / 32 / Tile::kWarpsAcross * Warp::kRows;
+  if (has_products) {
+    ContractionLoader<Tile, direction> loader(problem, y, x, lists, tile_rows, first_column);
+    warp.place_rows([&](int row) { return static_cast<int>(warp_rows[row].line - loader.first_line); });
     multiply_tiles<Tile, Layout::kDepthInner>(loader, loader.stages(), warp);
   }
 
-  // Each row's place in the result, -1 past the end.
-  auto* offsets = reinterpret_cast<int64_t*>(shared_memory());
-  for (int i = threadIdx.x; i < Tile::kRows; i += Tile::kThreads) {
-    int64_t row = first_row + i;
-    const bool inside = row < rows;
-    const int64_t x = problem.x.start[run_x] + take(row, width) * problem.x.step;
-    const int64_t y = problem.y.start[run_y] + take(row, height) * problem.y.step;
-    offsets[i] = inside ? row * problem.result_n + y * problem.result_y + x * problem.result_x : -1;
-  }
-  __syncthreads();
   const int p = problem.y.cell[run_y], q = problem.x.cell[run_x];
   const int64_t cell_offset = p * problem.result_p + q * problem.result_q;
   const T* bias = problem.bias
                       ? problem.bias + (static_cast<int64_t>(p) * problem.x.cells + q) * problem.columns
                       : nullptr;
-  const int warp_row = threadIdx.x / 32 / Tile::kWarpsAcross * Warp::kRows;
   const int lane_column =
       first_column + threadIdx.x / 32 % Tile::kWarpsAcross * Warp::kColumns + Warp::first_column();
   const int columns = problem.columns - lane_column;
@@ -295,7 +493,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     });
   auto write = [&](auto* result, auto round) {
     warp.for_each_row([&](int row, const auto& for_each) {
-      const int64_t offset = offsets[warp_row + row];
+      const int64_t offset = warp_rows[row].result;
       if (offset < 0) return;
       auto* to = result + offset + cell_offset + lane_column * problem.result_c;
       int at = 0;
@@ -337,6 +535,7 @@ struct WeightLoader {
   static constexpr int kVector = Tile::kVector, kVectors = Tile::kRows / kVector;
   static constexpr int kLines = Tile::kThreads / kVectors, kCopies = Tile::kDepth / kLines;
   static constexpr int kLineBytes = Tile::template line_bytes<Layout::kDepthOuter>(Tile::kRows);
+  static constexpr int kColumnsAt = Tile::kDepth * kLineBytes, kSlotBytes = 2 * kColumnsAt;
 
   const WeightContraction<T>& problem;
   int height, width, start_y, start_x, origin_y, origin_x;
@@ -373,8 +572,10 @@ struct WeightLoader {
     sums_bias = tap == 0 && first_column == 0;
   }
 
-  __device__ void load(unsigned char* rows, unsigned char* columns) {
-    const int at = threadIdx.x / kVectors * kLineBytes + threadIdx.x % kVectors * 16;
+  __device__ Stage load(int slot) {
+    unsigned char* rows = shared_memory() + slot * kSlotBytes + threadIdx.x / kVectors * kLineBytes +
+                          threadIdx.x % kVectors * 16;
+    unsigned char* columns = rows + kColumnsAt;
 #pragma unroll
     for (int k = 0; k < kCopies; ++k) {
       const bool live = n[k] < problem.batch;
@@ -382,14 +583,14 @@ struct WeightLoader {
       const int64_t row = n[k] * problem.grad_n + grad_cell +
                           static_cast<int64_t>(start_y + i[k]) * problem.grad_y +
                           static_cast<int64_t>(start_x + j[k]) * problem.grad_x + row_channel;
-      copy_async_16(rows + at + k * kLines * kLineBytes, problem.grad + (row_valid ? row : 0), row_valid);
+      copy_async_16(rows + k * kLines * kLineBytes, problem.grad + (row_valid ? row : 0), row_valid);
       const int y = i[k] * problem.y.stride + origin_y, x = j[k] * problem.x.stride + origin_x;
       const bool column_valid = live && column_channel < problem.in_padded &&
                                 static_cast<unsigned>(y) < static_cast<unsigned>(problem.y.source_size) &&
                                 static_cast<unsigned>(x) < static_cast<unsigned>(problem.x.source_size);
       const int64_t column = n[k] * problem.input_n + static_cast<int64_t>(y) * problem.input_y +
                              static_cast<int64_t>(x) * problem.input_x + column_channel;
-      copy_async_16(columns + at + k * kLines * kLineBytes, problem.input + (column_valid ? column : 0),
+      copy_async_16(columns + k * kLines * kLineBytes, problem.input + (column_valid ? column : 0),
                     column_valid);
       n[k] += step_n;
       i[k] += step_i;
@@ -403,7 +604,10 @@ struct WeightLoader {
         ++n[k];
       }
     }
+    return {slot * kSlotBytes, kVectors, -1};
   }
+
+  __device__ void arrived(const Stage&) {}
 
   // The bias gradient is the sum of the gradients that pass by.
   __device__ void used(const unsigned char* rows) {
@@ -435,7 +639,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
                 end_stage = min(first_stage + share, all_stages);
   Warp warp;
   WeightLoader<Tile> loader(problem, run_y, run_x, tap, first_row, first_column, first_stage);
-  multiply_tiles<Tile, Layout::kDepthOuter>(loader, end_stage - first_stage, warp);
+  multiply_tiles<Tile, Layout::kDepthOuter>(loader, static_cast<int>(end_stage - first_stage), warp);
 
   const int64_t cells = static_cast<int64_t>(problem.y.cells) * problem.x.cells;
   const int64_t part =
@@ -487,7 +691,7 @@ struct Packing {
   int64_t source_batch, source_row, source_outer, source_inner;
   int64_t batch, outers, inners;
   int rows, padded;
-  bool inner_first;
+  bool inner_first, rounds_to_tf32;
   T* result;
 
   __host__ __device__ int64_t line_tiles() const { return (outers * inners + 31) / 32; }
@@ -514,9 +718,13 @@ __global__ void __launch_bounds__(256, 6)
   int64_t outer = line;
   const int64_t inner = take(outer, p.inners);
   const int64_t from = b * p.source_batch + outer * p.source_outer + inner * p.source_inner;
-  for (int r = warp; r < 32; r += warps)
-    tile[r][lane] =
-        line < lines && first_row + r < p.rows ? p.source[from + (first_row + r) * p.source_row] : T{};
+  for (int r = warp; r < 32; r += warps) {
+    T value = line < lines && first_row + r < p.rows ? p.source[from + (first_row + r) * p.source_row] : T{};
+    if constexpr (sizeof(T) == 4) {
+      if (p.rounds_to_tf32) value = rounded_to_tf32(value);
+    }
+    tile[r][lane] = value;
+  }
   __syncthreads();
   if (first_row + lane >= p.padded) return;
   for (int l = warp; l < 32 && first_line + l < lines; l += warps) {

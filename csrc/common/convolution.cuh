@@ -3,16 +3,18 @@
 //   device.launch(kernel, blocks, threads, shared_bytes, arguments...)   any number of blocks
 //   device.template workspace<T>(count)                                  memory that outlives the launches
 //   device.multiprocessors                                               blocks below which it is not full
+//   device.shared_bytes                                                  that a block may have so that
+//   another
+//                                                                        fits beside it
 //   device.direct_products                                               products up to which one launch that
-//   reads
-//                                                                        everything as it lies beats packing
-//                                                                        and tiles
+//                                                                        reads everything as it lies beats
+//                                                                        packing and tiles
 // The emulator's tests run this very text.
 #pragma once
 
 #include <algorithm>
 #include <stdexcept>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "contraction.cuh"
@@ -149,6 +151,14 @@ inline int64_t longest(const Axis& axis) {
   return *std::max_element(axis.length, axis.length + axis.run_count);
 }
 
+// The lengths that runs have, each once.
+inline std::vector<int64_t> lengths(const Axis& axis) {
+  std::vector<int64_t> found(axis.length, axis.length + axis.run_count);
+  std::sort(found.begin(), found.end());
+  found.erase(std::unique(found.begin(), found.end()), found.end());
+  return found;
+}
+
 // Calls f(y, x) with the axes of each launch: up to kMostRuns runs on each.
 template <typename F>
 void for_each_launch(const Convolution& c, Direction direction, const F& f) {
@@ -162,26 +172,106 @@ void for_each_launch(const Convolution& c, Direction direction, const F& f) {
 
 // --- Tiles
 
-// On the tensor cores a warp of the wide tile takes 64x64: what it reads from shared memory and the
-// instructions round the products keep smaller ones waiting. Elsewhere a wide tile is the next smaller one,
-// which saves no blocks and so is never chosen as wide.
 template <typename T, Unit kUnit>
 struct Tiles {
-  static constexpr bool kOnTensorCores = kUnit == Unit::kTensorCore;
+  static constexpr bool kOnTensorCores = false;
   using Large = Tile<T, kUnit, 128, 64, 2, 2, 3>;
   using Small = Tile<T, kUnit, 32, 64, 1, 4, 4>;
   using Weight = Tile<T, kUnit, 64, 64, 2, 2, 4>;
-  using Wide = std::conditional_t<kOnTensorCores, Tile<T, kUnit, 128, 128, 2, 2, 2>, Large>;
-  using WideWeight = std::conditional_t<kOnTensorCores, Wide, Weight>;
+};
+// A warp of the wide and of the tall tile takes 64x64: what it reads from shared memory and the instructions
+// round the products keep smaller ones waiting.
+template <typename T>
+struct Tiles<T, Unit::kTensorCore> {
+  static constexpr bool kOnTensorCores = true;
+  using Large = Tile<T, Unit::kTensorCore, 128, 64, 2, 2, 3>;
+  using Small = Tile<T, Unit::kTensorCore, 32, 64, 1, 4, 4>;
+  using Weight = Tile<T, Unit::kTensorCore, 64, 64, 2, 2, 4>;
+  using Wide = Tile<T, Unit::kTensorCore, 128, 128, 2, 2, 2>;
+  using Tall = Tile<T, Unit::kTensorCore, 256, 64, 4, 1, 2>;
 };
 template <>
 struct Tiles<double, Unit::kFma> {
+  static constexpr bool kOnTensorCores = false;
   using Large = Tile<double, Unit::kFma, 64, 64, 2, 2, 2>;
-  using Wide = Large;
   using Small = Tile<double, Unit::kFma, 32, 64, 1, 4, 3>;
   using Weight = Tile<double, Unit::kFma, 64, 64, 2, 2, 2>;
-  using WideWeight = Weight;
 };
+
+// --- Windows
+
+// How often the end of `period` is passed in `rows` steps less one, from a multiple of `rows` on.
+inline int64_t passes(int64_t rows, int64_t period) {
+  return rows % period == 0 ? rows / period - 1 : divide_up(rows - 1, period);
+}
+
+// What a launch's windows are planned by.
+struct Launch {
+  Direction direction;
+  const Axis &y, &x;
+  std::vector<int64_t> heights, widths;  // of runs
+  int64_t batch, listed_taps;
+
+  Launch(Direction direction, const Axis& y, const Axis& x, int64_t batch, int64_t listed_taps)
+      : direction(direction),
+        y(y),
+        x(x),
+        heights(lengths(y)),
+        widths(lengths(x)),
+        batch(batch),
+        listed_taps(listed_taps) {}
+};
+
+// Most lines of a window of `rows` positions, of any of the launch's runs.
+inline int64_t window_lines(const Launch& launch, bool all_y, bool all_x, int64_t rows) {
+  const auto& [direction, y, x, heights, widths, batch, listed_taps] = launch;
+  auto step = [&](const Axis& axis, bool all) {
+    return all && direction == Direction::kForward ? axis.stride : 1;
+  };
+  auto span = [&](const Axis& axis, bool all) {
+    const int64_t reach = int64_t(axis.kernel - 1) * axis.dilation;
+    return !all ? 0 : direction == Direction::kForward ? reach : reach / axis.stride;
+  };
+  int64_t most = 0;
+  for (const int64_t height : heights)
+    for (const int64_t width : widths) {
+      const int64_t own = std::min(rows, batch * height * width);
+      const int64_t line = (width - 1) * step(x, all_x) + span(x, all_x) + 1;
+      const int64_t map = ((height - 1) * step(y, all_y) + span(y, all_y) + 1) * line;
+      const int64_t next_line = step(y, all_y) * line - (width - 1) * step(x, all_x);
+      const int64_t next_map = map - (height - 1) * step(y, all_y) * line - (width - 1) * step(x, all_x);
+      const int64_t maps = passes(own, height * width), rows_passed = passes(own, width);
+      most = std::max(most, (own - 1 - rows_passed) * step(x, all_x) + (rows_passed - maps) * next_line +
+                                maps * next_map + span(y, all_y) * line + span(x, all_x) + 1);
+    }
+  return most;
+}
+
+// The windows of a launch: those that copy the fewest lines and leave room for a second block. A window for
+// each tap always fits.
+template <typename Tile, typename Device>
+Windows windows_of(const Device& device, const Launch& launch) {
+  using Memory = ContractionMemory<Tile>;
+  Windows best{};
+  const Axis &y = launch.y, &x = launch.x;
+  const bool every_cell = launch.direction == Direction::kInputGrad && y.every_cell;
+  for (const auto& [all_y, all_x] :
+       {std::pair(true, true), std::pair(false, true), std::pair(false, false)}) {
+    Windows windows{all_y && y.kernel > 1, all_x && x.kernel > 1};
+    windows.taps = (windows.all_y ? y.kernel : 1) * (windows.all_x ? x.kernel : 1);
+    const bool all = windows.taps > 1;
+    if (all && every_cell) continue;  // each cell has a map of its own
+    const int64_t lines = all ? window_lines(launch, windows.all_y, windows.all_x, Tile::kRows) : Tile::kRows;
+    const int64_t memory = std::max(2 * lines, int64_t(3 * Tile::kRows));
+    if (all && memory > device.shared_bytes / Memory::kLineBytes) continue;
+    windows.memory = static_cast<int>(memory);
+    windows.most_lines = static_cast<int>(std::max(lines, int64_t(Tile::kRows)));
+    if (all && Memory::bytes(windows, launch.listed_taps) > device.shared_bytes) continue;
+    windows.copied = lines * (windows.all_y ? 1 : y.kernel) * (windows.all_x ? 1 : x.kernel);
+    if (best.memory == 0 || windows.copied < best.copied) best = windows;
+  }
+  return best;
+}
 
 // Calls f with the tiles for T: tensor cores for 16-bit elements, for float32 only as TF32.
 template <typename T, typename F>
@@ -221,19 +311,21 @@ class Packer {
                            static_cast<int>(channels),
                            static_cast<int>(padded),
                            false,
+                           false,
                            packed};
     return {packed, height * width * padded, 0, 0, width * padded, padded, static_cast<int>(padded)};
   }
 
   // [cells, O, C, taps] as [cells, taps, columns, depth]: columns O and depth C forward, the other way for
-  // the input gradient.
-  const T* weight(const Convolution& c, const T* weight, Direction direction) {
+  // the input gradient. The products expect weights that are to be TF32 rounded to it.
+  const T* weight(const Convolution& c, const T* weight, Direction direction, bool rounds_to_tf32) {
     const int64_t cells = c.y.cells * c.x.cells, taps = c.y.kernel * c.x.kernel;
     const bool forward = direction == Direction::kForward;
     const int64_t columns = forward ? c.out_channels : c.in_channels,
                   depth = forward ? c.in_channels : c.out_channels;
     const int64_t filter = c.in_channels * taps, padded = padded_channels<T>(depth);
-    if (forward && taps == 1 && padded == depth && reinterpret_cast<uintptr_t>(weight) % 16 == 0)
+    if (forward && taps == 1 && padded == depth && reinterpret_cast<uintptr_t>(weight) % 16 == 0 &&
+        !rounds_to_tf32)
       return weight;
     T* packed = device_.template workspace<T>(cells * taps * columns * padded);
     packings_[count_++] = {weight,
@@ -247,6 +339,7 @@ class Packer {
                            static_cast<int>(depth),
                            static_cast<int>(padded),
                            true,
+                           rounds_to_tf32,
                            packed};
     return packed;
   }
@@ -265,46 +358,71 @@ class Packer {
 // --- The three products
 
 template <typename Tile, Direction direction, typename Device>
-void launch_contraction(Device& device, Contraction<typename Tile::Element> problem, int64_t rows) {
+void launch_contraction(Device& device, Contraction<typename Tile::Element> problem, const Windows& windows,
+                        int64_t rows, int64_t taps) {
+  problem.windows = windows;
   problem.row_tiles = divide_up(rows, Tile::kRows);
   problem.column_tiles = divide_up(problem.columns, Tile::kColumns);
   const int64_t runs = static_cast<int64_t>(problem.y.run_count) * problem.x.run_count;
-  const bool every_cell = direction == Direction::kInputGrad && problem.y.every_cell;
-  const int64_t taps = static_cast<int64_t>(problem.y.kernel) * (every_cell ? problem.y.cells : 1) +
-                       static_cast<int64_t>(problem.x.kernel) * (every_cell ? problem.x.cells : 1);
-  // With them a tile still fits the 99 KiB that a block may have on any GPU.
-  require(
-      taps <= 3072,
-      "faceattr on CUDA: height and width of a kernel (interweaved: of all cells') add up to at most 3072");
   device.launch(contract<Tile, direction>, runs * problem.row_tiles * problem.column_tiles, Tile::kThreads,
-                Tile::template shared_bytes<Layout::kDepthInner>() + TapLists::bytes(taps), problem);
+                ContractionMemory<Tile>::bytes(windows, taps), problem);
 }
 
 template <Direction direction, typename T, typename Device>
 void launch_contractions(Device& device, const Convolution& c, Contraction<T> problem, bool allow_tf32) {
+  const bool every_cell = direction == Direction::kInputGrad && c.y.interweaved;
+  const int64_t taps = every_cell ? c.y.kernel * c.y.cells + c.x.kernel * c.x.cells : c.y.kernel + c.x.kernel;
+  // With them the large tile still fits the 99 KiB that a block may have on any GPU.
+  require(
+      taps <= 3072,
+      "faceattr on CUDA: height and width of a kernel (interweaved: of all cells') add up to at most 3072");
   for_each_launch(c, direction, [&](const Axis& y, const Axis& x) {
     problem.y = y;
     problem.x = x;
     const int64_t rows = c.batch * longest(y) * longest(x);
+    const Launch plan(direction, y, x, c.batch, taps);
     with_tiles<T>(allow_tf32, [&](auto tiles) {
-      using Wide = typename decltype(tiles)::Wide;
-      using Large = typename decltype(tiles)::Large;
-      using Small = typename decltype(tiles)::Small;
-      // The large tiles read less for each product; the small one wastes less on short runs and fills the
-      // chip earlier. A wide block is taken for 1.6 large ones: it is where it saves blocks, in all rounds of
-      // all multiprocessors.
+      using Tiles = decltype(tiles);
+      using Large = typename Tiles::Large;
+      using Small = typename Tiles::Small;
+      auto launch = [&](auto tile, const Windows& windows) {
+        launch_contraction<decltype(tile), direction>(device, problem, windows, rows, taps);
+      };
+      // Larger tiles read less for each product; the small one wastes less on short runs and fills the chip
+      // earlier.
       const int64_t runs = static_cast<int64_t>(y.run_count) * x.run_count;
       const int64_t large_rows = divide_up(rows, Large::kRows) * Large::kRows;
       const int64_t small_rows = divide_up(rows, Small::kRows) * Small::kRows;
-      const int64_t lines = runs * divide_up(rows, Large::kRows);
-      const int64_t large = lines * divide_up(problem.columns, Large::kColumns);
-      const int64_t wide = lines * divide_up(problem.columns, Wide::kColumns);
+      auto blocks = [&](auto tile) {
+        using Tile = decltype(tile);
+        return runs * divide_up(rows, Tile::kRows) * divide_up(problem.columns, Tile::kColumns);
+      };
+      const int64_t large = blocks(Large{});
       if (large < device.multiprocessors || 4 * large_rows > 5 * small_rows)
-        launch_contraction<Small, direction>(device, problem, rows);
-      else if (8 * divide_up(wide, device.multiprocessors) <= 5 * divide_up(large, device.multiprocessors))
-        launch_contraction<Wide, direction>(device, problem, rows);
-      else
-        launch_contraction<Large, direction>(device, problem, rows);
+        return launch(Small{}, windows_of<Small>(device, plan));
+      const Windows large_windows = windows_of<Large>(device, plan);
+      // One twice as large is taken for 1.6: it is where it saves blocks, in all rounds of all
+      // multiprocessors, and its windows, for which there must be room, do not make it read more.
+      auto launch_twice_as_large = [&](auto tile) {
+        using Tile = decltype(tile);
+        if (8 * divide_up(blocks(tile), device.multiprocessors) >
+            5 * divide_up(large, device.multiprocessors))
+          return false;
+        const Windows windows = windows_of<Tile>(device, plan);
+        const int64_t all_taps = int64_t(y.kernel) * x.kernel;
+        if (ContractionMemory<Tile>::bytes(windows, taps) > device.shared_bytes ||
+            windows.copied + all_taps * Tile::kColumns >
+                2 * (large_windows.copied + all_taps * Large::kColumns))
+          return false;
+        launch(tile, windows);
+        return true;
+      };
+      if constexpr (Tiles::kOnTensorCores) {
+        if (problem.columns > Large::kColumns ? launch_twice_as_large(typename Tiles::Wide{})
+                                              : launch_twice_as_large(typename Tiles::Tall{}))
+          return;
+      }
+      launch(Large{}, large_windows);
     });
   });
 }
@@ -353,7 +471,7 @@ void convolve(Device& device, const Convolution& c, const Map<const T>& input, c
   problem.source_n = source.n;
   problem.source_y = static_cast<int>(source.y);
   problem.source_x = static_cast<int>(source.x);
-  problem.weight = packer.weight(c, weight, Direction::kForward);
+  problem.weight = packer.weight(c, weight, Direction::kForward, allow_tf32);
   packer.launch();
   problem.bias = bias;
   problem.result = result.data;
@@ -383,7 +501,7 @@ void convolve_input_grad(Device& device, const Convolution& c, Packer<T, Device>
   problem.source_q = grad.q;
   problem.source_y = static_cast<int>(grad.y);
   problem.source_x = static_cast<int>(grad.x);
-  problem.weight = packer.weight(c, weight, Direction::kInputGrad);
+  problem.weight = packer.weight(c, weight, Direction::kInputGrad, allow_tf32);
   packer.launch();
   problem.result = result.data;
   problem.result_n = result.n;
@@ -448,18 +566,19 @@ void convolve_weight_grad(Device& device, const Convolution& c, Packer<T, Device
       device.launch(
           contract_weight<Tile>,
           taps * problem.row_tiles * problem.column_tiles * problem.splits * y.run_count * x.run_count,
-          Tile::kThreads, Tile::template shared_bytes<Layout::kDepthOuter>(), problem);
+          Tile::kThreads, Tile::kStages * WeightLoader<Tile>::kSlotBytes, problem);
     });
   };
   with_tiles<T>(allow_tf32, [&](auto tiles) {
-    using Wide = typename decltype(tiles)::WideWeight;
-    using Weight = typename decltype(tiles)::Weight;
-    // The wide tile where both sides fill it and it fills the chip.
-    if (c.out_channels > Weight::kRows && c.in_channels > Weight::kColumns &&
-        count_tiles(Wide{}) >= kBlocks / 2)
-      contract_with(Wide{});
-    else
-      contract_with(Weight{});
+    using Tiles = decltype(tiles);
+    using Weight = typename Tiles::Weight;
+    if constexpr (Tiles::kOnTensorCores) {
+      using Wide = typename Tiles::Wide;  // where both sides fill it and it fills the chip
+      if (c.out_channels > Weight::kRows && c.in_channels > Weight::kColumns &&
+          count_tiles(Wide{}) >= kBlocks / 2)
+        return contract_with(Wide{});
+    }
+    contract_with(Weight{});
   });
   const int64_t results = cells * c.out_channels * (taps * c.in_channels + 1);
   device.launch(reduce_parts<T>, divide_up(results, 256), 256, 0, problem.weight_parts, problem.bias_parts,

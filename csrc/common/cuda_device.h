@@ -24,18 +24,20 @@ class CudaDevice {
  public:
   // To be measured on a GPU: about what one launch of packing costs on an H200.
   static constexpr int64_t direct_products = 1 << 23;
-  int64_t multiprocessors;
+  int64_t multiprocessors, shared_bytes;
 
   explicit CudaDevice(const Tensor& tensor) : device_(tensor.device()), guard_(tensor.get_device_index()) {
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
     stream_ = static_cast<cudaStream_t>(stream);
     const int index = tensor.get_device_index();
-    int count = 0;
+    int count = 0, shared = 0;
     STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index));
+    STD_CUDA_CHECK(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, index));
     STD_CUDA_CHECK(
         cudaDeviceGetAttribute(&most_shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
     multiprocessors = count;
+    shared_bytes = shared / 2 - 1024;  // a block has 1 KiB of the system's
   }
 
   // Lives until the operator returns; the allocator reuses it only after the work on this stream.

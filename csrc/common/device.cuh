@@ -12,6 +12,9 @@ namespace faceattr::gpu {
 
 #ifdef __CUDACC__
 
+// What must be so; the emulator ends the program where it is not.
+__device__ inline void expect(bool, const char*) {}
+
 __device__ inline unsigned char* shared_memory() {
   extern __shared__ __align__(16) unsigned char dynamic_shared_memory[];
   return dynamic_shared_memory;
@@ -44,10 +47,14 @@ __device__ inline uint16_t float_to_bfloat16(float value) {
 }
 
 // Nearest, ties away from zero: mma.sync alone would cut the lower bits off.
-__device__ inline uint32_t round_to_tf32(uint32_t bits) {
+__device__ inline float rounded_to_tf32(float value) {
   uint32_t rounded;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
-  return rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+  return __uint_as_float(rounded);
+}
+
+__device__ inline uint32_t float_bits(float value) {
+  return __float_as_uint(value);
 }
 
 // Copies 16 bytes from global to shared memory in the background; zeros where not `valid` (`from` is not read

@@ -13,7 +13,7 @@ enum class Layout { kDepthInner, kDepthOuter };
 enum class Unit { kFma, kTensorCore };
 
 // A block computes kRows x kColumns of the result, kDepth steps of depth a stage, with kWarpRows x
-// kWarpColumns warps. kStages slots of shared memory are filled by cp.async ahead of their use. kResident
+// kWarpColumns warps. Shared memory is filled by cp.async kStages - 1 stages ahead of its use. kResident
 // blocks are to fit a multiprocessor, which is each thread's budget of registers: 65536 / (kThreads *
 // kResident).
 template <typename Element_, Unit kUnit_, int kRows_, int kColumns_, int kWarpRows, int kWarpColumns,
@@ -40,14 +40,6 @@ struct Tile {
   __host__ __device__ static constexpr int operand_bytes(int length) {
     return (kLayout == Layout::kDepthInner ? length : kDepth) * line_bytes<kLayout>(length);
   }
-  template <Layout kLayout>
-  __host__ __device__ static constexpr int stage_bytes() {
-    return operand_bytes<kLayout>(kRows) + operand_bytes<kLayout>(kColumns);
-  }
-  template <Layout kLayout>
-  __host__ __device__ static constexpr int shared_bytes() {
-    return kStages * stage_bytes<kLayout>();
-  }
 };
 
 // A warp's part of a tile on the plain arithmetic units: lanes lie 8 down, 4 across.
@@ -62,6 +54,14 @@ struct FmaWarp {
   using Part = Vector<Element>;
 
   Sum sums[kDown][kAcross] = {};
+  int row_at[kDown];  // kDepthInner: bytes from a stage's rows to those of this lane
+
+  // Places the rows: line(row) is where the warp's row lies, in lines.
+  template <typename F>
+  __device__ void place_rows(const F& line) {
+#pragma unroll
+    for (int i = 0; i < kDown; ++i) row_at[i] = line(row(i)) * kRowLine;
+  }
 
   // Row of sums[i][..] and column of sums[..][j] for this lane. In kDepthOuter a lane owns kVector neighbours
   // at a time.
@@ -77,19 +77,19 @@ struct FmaWarp {
     return kLayout == Layout::kDepthInner ? 4 * j : j / kVector * 4 * kVector + j % kVector;
   }
 
-  // One stage; `rows` and `columns` are the warp's first lines (kDepthOuter: its first elements of the first
-  // line).
-  __device__ void add(const unsigned char* rows, const unsigned char* columns) {
+  // One stage, `vectors` of 16 bytes deep; `columns` are the warp's first line, `rows` what the placed rows
+  // count from (kDepthOuter: both are the warp's first elements of the first line).
+  __device__ void add(const unsigned char* rows, const unsigned char* columns, int vectors) {
     if constexpr (kLayout == Layout::kDepthInner) {
 #pragma unroll 1
-      for (int part = 0; part < 4; ++part) {
+      for (int part = 0; part < vectors; ++part) {
         Part right[kAcross];
 #pragma unroll
         for (int j = 0; j < kAcross; ++j)
           right[j] = *reinterpret_cast<const Part*>(columns + column(j) * kColumnLine + part * 16);
 #pragma unroll
         for (int i = 0; i < kDown; ++i) {
-          const Part left = *reinterpret_cast<const Part*>(rows + row(i) * kRowLine + part * 16);
+          const Part left = *reinterpret_cast<const Part*>(rows + row_at[i] + part * 16);
 #pragma unroll
           for (int j = 0; j < kAcross; ++j)
 #pragma unroll
@@ -165,10 +165,19 @@ struct TensorCoreWarp {
   static_assert(kColumns % 16 == 0, "two pieces across are loaded at once");
 
   float sums[kDown][kAcross][4] = {};
+  int row_at[kDown];
 
-  __device__ void add(const unsigned char* rows, const unsigned char* columns) {
+  template <typename F>
+  __device__ void place_rows(const F& line) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kDown; ++i) row_at[i] = line(i * 16 + lane % 16) * kRowLine + lane / 16 * 16;
+  }
+
+  __device__ void add(const unsigned char* rows, const unsigned char* columns, int vectors) {
 #pragma unroll
     for (int part = 0; part < 2; ++part) {
+      if (2 * part >= vectors) break;
       uint32_t left[kDown][4], right[kAcross / 2][4];
 #pragma unroll
       for (int i = 0; i < kDown; ++i) load_left(left[i], rows, i, part);
@@ -183,19 +192,19 @@ struct TensorCoreWarp {
   }
 
   // 16 rows; registers: (upper, lower half of the rows) of the first half of the depth, then of the second.
-  __device__ static void load_left(uint32_t (&left)[4], const unsigned char* rows, int i, int part) {
+  __device__ void load_left(uint32_t (&left)[4], const unsigned char* rows, int i, int part) const {
     const int lane = threadIdx.x % 32;
     if constexpr (kLayout == Layout::kDepthInner) {
-      load_matrices(left, rows + (i * 16 + lane % 16) * kRowLine + part * 32 + lane / 16 * 16);
+      load_matrices(left, rows + row_at[i] + part * 32);
     } else if constexpr (!kTf32) {
       load_matrices_transposed(
           left, rows + (part * 16 + lane % 8 + lane / 16 * 8) * kRowLine + (i * 16 + lane / 8 % 2 * 8) * 2);
     } else {
 #pragma unroll
       for (int k = 0; k < 4; ++k)
-        left[k] = word(rows, part * 8 + lane % 4 + k / 2 * 4, kRowLine, i * 16 + lane / 4 + k % 2 * 8);
+        left[k] =
+            rounded_word(rows, part * 8 + lane % 4 + k / 2 * 4, kRowLine, i * 16 + lane / 4 + k % 2 * 8);
     }
-    round(left);
   }
 
   // Two pieces of 8 columns; registers: first and second half of the depth of the one, then of the other.
@@ -210,20 +219,14 @@ struct TensorCoreWarp {
     } else {
 #pragma unroll
       for (int k = 0; k < 4; ++k)
-        right[k] = word(columns, part * 8 + lane % 4 + k % 2 * 4, kColumnLine, j * 16 + lane / 4 + k / 2 * 8);
+        right[k] = rounded_word(columns, part * 8 + lane % 4 + k % 2 * 4, kColumnLine,
+                                j * 16 + lane / 4 + k / 2 * 8);
     }
-    round(right);
   }
 
-  __device__ static uint32_t word(const unsigned char* lines, int line, int line_bytes, int at) {
-    return *reinterpret_cast<const uint32_t*>(lines + line * line_bytes + at * 4);
-  }
-
-  __device__ static void round(uint32_t (&words)[4]) {
-    if constexpr (kTf32) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) words[k] = round_to_tf32(words[k]);
-    }
+  // kDepthInner is rounded to TF32 before.
+  __device__ static uint32_t rounded_word(const unsigned char* lines, int line, int line_bytes, int at) {
+    return float_bits(rounded_to_tf32(*reinterpret_cast<const float*>(lines + line * line_bytes + at * 4)));
   }
 
   template <typename F>
@@ -259,40 +262,45 @@ struct WarpOf<Tile, kLayout, Unit::kTensorCore> {
   using type = TensorCoreWarp<Tile, kLayout>;
 };
 
-// Multiplies what `loader` brings: loader.load(rows, columns) starts the copies of the next stage,
-// loader.used(rows) sees a stage that has arrived. Leaves the shared memory free for other use.
+// Where a stage lies: bytes from the start of shared memory to its rows, how many vectors deep it is, and the
+// slot of the window that it is the first to read, or -1.
+struct Stage {
+  int rows, vectors, new_window;
+};
+
+// Multiplies what `loader` brings. The columns of a stage lie in one of kStages slots of Loader::kSlotBytes,
+// Loader::kColumnsAt behind its start. loader.load(slot) starts the copies of the next stage,
+// loader.arrived(stage) sees what this thread has copied, loader.used(rows) what all have.
 template <typename Tile, Layout kLayout, typename Loader, typename Warp>
-__device__ void multiply_tiles(Loader& loader, int64_t stages, Warp& warp) {
-  constexpr int kStageBytes = Tile::template stage_bytes<kLayout>();
-  constexpr int kRowBytes = Tile::template operand_bytes<kLayout>(Tile::kRows);
-  constexpr int kWarpRowBytes =
-      kLayout == Layout::kDepthInner ? Warp::kRowLine : sizeof(typename Tile::Element);
-  constexpr int kWarpColumnBytes =
-      kLayout == Layout::kDepthInner ? Warp::kColumnLine : sizeof(typename Tile::Element);
-  unsigned char* slots = shared_memory();
-  const int warp_index = threadIdx.x / 32;
-  const int warp_rows = warp_index / Tile::kWarpsAcross * Warp::kRows * kWarpRowBytes;
-  const int warp_columns = warp_index % Tile::kWarpsAcross * Warp::kColumns * kWarpColumnBytes;
-#pragma unroll 1
-  for (int s = 0; s < Tile::kStages - 1; ++s) {
-    if (s < stages) loader.load(slots + s * kStageBytes, slots + s * kStageBytes + kRowBytes);
+__device__ void multiply_tiles(Loader& loader, int stages, Warp& warp) {
+  constexpr bool kDepthInner = kLayout == Layout::kDepthInner;
+  constexpr int kElement = sizeof(typename Tile::Element);
+  static_assert(Tile::kStages == 3, "two stages are on their way");
+  unsigned char* shared = shared_memory();
+  const int warp_rows = kDepthInner ? 0 : threadIdx.x / 32 / Tile::kWarpsAcross * Warp::kRows * kElement;
+  const int warp_columns =
+      threadIdx.x / 32 % Tile::kWarpsAcross * Warp::kColumns * (kDepthInner ? Warp::kColumnLine : kElement) +
+      Loader::kColumnsAt;
+  Stage next{}, after_next{};
+  if (stages > 0) next = loader.load(0);
+  copy_async_commit();
+  if (stages > 1) after_next = loader.load(1);
+  copy_async_commit();
+  int slot = 0, free_slot = 2;
+  for (int s = 0; s < stages; ++s) {
+    const Stage stage = next;
+    copy_async_wait<1>();
+    loader.arrived(stage);
+    __syncthreads();  // everyone's copies have arrived, and everyone is done with what is filled next
+    next = after_next;
+    if (s + 2 < stages) after_next = loader.load(free_slot);
     copy_async_commit();
-  }
-  int slot = 0, free_slot = Tile::kStages - 1;
-  for (int64_t s = 0; s < stages; ++s) {
-    copy_async_wait<Tile::kStages - 2>();
-    __syncthreads();  // everyone's copies have arrived, and everyone is done with the slot that is filled
-                      // next
-    unsigned char* next = slots + free_slot * kStageBytes;
-    if (s + Tile::kStages - 1 < stages) loader.load(next, next + kRowBytes);
-    copy_async_commit();
-    const unsigned char* rows = slots + slot * kStageBytes;
-    loader.used(rows);
-    warp.add(rows + warp_rows, rows + kRowBytes + warp_columns);
+    loader.used(shared + stage.rows);
+    warp.add(shared + stage.rows + warp_rows, shared + slot * Loader::kSlotBytes + warp_columns,
+             stage.vectors);
     free_slot = slot;
-    slot = slot + 1 == Tile::kStages ? 0 : slot + 1;
+    slot = slot == 2 ? 0 : slot + 1;
   }
-  __syncthreads();
 }
 
 }  // namespace faceattr::gpu

@@ -6,6 +6,8 @@ prints the table of registers, memory, occupancy and instruction shares.
 """
 
 import importlib.util
+import itertools
+import math
 import os
 import re
 import shutil
@@ -57,11 +59,18 @@ def demangle(text):
     return subprocess.run(["c++filt"], input=text, text=True, capture_output=True, check=True).stdout
 
 
+def contraction_bytes(rows, columns, lines, taps, listed):
+    """ContractionMemory of csrc/common/contraction.cuh: windows of `lines` for `taps`, `listed` taps of both axes."""
+    memory = max(2 * lines, 3 * rows)
+    return (STAGES * columns + memory) * 80 + (lines + 1) // 2 * 16 + 4 * 2 * taps * 16 + rows * 16 + listed * 16 + 8
+
+
 @dataclass
 class Kernel:
     """What ptxas says of a kernel; for the matrix products also their tile.
 
-    threads and resident are the __launch_bounds__, shared_bytes what a launch asks for.
+    threads and resident are the __launch_bounds__; shared_bytes what a launch asks for, forward and input gradient for
+    windows of filters of 3x3 in cells of 8x8.
     """
 
     architecture: str
@@ -103,7 +112,8 @@ def short_name(signature):
     size = {"float": 4, "double": 8}.get(element, 2)
     depth = 64 // size
     if name == "contract":
-        shared = (int(rows) + int(columns)) * 80 * STAGES
+        lines = (int(rows) // 8 - 1) * 10 + max(int(rows) // 64 - 1, 0) * 20 + 7 + 2 * 10 + 2 + 1
+        shared = contraction_bytes(int(rows), int(columns), lines, 9, 6)
     else:
         shared = 2 * depth * (int(rows) * size + (16 if size == 2 else 32)) * STAGES
     threads = 32 * int(warps[0]) * int(warps[1])
@@ -129,7 +139,7 @@ def resources(log):
 
 
 def disassemble(library, architecture):
-    """The machine code of each kernel: a list of (address, opcode, jump target or None)."""
+    """The machine code of each kernel: a list of (address, opcode, jump target or None, whether conditional)."""
     environment = {**os.environ, "PATH": f"{Path(find_tool('nvdisasm')).parent}:{os.environ['PATH']}"}
     command = [find_tool("cuobjdump"), "-sass", "-arch", architecture, library]
     text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
@@ -137,27 +147,47 @@ def disassemble(library, architecture):
     for part in re.split(r"Function : ", demangle(text))[1:]:
         signature, _, body = part.partition("\n")
         code = []
-        for line in re.finditer(r"/\*([0-9a-f]{4,})\*/ +(?:@!?U?P\w+ +)?([A-Z][\w.]*)([^;]*);", body):
-            address, opcode, operands = line.groups()
-            target = re.search(r"0x([0-9a-f]+)", operands) if opcode == "BRA" else None
-            code.append((int(address, 16), opcode, int(target[1], 16) if target else None))
+        for line in re.finditer(r"/\*([0-9a-f]{4,})\*/ +(@!?U?P\w+ +)?([A-Z][\w.]*)([^;]*);", body):
+            address, predicate, opcode, operands = line.groups()
+            target = re.search(r"0x([0-9a-f]+)", operands) if opcode.startswith("BRA") else None
+            conditional = predicate is not None or (target is not None and re.search(r"\bU?P\d", operands) is not None)
+            code.append((int(address, 16), opcode, int(target[1], 16) if target else None, conditional))
         kernels[short_name(signature)[0]] = code
     return kernels
 
 
 def main_loop_share(code, opcode):
-    """Share of `opcode` in the smallest loop that holds at least half of the kernel's."""
-    total = sum(name.startswith(opcode) for _, name, _ in code)
+    """Share of `opcode` in the smallest loop that holds at least half of the kernel's.
+
+    Of the loop counts the shortest way through it that leaves out no such instruction and no asynchronous copy: what
+    runs at a change of window alone is left out, loops inside are gone through once.
+    """
+    total = sum(name.startswith(opcode) for _, name, _, _ in code)
     loops = []
-    for end, _, target in code:
+    for end, _, target, _ in code:
         if target is None or target > end:
             continue
-        body = [name for address, name, _ in code if target <= address <= end]
-        wanted = sum(name.startswith(opcode) for name in body)
+        body = [line for line in code if target <= line[0] <= end]
+        wanted = sum(name.startswith(opcode) for _, name, _, _ in body)
         if 2 * wanted >= total:
-            loops.append((len(body), wanted))
-    instructions, wanted = min(loops)
-    return wanted / instructions
+            loops.append((len(body), wanted, body))
+    _, wanted, body = min(loops)
+    return wanted / shortest_way(body, (opcode, "LDGSTS"))
+
+
+def shortest_way(body, needed):
+    """Instructions from the first to the last of `body` on the shortest way that passes all the needed ones."""
+    index = {address: i for i, (address, *_) in enumerate(body)}
+    passed = list(itertools.accumulate((name.startswith(needed) for _, name, _, _ in body), initial=0))
+    least = [1] + [math.inf] * (len(body) - 1)
+    for i, (_, name, target, conditional) in enumerate(body[:-1]):
+        following = [i + 1] if conditional or (target is None and name != "EXIT") else []
+        jump = index.get(target)
+        if jump is not None and jump > i and passed[jump] == passed[i + 1]:
+            following.append(jump)
+        for j in following:
+            least[j] = min(least[j], least[i] + 1)
+    return least[-1]
 
 
 def opcode_of(kernel_name):

@@ -48,7 +48,8 @@ class Case:
     """One call of an operator's CUDA code.
 
     arguments: ints in the order in which emulate.cpp takes them. inputs: tensors, whose whole storage is sent, or None.
-    outputs: tensors that are overwritten. tf32, most_blocks, multiprocessors, direct_products: see convolution.cuh.
+    outputs: tensors that are overwritten. tf32, most_blocks, multiprocessors, shared_bytes, direct_products: see
+    convolution.cuh; shared_bytes are an H200's unless told.
     """
 
     def __init__(
@@ -61,11 +62,12 @@ class Case:
         tf32=False,
         most_blocks=NO_LIMIT,
         multiprocessors=1,
+        shared_bytes=113 * 1024,
         direct_products=0,
     ):
         self.inputs, self.outputs, self.launches = inputs, outputs, None
         header = [OPERATORS.index(operator), DTYPES.index(dtype), int(tf32), most_blocks, multiprocessors]
-        self.header = [*header, direct_products, len(arguments), *(int(a) for a in arguments)]
+        self.header = [*header, shared_bytes, direct_products, len(arguments), *(int(a) for a in arguments)]
 
     def write(self, stream):
         stream.write(_numbers(*self.header, len(self.inputs)))

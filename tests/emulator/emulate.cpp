@@ -1,9 +1,9 @@
 // Runs the operators' CUDA code in the emulator on what it reads from stdin and writes the results to stdout.
 //
-// A case is a row of int64: operator, dtype, allow_tf32, the device's most_blocks, multiprocessors and
-// direct_products, number of arguments, arguments; then the buffers: number of inputs, each its bytes (-1:
-// none) and its contents; number of outputs and the bytes of each. The answer: the number of launches, then
-// the outputs' contents one after the other. tests/emulator/cases.py writes cases.
+// A case is a row of int64: operator, dtype, allow_tf32, the device's most_blocks, multiprocessors,
+// shared_bytes and direct_products, number of arguments, arguments; then the buffers: number of inputs, each
+// its bytes (-1: none) and its contents; number of outputs and the bytes of each. The answer: the number of
+// launches, then the outputs' contents one after the other. tests/emulator/cases.py writes cases.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -33,7 +33,7 @@ Buffer allocate(size_t bytes) {
 }
 
 struct EmulatedDevice {
-  int64_t most_blocks, multiprocessors, direct_products;  // most_blocks: of one launch
+  int64_t most_blocks, multiprocessors, shared_bytes, direct_products;  // most_blocks: of one launch
   int64_t launches = 0;
   std::vector<Buffer> workspaces = {};
 
@@ -46,6 +46,7 @@ struct EmulatedDevice {
   template <typename Kernel, typename... Arguments>
   void launch(Kernel kernel, int64_t blocks, int threads, size_t shared_bytes,
               const Arguments&... arguments) {
+    emulator::most_shared_bytes = std::max(int64_t(99 * 1024), this->shared_bytes);  // any GPU gives 99 KiB
     for (int64_t first = 0; first < blocks; first += most_blocks, ++launches)
       emulator::launch(kernel, std::min(blocks - first, most_blocks), threads, shared_bytes, arguments...,
                        first);
@@ -167,8 +168,8 @@ int main() {
     const int64_t dtype = read_number();
     Case c;
     c.allow_tf32 = read_number();
-    const int64_t most_blocks = read_number(), multiprocessors = read_number();
-    EmulatedDevice device{most_blocks, multiprocessors, read_number()};
+    const int64_t most_blocks = read_number(), multiprocessors = read_number(), shared_bytes = read_number();
+    EmulatedDevice device{most_blocks, multiprocessors, shared_bytes, read_number()};
     c.arguments.resize(read_number());
     for (auto& argument : c.arguments) argument = read_number();
     c.inputs.resize(read_number());

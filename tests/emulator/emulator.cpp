@@ -30,6 +30,7 @@ namespace emulator {
 
 Index thread_index, block_index, block_size, grid_size;
 PendingCopies* pending_copies;
+size_t most_shared_bytes;
 unsigned char* block_shared_memory;
 
 namespace {
@@ -151,7 +152,7 @@ void fail(const char* message) {
 void run(int64_t blocks, int threads, size_t shared_bytes, void (*entry)(void*), void* arguments) {
   if (threads < 1 || threads > kMostThreads) fail("a block has 1 to 1024 threads");
   if (blocks < 1 || blocks > INT32_MAX) fail("a grid has 1 to 2^31 - 1 blocks");
-  if (shared_bytes > 99 * 1024) fail("a block has at most 99 KiB of shared memory on some GPUs");
+  if (shared_bytes > most_shared_bytes) fail("a block asks for more shared memory than it may have");
   scheduler_fibre = __tsan_get_current_fiber();
   for (int i = 0; i < threads; ++i) {
     if (fibres[i].stack) continue;

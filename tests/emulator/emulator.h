@@ -47,6 +47,7 @@ struct PendingCopies {
 extern Index thread_index, block_index, block_size, grid_size;
 extern PendingCopies* pending_copies;
 extern unsigned char* block_shared_memory;
+extern size_t most_shared_bytes;  // that a block may ask for
 
 void run(int64_t blocks, int threads, size_t shared_bytes, void (*entry)(void*), void* arguments);
 void block_barrier();
@@ -139,6 +140,10 @@ using std::isnan;
 using std::max;
 using std::min;
 
+inline void expect(bool is_so, const char* message) {
+  if (!is_so) emulator::fail(message);
+}
+
 inline unsigned char* shared_memory() {
   return emulator::block_shared_memory;
 }
@@ -165,10 +170,19 @@ inline uint16_t float_to_bfloat16(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+inline uint32_t float_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
+
 // Nearest, ties away from zero; the lower 13 bits are dropped.
-inline uint32_t round_to_tf32(uint32_t bits) {
-  if ((bits & 0x7f800000) == 0x7f800000) return bits & 0xffffe000;
-  return (bits + 0x1000) & 0xffffe000;
+inline float rounded_to_tf32(float value) {
+  uint32_t bits = float_bits(value);
+  if ((bits & 0x7f800000) != 0x7f800000) bits += 0x1000;
+  bits &= 0xffffe000;
+  std::memcpy(&value, &bits, 4);
+  return value;
 }
 
 // --- Asynchronous copies: the bytes arrive only when they are waited for. Until then the place holds

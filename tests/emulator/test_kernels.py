@@ -1,6 +1,6 @@
 """Every CUDA kernel, run by the emulator, against the references: sizes round each edge of the tiles, dtypes, layouts.
 
-Tiles are 128, 64 or 32 rows (positions of a cell) by 128 or 64 columns (channels) by 32, 16 or 8 deep.
+Tiles are 256, 128, 64 or 32 rows (positions of a cell) by 128 or 64 columns (channels) by 32, 16 or 8 deep.
 """
 
 import itertools
@@ -55,6 +55,28 @@ def verify(executable, checks):
 )
 def test_shared_convolution(executable, shape, dtype, tf32, way):
     verify(executable, shared_checks(shape, dtype, tf32=tf32, **WAYS[way]))
+
+
+@pytest.mark.parametrize("dtype, tf32", PRECISIONS)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(SharedShape(16, 33, 40, (10, 10), (3, 3), (2, 2)), id="3x3, tall"),
+        pytest.param(SharedShape(16, 9, 66, (9, 10), (2, 3), (2, 2)), id="2x3, wide"),
+        pytest.param(SharedShape(37, 41, 5, (4, 5), (2, 1), (1, 2)), id="2x1"),
+        pytest.param(SharedShape(37, 41, 5, (4, 5), (1, 2), (2, 1)), id="1x2"),
+        pytest.param(SharedShape(21, 41, 5, (6, 7), (1, 1), (2, 2), (1, 2)), id="1x1"),
+        pytest.param(SharedShape(5, 5, 9, (14, 15), (3, 3), (2, 2), (2, 3), (2, 2), (2, 1)), id="stride, dilation"),
+        pytest.param(SharedShape(1, 5, 9, (21, 33), (3, 3), (1, 1), padding=(1, 1)), id="one map"),
+        pytest.param(SharedShape(40, 33, 5, (4, 4), (3, 3), (2, 2)), id="unshared"),
+    ],
+)
+def test_windows(executable, shape, dtype, tf32):
+    """Memory for windows of all taps, of a row's and of one, with their edges everywhere."""
+    checks = []
+    for shared_bytes, way in itertools.product((0, 40_000, 64_000), ("large", "small")):
+        checks += shared_checks(shape, dtype, tf32=tf32, shared_bytes=shared_bytes, **WAYS[way])[:2]
+    verify(executable, checks + shared_checks(shape, dtype, tf32=tf32)[:2])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -27,6 +27,9 @@ def checks_of_every_kernel(dtype, tf32):
         checks += shared_checks(SharedShape(16, 5, 6, (6, 6), (3, 3), (1, 1)), dtype, "sliced", tf32, **device)
         checks += interweaved_checks(pooled, dtype, "sliced", tf32, **device)
         checks += interweaved_checks(straight, dtype, "channels_last", tf32, **device)
+    for shared_bytes in (0, 40_000, 64_000):
+        tall = SharedShape(16, 9, 5, (10, 10), (3, 3), (2, 2))
+        checks += shared_checks(tall, dtype, "sliced", tf32, shared_bytes=shared_bytes)[:2]
     checks += shared_checks(SharedShape(1, 65, 66, (6, 6), (3, 3), (4, 4)), dtype, "sliced", tf32)
     checks += shared_checks(SharedShape(2, 8, 8, (5, 6), (2, 2), (2, 2)), dtype, "channels_last", tf32)
     checks += interweave_checks((2, 2, 3, 3, 6, 5), (1, 1), dtype, "sliced")
@@ -53,12 +56,33 @@ FAULTS = {
         "thread",
         "data race",
     ),
-    "no barrier before shared memory is used anew": (
+    "no barrier after the rows are placed": (
         "common/contraction.cuh",
-        "-1;\n  }\n  __syncthreads();\n",
-        "-1;\n  }\n",
+        "                        : -1};\n  }\n  __syncthreads();\n",
+        "                        : -1};\n  }\n",
         "thread",
         "ThreadSanitizer",  # a race, or the wild address that it made
+    ),
+    "no barrier between those who share a look-up": (
+        "common/contraction.cuh",
+        "    }\n    __syncwarp();\n",
+        "    }\n",
+        "plain",
+        "an asynchronous copy is not aligned",  # to where the garbage of fresh memory points
+    ),
+    "a window filled while it is read": (
+        "common/contraction.cuh",
+        "stages_until_next(group_taps == 1 ? 1 : 2)",
+        "stages_until_next(1)",
+        "thread",
+        "data race",
+    ),
+    "too little memory for a window": (
+        "common/convolution.cuh",
+        "maps * next_map + span(y, all_y) * line + span(x, all_x) + 1);",
+        "maps * next_map + span(y, all_y) * line + 1);",
+        "plain",
+        "a window is larger than its memory",
     ),
     "no barrier after the taps are listed": (
         "common/contraction.cuh",
@@ -69,15 +93,15 @@ FAULTS = {
     ),
     "no wait for the copies": (
         "common/tile.cuh",
-        "    copy_async_wait<Tile::kStages - 2>();\n",
-        "    copy_async_wait<Tile::kStages>();\n",
+        "    copy_async_wait<1>();\n",
+        "    copy_async_wait<3>();\n",
         "plain",
         None,
     ),
     "a slot filled while it is read": (
         "common/tile.cuh",
-        "unsigned char* next = slots + free_slot * kStageBytes;",
-        "unsigned char* next = slots + slot * kStageBytes;",
+        "after_next = loader.load(free_slot);",
+        "after_next = loader.load(slot);",
         "thread",
         "data race",
     ),
@@ -90,8 +114,8 @@ FAULTS = {
     ),
     "a row of the result too many": (
         "common/contraction.cuh",
-        "row = first_row + i;\n    const bool inside = row < rows;",
-        "row = first_row + i;\n    const bool inside = row <= rows;",
+        "if (offset < 0) return;",
+        "if (offset < -1) return;",
         "bounds",
         "heap-buffer-overflow",
     ),
