@@ -2,8 +2,8 @@
 
     python benchmarks/roofline.py [A100|H200] [backward]
 
-prints a Markdown table for csrc/PERFORMANCE.md, and its means. The plan repeats launch_contractions of
-csrc/common/convolution.cuh.
+prints a Markdown table for csrc/PERFORMANCE.md, and its means. The plan repeats launch_contractions and windows_of of
+csrc/common/convolution.cuh; maps and filters are channels last.
 """
 
 import itertools
@@ -26,20 +26,22 @@ DIRECT_PRODUCTS = 1 << 23
 
 @dataclass(frozen=True)
 class Precision:
-    """`rate`: TFLOP/s of the data sheet; `share`: of it that the main loop is assumed to reach, and cuDNN's."""
+    """`rate`: TFLOP/s of the data sheet; `shares`: of it that small, large, and twice as large tiles are assumed to
+    reach, and cuDNN's."""
 
     name: str
     bytes: int
     rate: float
-    share: float
+    shares: tuple
     cudnn_share: float
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU by its data sheet; bandwidths in TB/s, that of the L2 assumed."""
+    """A GPU by its data sheet; bandwidths in TB/s, that of the L2 assumed; shared memory of a multiprocessor in KiB."""
 
     multiprocessors: int
+    shared: int
     bandwidth: float
     l2: float
     precisions: tuple
@@ -48,22 +50,24 @@ class Gpu:
 GPUS = {
     "A100": Gpu(
         108,
+        164,
         1.9,
         4.0,
         (
-            Precision("float32", 4, 19.5, 0.65, 0.8),
-            Precision("TF32", 4, 156, 0.5, 0.6),
-            Precision("bfloat16", 2, 312, 0.5, 0.6),
+            Precision("float32", 4, 19.5, (0.5, 0.65), 0.8),
+            Precision("TF32", 4, 156, (0.35, 0.55, 0.6), 0.6),
+            Precision("bfloat16", 2, 312, (0.35, 0.55, 0.6), 0.6),
         ),
     ),
     "H200": Gpu(
         132,
+        228,
         4.3,
         5.5,
         (
-            Precision("float32", 4, 67, 0.6, 0.75),
-            Precision("TF32", 4, 495, 0.35, 0.5),
-            Precision("bfloat16", 2, 990, 0.4, 0.5),
+            Precision("float32", 4, 67, (0.45, 0.6), 0.75),
+            Precision("TF32", 4, 495, (0.25, 0.4, 0.5), 0.5),
+            Precision("bfloat16", 2, 990, (0.25, 0.4, 0.5), 0.5),
         ),
     ),
 }
@@ -95,9 +99,10 @@ class Plan:
     waves: float
     flops: float
     copied: float
+    share: float
 
     def microseconds(self, precision, gpu):
-        return {"arithmetic": self.flops / precision.rate / precision.share / 1e6, "L2": self.copied / gpu.l2 / 1e6}
+        return {"arithmetic": self.flops / precision.rate / self.share / 1e6, "L2": self.copied / gpu.l2 / 1e6}
 
 
 def idle(blocks, gpu):
@@ -105,29 +110,78 @@ def idle(blocks, gpu):
     return math.ceil(blocks / gpu.multiprocessors) * gpu.multiprocessors / blocks
 
 
-def plan_of(rows, columns, channels, precision, gpu):
-    """The plan for runs of (positions, taps), batch included, as launch_contractions chooses it."""
-    longest = max(positions for positions, _ in rows)
-    lines = len(rows) * math.ceil(longest / 128)
-    large, wide = (lines * math.ceil(columns / width) for width in (64, 128))
-    rounds_large, rounds_wide = (math.ceil(blocks / gpu.multiprocessors) for blocks in (large, wide))
+def window_lines(rows, batch, run, all_y, all_x):
+    """Lines of a window of `rows` positions of a run, as window_lines of convolution.cuh has them at stride 1."""
+    (height, taps_y), (width, taps_x) = run
+    span_y, span_x = (taps_y - 1) * all_y, (taps_x - 1) * all_x
+    own = min(rows, batch * height * width)
+
+    def passes(period):
+        return own // period - 1 if own % period == 0 else math.ceil((own - 1) / period)
+
+    line = width + span_x
+    maps, lines = passes(height * width), passes(width)
+    return own - 1 + lines * span_x + maps * span_y * line + span_y * line + span_x + 1
+
+
+@dataclass(frozen=True)
+class Windows:
+    """`all_y`, `all_x`: whether a window serves all taps of the axis; shared memory of a block; lines for all taps."""
+
+    all_y: bool
+    all_x: bool
+    shared: int
+    copied: int
+
+
+def windows_of(tile, batch, runs, kernel, gpu):
+    found = []
+    for all_y, all_x in ((True, True), (False, True), (False, False)):
+        taps = (kernel if all_y else 1) * (kernel if all_x else 1)
+        lines = max(window_lines(tile[0], batch, run, all_y, all_x) for run in runs) if all_x else tile[0]
+        lists = 4 * 2 * taps * 16 + tile[0] * 16 + 2 * kernel * 16 + 8
+        shared = (3 * tile[1] + max(2 * lines, 3 * tile[0])) * 80 + (max(lines, tile[0]) + 1) // 2 * 16 + lists
+        if all_x and shared > gpu.shared * 512 - 1024:
+            continue
+        found.append(Windows(all_y, all_x, shared, lines * kernel**2 // taps))
+    return min(found, key=lambda windows: windows.copied)
+
+
+def plan_of(runs, batch, kernel, columns, channels, precision, gpu):
+    """The plan for runs, each (positions, taps) of both axes, as launch_contractions chooses it."""
+    longest = batch * max(y * x for (y, _), (x, _) in runs)
+    lines = len(runs) * math.ceil(longest / 128)
+    large = lines * math.ceil(columns / 64)
+    twice = (128, 128) if columns > 64 else (256, 64)
+    blocks_twice = len(runs) * math.ceil(longest / twice[0]) * math.ceil(columns / twice[1])
+    rounds_large, rounds_twice = (math.ceil(blocks / gpu.multiprocessors) for blocks in (large, blocks_twice))
+    tile, size, resident = (128, 64), 1, 3
     if large < gpu.multiprocessors or 4 * padded(longest, 128) > 5 * padded(longest, 32):
-        tile, resident = (32, 64), 4
-    elif precision.name != "float32" and 8 * rounds_wide <= 5 * rounds_large:
-        tile, resident = (128, 128), 2
-    else:
-        tile, resident = (128, 64), 3
+        tile, size, resident = (32, 64), 0, 4
+    elif precision.name != "float32" and 8 * rounds_twice <= 5 * rounds_large:
+        own, other = (windows_of(t, batch, runs, kernel, gpu) for t in (twice, tile))
+        reads, reads_other = own.copied + kernel**2 * twice[1], other.copied + kernel**2 * tile[1]
+        if own.shared <= gpu.shared * 512 - 1024 and reads <= 2 * reads_other:
+            tile, size, resident = twice, 2, 2
+    windows = windows_of(tile, batch, runs, kernel, gpu)
+    resident = min(resident, gpu.shared * 1024 // (windows.shared + 1024))
     blocks = flops = copied = 0
-    depth = padded(channels * precision.bytes, 16)
-    for positions, taps in rows:
+    chunks = math.ceil(channels * precision.bytes / 64)
+    depth = padded(channels * precision.bytes, 16 if precision.name == "float32" else 32)
+    for run in runs:
+        (y, taps_y), (x, taps_x) = run
+        positions, taps = batch * y * x, taps_y * taps_x
         own = math.ceil(positions / tile[0]) * math.ceil(columns / tile[1])
+        groups = (1 if windows.all_y else taps_y) * (1 if windows.all_x else taps_x)
+        rows = groups * window_lines(tile[0], batch, run, windows.all_y, windows.all_x)
         blocks += own
-        flops += own * math.prod(tile) * 2 * taps * channels
-        copied += own * sum(tile) * 64 * math.ceil(taps * depth / 64)
+        flops += own * math.prod(tile) * 2 * taps * depth / precision.bytes
+        copied += own * (rows + taps * tile[1]) * 64 * chunks
     waves = blocks / (gpu.multiprocessors * resident)
-    least = sum(positions * taps for positions, taps in rows) * columns * 2 * channels
-    text = f"{tile[0]}x{tile[1]}, {blocks} blocks, {flops / least:.2f}x padded"
-    return Plan(text, waves, flops * idle(blocks, gpu), copied)
+    least = sum(batch * y * x * taps_y * taps_x for (y, taps_y), (x, taps_x) in runs) * columns * 2 * channels
+    served = "all taps" if windows.all_y else "rows of taps" if windows.all_x else "single taps"
+    text = f"{tile[0]}x{tile[1]}, {blocks} blocks, {flops / least:.2f}x padded, {served}"
+    return Plan(text, waves, flops * idle(blocks, gpu), copied, precision.shares[size])
 
 
 def weight_plan(cell_rows, cells, taps, outputs, inputs, precision, gpu):
@@ -147,7 +201,7 @@ def weight_plan(cell_rows, cells, taps, outputs, inputs, precision, gpu):
     flops = blocks * stages * tile**2 * depth * 2 * (2 if tensor_cores and not wide else 1)
     text = f"{tile}x{tile}, {blocks} blocks, {splits} splits"
     waves = blocks / (gpu.multiprocessors * resident)
-    return splits, Plan(text, waves, flops * idle(blocks, gpu), blocks * stages * 2 * tile * 64)
+    return splits, Plan(text, waves, flops * idle(blocks, gpu), blocks * stages * 2 * tile * 64, precision.shares[1])
 
 
 def row(name, batch, precision, gpu, forward):
@@ -160,9 +214,14 @@ def row(name, batch, precision, gpu, forward):
     element = precision.bytes
     input_bytes, output_bytes = batch * inputs * math.prod(size) * element, positions * outputs * element
     weight_bytes = cells * outputs * inputs * taps * element
-    packing = 2 * weight_bytes + 2 * (input_bytes if forward else input_bytes + 2 * output_bytes)
+    # A channels_last map whose channels are whole vectors is read as it lies.
+    input_packed, output_packed = (
+        2 * size * (n * element % 16 > 0) for size, n in ((input_bytes, inputs), (output_bytes, outputs))
+    )
+    filters_packed = 2 * weight_bytes * (not forward or inputs * element % 16 > 0)
+    packing = filters_packed + input_packed + (0 if forward else 2 * output_packed)
     axes = [runs(n, kernel, g, forward) for n, g in zip(size, grid, strict=True)]
-    rows = [(batch * y * x, taps_y * taps_x) for (y, taps_y), (x, taps_x) in itertools.product(*axes)]
+    own_runs = list(itertools.product(*axes))
     times, others = {}, packing / gpu.bandwidth / 1e6
     passes = 1 if forward else 2
     arithmetic = passes * 2 * products / precision.rate / 1e6
@@ -174,11 +233,11 @@ def row(name, batch, precision, gpu, forward):
         texts, launches = [f"direct | {waves:.2f}"], 1 + math.ceil(waves)
         others, times = 0, {"memory": 0}
     elif forward:
-        plan = plan_of(rows, outputs, inputs, precision, gpu)
-        texts, launches = [f"{plan.text} | {plan.waves:.2f}"], 2
+        plan = plan_of(own_runs, batch, kernel, outputs, inputs, precision, gpu)
+        texts, launches = [f"{plan.text} | {plan.waves:.2f}"], 1 + (packing > 0)
         times = {**plan.microseconds(precision, gpu), "memory": memory}
     else:
-        to_input = plan_of(rows, inputs, outputs, precision, gpu)
+        to_input = plan_of(own_runs, batch, kernel, inputs, outputs, precision, gpu)
         splits, to_weight = weight_plan(cell_rows, cells, taps, outputs, inputs, precision, gpu)
         texts, launches = [f"{plan.text} | {plan.waves:.2f}" for plan in (to_input, to_weight)], 5
         for plan in (to_input, to_weight):

@@ -162,9 +162,10 @@ struct Contraction {
   const T* source;
   int64_t source_n, source_p, source_q;
   int source_y, source_x;
-  const T* weight;  // [cells, kernel taps, columns, depth]
-  const T* bias;    // [cells, columns] or null
-  void* result;     // T, or accumulate_t<T> where `result_is_sum`
+  const T* weight;     // [cells, kernel taps, columns, depth]
+  bool rounds_weight;  // to TF32; else it is rounded where it is to be
+  const T* bias;       // [cells, columns] or null
+  void* result;        // T, or accumulate_t<T> where `result_is_sum`
   bool result_is_sum;
   int64_t result_n, result_c, result_p, result_q, result_y, result_x;
   int batch, columns, depth;
@@ -406,20 +407,27 @@ struct ContractionLoader {
   }
 
   // float32 on the tensor cores: what this thread copied is rounded before anyone reads it.
-  __device__ void arrived(const Stage& stage) {
+  __device__ void arrived(const Stage& stage, int columns_slot) {
     if constexpr (kRoundsToTf32) {
+      if (problem.rounds_weight) {
+        unsigned char* own = shared_memory() + columns_slot * kSlotBytes + place();
+#pragma unroll
+        for (int i = 0; i < kColumnCopies; ++i) round_to_tf32(own + i * kLines * kLineBytes);
+      }
       if (stage.new_window < 0) return;
       unsigned char* own =
           shared_memory() + Memory::kWindows + stage.new_window * lines * kLineBytes + place();
 #pragma unroll 1
-      for (int r = 0; r < rounds; ++r, own += kLines * kLineBytes) {
-        auto* vector = reinterpret_cast<Vector<float>*>(own);
-        Vector<float> rounded = *vector;
-#pragma unroll
-        for (float& value : rounded.at) value = rounded_to_tf32(value);
-        *vector = rounded;
-      }
+      for (int r = 0; r < rounds; ++r, own += kLines * kLineBytes) round_to_tf32(own);
     }
+  }
+
+  __device__ static void round_to_tf32(unsigned char* at) {
+    auto* vector = reinterpret_cast<Vector<float>*>(at);
+    Vector<float> rounded = *vector;
+#pragma unroll
+    for (float& value : rounded.at) value = rounded_to_tf32(value);
+    *vector = rounded;
   }
 
   __device__ void used(const unsigned char*) {}
@@ -607,7 +615,7 @@ struct WeightLoader {
     return {slot * kSlotBytes, kVectors, -1};
   }
 
-  __device__ void arrived(const Stage&) {}
+  __device__ void arrived(const Stage&, int) {}
 
   // The bias gradient is the sum of the gradients that pass by.
   __device__ void used(const unsigned char* rows) {

@@ -48,6 +48,13 @@ struct Result {
   bool is_sum;  // data is of accumulate_t<T>
 };
 
+// [cells, O, C, taps] or, channels last, [cells, taps, O, C].
+template <typename T>
+struct Filters {
+  const T* data;
+  bool channels_last;
+};
+
 template <typename T>
 struct PackedMap {
   const T* data;
@@ -300,47 +307,57 @@ class Packer {
                             reinterpret_cast<uintptr_t>(map.data) % 16 == 0;
     if (as_it_lies) return {map.data, map.n, 0, 0, map.y, map.x, static_cast<int>(padded)};
     T* packed = device_.template workspace<T>(batch * height * width * padded);
-    packings_[count_++] = {map.data,
-                           map.n,
-                           map.c,
-                           map.y,
-                           map.x,
-                           batch,
-                           height,
-                           width,
-                           static_cast<int>(channels),
-                           static_cast<int>(padded),
-                           false,
-                           false,
-                           packed};
+    Packing<T> packing{};
+    packing.source = map.data;
+    packing.source_batch = map.n;
+    packing.source_row = map.c;
+    packing.source_outer = map.y;
+    packing.source_inner = map.x;
+    packing.batch = batch;
+    packing.outers = height;
+    packing.inners = width;
+    packing.rows = static_cast<int>(channels);
+    packing.padded = static_cast<int>(padded);
+    packing.result = packed;
+    packings_[count_++] = packing;
     return {packed, height * width * padded, 0, 0, width * padded, padded, static_cast<int>(padded)};
   }
 
-  // [cells, O, C, taps] as [cells, taps, columns, depth]: columns O and depth C forward, the other way for
-  // the input gradient. The products expect weights that are to be TF32 rounded to it.
-  const T* weight(const Convolution& c, const T* weight, Direction direction, bool rounds_to_tf32) {
+  // Filters as [cells, taps, columns, depth]: columns O and depth C forward, the other way for the input
+  // gradient.
+  const T* filters(const Convolution& c, const Filters<T>& filters, Direction direction,
+                   bool rounds_to_tf32) {
     const int64_t cells = c.y.cells * c.x.cells, taps = c.y.kernel * c.x.kernel;
-    const bool forward = direction == Direction::kForward;
-    const int64_t columns = forward ? c.out_channels : c.in_channels,
-                  depth = forward ? c.in_channels : c.out_channels;
-    const int64_t filter = c.in_channels * taps, padded = padded_channels<T>(depth);
-    if (forward && taps == 1 && padded == depth && reinterpret_cast<uintptr_t>(weight) % 16 == 0 &&
-        !rounds_to_tf32)
-      return weight;
+    const int64_t outs = c.out_channels, ins = c.in_channels;
+    const bool forward = direction == Direction::kForward, last = filters.channels_last;
+    const int64_t columns = forward ? outs : ins, depth = forward ? ins : outs,
+                  padded = padded_channels<T>(depth);
+    if (forward && (last || taps == 1) && padded == depth &&
+        reinterpret_cast<uintptr_t>(filters.data) % 16 == 0)
+      return filters.data;
+    const int64_t next_out = last ? ins : ins * taps, next_in = last ? 1 : taps;
     T* packed = device_.template workspace<T>(cells * taps * columns * padded);
-    packings_[count_++] = {weight,
-                           c.out_channels * filter,
-                           forward ? taps : filter,
-                           forward ? filter : taps,
-                           1,
-                           cells,
-                           columns,
-                           taps,
-                           static_cast<int>(depth),
-                           static_cast<int>(padded),
-                           true,
-                           rounds_to_tf32,
-                           packed};
+    Packing<T> packing{};
+    packing.source = filters.data;
+    packing.source_row = forward ? next_in : next_out;
+    packing.source_outer = forward ? next_out : next_in;
+    packing.outers = columns;
+    packing.rows = static_cast<int>(depth);
+    packing.padded = static_cast<int>(padded);
+    packing.rounds_to_tf32 = rounds_to_tf32;
+    packing.result = packed;
+    if (last) {
+      packing.batch = cells * taps;
+      packing.source_batch = outs * ins;
+      packing.inners = 1;
+    } else {
+      packing.batch = cells;
+      packing.source_batch = outs * ins * taps;
+      packing.inners = taps;
+      packing.source_inner = 1;
+      packing.inner_first = true;
+    }
+    packings_[count_++] = packing;
     return packed;
   }
 
@@ -428,8 +445,8 @@ void launch_contractions(Device& device, const Convolution& c, Contraction<T> pr
 }
 
 template <typename T, typename Device>
-void convolve(Device& device, const Convolution& c, const Map<const T>& input, const T* weight, const T* bias,
-              const Result<T>& result, bool allow_tf32) {
+void convolve(Device& device, const Convolution& c, const Map<const T>& input, const Filters<T>& filters,
+              const T* bias, const Result<T>& result, bool allow_tf32) {
   check_sizes(c);
   const int64_t maps = c.y.interweaved ? c.y.cells * c.x.cells : 1,
                 positions = c.batch * maps * c.y.out * c.x.out;
@@ -444,7 +461,8 @@ void convolve(Device& device, const Convolution& c, const Map<const T>& input, c
                                          input.c,
                                          input.y,
                                          input.x,
-                                         weight,
+                                         filters.data,
+                                         filters.channels_last,
                                          bias,
                                          result.data,
                                          result.is_sum,
@@ -471,7 +489,8 @@ void convolve(Device& device, const Convolution& c, const Map<const T>& input, c
   problem.source_n = source.n;
   problem.source_y = static_cast<int>(source.y);
   problem.source_x = static_cast<int>(source.x);
-  problem.weight = packer.weight(c, weight, Direction::kForward, allow_tf32);
+  problem.weight = packer.filters(c, filters, Direction::kForward, allow_tf32);
+  problem.rounds_weight = allow_tf32 && problem.weight == filters.data;
   packer.launch();
   problem.bias = bias;
   problem.result = result.data;
@@ -491,7 +510,8 @@ void convolve(Device& device, const Convolution& c, const Map<const T>& input, c
 // `grad` with its packing still to be launched.
 template <typename T, typename Device>
 void convolve_input_grad(Device& device, const Convolution& c, Packer<T, Device>& packer,
-                         const PackedMap<T>& grad, const T* weight, const Map<T>& result, bool allow_tf32) {
+                         const PackedMap<T>& grad, const Filters<T>& filters, const Map<T>& result,
+                         bool allow_tf32) {
   check_sizes(c);
   if (c.batch * c.in_channels * c.y.in * c.x.in == 0) return;
   Contraction<T> problem{};
@@ -501,7 +521,7 @@ void convolve_input_grad(Device& device, const Convolution& c, Packer<T, Device>
   problem.source_q = grad.q;
   problem.source_y = static_cast<int>(grad.y);
   problem.source_x = static_cast<int>(grad.x);
-  problem.weight = packer.weight(c, weight, Direction::kInputGrad, allow_tf32);
+  problem.weight = packer.filters(c, filters, Direction::kInputGrad, allow_tf32);
   packer.launch();
   problem.result = result.data;
   problem.result_n = result.n;

@@ -3,13 +3,14 @@
 
 #include "convolution.cuh"
 #include "cuda_device.h"
+#include "strided.h"
 
-#define FACEATTR_CONVOLUTION(prefix, T)                                                                      \
-  prefix template void convolve<T>(CudaDevice&, const Convolution&, const Map<const T>&, const T*, const T*, \
-                                   const Result<T>&, bool);                                                  \
-  prefix template void convolve_input_grad<T>(CudaDevice&, const Convolution&, Packer<T, CudaDevice>&,       \
-                                              const PackedMap<T>&, const T*, const Map<T>&, bool);           \
-  prefix template void convolve_weight_grad<T>(CudaDevice&, const Convolution&, Packer<T, CudaDevice>&,      \
+#define FACEATTR_CONVOLUTION(prefix, T)                                                                     \
+  prefix template void convolve<T>(CudaDevice&, const Convolution&, const Map<const T>&, const Filters<T>&, \
+                                   const T*, const Result<T>&, bool);                                       \
+  prefix template void convolve_input_grad<T>(CudaDevice&, const Convolution&, Packer<T, CudaDevice>&,      \
+                                              const PackedMap<T>&, const Filters<T>&, const Map<T>&, bool); \
+  prefix template void convolve_weight_grad<T>(CudaDevice&, const Convolution&, Packer<T, CudaDevice>&,     \
                                                const PackedMap<T>&, const Map<const T>&, T*, T*, bool);
 
 namespace faceattr::gpu {
@@ -28,6 +29,23 @@ template <typename T>
 Map<T> write_map(const Tensor& t) {
   return {write_pointer<T>(t), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
 }
+
+// Filters [Gh, Gw, O, C, kh, kw] in an order that the kernels read.
+class DenseFilters {
+ public:
+  explicit DenseFilters(const Tensor& weight)
+      : channels_last_(!weight.is_contiguous() && is_dense_in_order(weight, {3, 2, 5, 4, 1, 0})),
+        weight_(channels_last_ ? weight : torch::stable::contiguous(weight)) {}
+
+  template <typename T>
+  Filters<T> read() const {
+    return {read_pointer<T>(weight_), channels_last_};
+  }
+
+ private:
+  bool channels_last_;
+  Tensor weight_;
+};
 
 // Whether torch lets float32 products be taken as TF32, at this moment, as its own do. The stable ABI has no
 // such question; faceattr/ops/_library.py answers it through the dispatcher.

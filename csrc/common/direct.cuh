@@ -10,9 +10,10 @@ template <typename T>
 struct DirectConvolution {
   const T* input;
   int64_t input_n, input_c, input_y, input_x;
-  const T* weight;  // [cells, O, C, kernel taps], as the parameter lies
-  const T* bias;    // [cells, O] or null
-  void* result;     // as Contraction's
+  const T* weight;     // [cells, O, C, kernel taps] or, channels last, [cells, kernel taps, O, C]
+  bool channels_last;  // the weight
+  const T* bias;       // [cells, O] or null
+  void* result;        // as Contraction's
   bool result_is_sum;
   int64_t result_n, result_c, result_p, result_q, result_y, result_x;
   int batch, in_channels, out_channels;
@@ -48,12 +49,17 @@ __global__ void __launch_bounds__(32 * kDirectWarps, 7)
     y[i] = static_cast<int>(take(n[i], height));
   }
   const int kernel = problem.y.kernel * problem.x.kernel, depth = problem.in_channels * kernel;
-  const int64_t filter = (static_cast<int64_t>(p) * problem.x.cells + q) * problem.out_channels + o;
-  const T* weight = problem.weight + filter * depth;
+  const int64_t cell = static_cast<int64_t>(p) * problem.x.cells + q,
+                filter = cell * problem.out_channels + o;
+  const bool last = problem.channels_last;
+  const T* weight = problem.weight + (last ? (cell * kernel * problem.out_channels + o) * problem.in_channels
+                                           : filter * depth);
+  const int64_t next_tap = last ? static_cast<int64_t>(problem.out_channels) * problem.in_channels : 1;
+  const int fast = last ? problem.in_channels : kernel;  // what lies side by side: channels, or taps
   Sum sums[kDirectPositions] = {};
   for (int k = lane; k < depth; k += 32) {
-    const Sum w = widen(weight[k]);
-    const int c = k / kernel, tap = k % kernel;
+    const int slow = k / fast, c = last ? k - slow * fast : slow, tap = last ? slow : k - slow * fast;
+    const Sum w = widen(last ? weight[tap * next_tap + c] : weight[k]);
     const int top = taps_y.origin(tap / problem.x.kernel), left = taps_x.origin(tap % problem.x.kernel);
 #pragma unroll
     for (int i = 0; i < kDirectPositions; ++i) {

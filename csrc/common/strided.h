@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <type_traits>
 #include <vector>
 
@@ -38,16 +39,20 @@ Strided4<T> write4(const torch::stable::Tensor& t) {
   return {not_null(t.mutable_data_ptr<T>()), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
 }
 
-// Dense in the order N, H, W, C and not also dense in the order N, C, H, W: such an input gives such an
-// output.
-inline bool is_channels_last(const torch::stable::Tensor& t) {
-  if (t.is_contiguous()) return false;
+// Dense with its dimensions in this order, the fastest first.
+inline bool is_dense_in_order(const torch::stable::Tensor& t, std::initializer_list<int64_t> dimensions) {
   int64_t expected = 1;
-  for (int64_t d : {1, 3, 2, 0}) {
+  for (int64_t d : dimensions) {
     if (t.size(d) != 1 && t.stride(d) != expected) return false;
     expected *= t.size(d);
   }
   return true;
+}
+
+// Dense in the order N, H, W, C and not also dense in the order N, C, H, W: such an input gives such an
+// output.
+inline bool is_channels_last(const torch::stable::Tensor& t) {
+  return !t.is_contiguous() && is_dense_in_order(t, {1, 3, 2, 0});
 }
 
 inline torch::stable::Tensor empty_map(const std::vector<int64_t>& sizes, const torch::stable::Tensor& like,

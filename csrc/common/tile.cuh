@@ -270,7 +270,7 @@ struct Stage {
 
 // Multiplies what `loader` brings. The columns of a stage lie in one of kStages slots of Loader::kSlotBytes,
 // Loader::kColumnsAt behind its start. loader.load(slot) starts the copies of the next stage,
-// loader.arrived(stage) sees what this thread has copied, loader.used(rows) what all have.
+// loader.arrived(stage, slot) sees what this thread has copied, loader.used(rows) what all have.
 template <typename Tile, Layout kLayout, typename Loader, typename Warp>
 __device__ void multiply_tiles(Loader& loader, int stages, Warp& warp) {
   constexpr bool kDepthInner = kLayout == Layout::kDepthInner;
@@ -290,7 +290,7 @@ __device__ void multiply_tiles(Loader& loader, int stages, Warp& warp) {
   for (int s = 0; s < stages; ++s) {
     const Stage stage = next;
     copy_async_wait<1>();
-    loader.arrived(stage);
+    loader.arrived(stage, slot);
     __syncthreads();  // everyone's copies have arrived, and everyone is done with what is filled next
     next = after_next;
     if (s + 2 < stages) after_next = loader.load(free_slot);

@@ -20,13 +20,13 @@ Tensor interweaved_conv2d(const Tensor& input, const Tensor& weight, const std::
   gpu::CudaDevice device(input);
   Tensor output = empty_map({g.batch, g.out_channels, g.grid_height * g.blocks_y, g.grid_width * g.blocks_x},
                             input, is_channels_last(input));
-  const Tensor dense_weight = torch::stable::contiguous(weight);
+  const gpu::DenseFilters filters(weight);
   std::optional<Tensor> dense_bias;
   if (bias) dense_bias = torch::stable::contiguous(*bias);
   const bool tf32 = gpu::tf32_allowed(input);
   gpu::dispatch_kernel_type(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    gpu::interweaved_forward<T>(device, g, read_map<T>(input), read_pointer<T>(dense_weight),
+    gpu::interweaved_forward<T>(device, g, read_map<T>(input), filters.read<T>(),
                                 dense_bias ? read_pointer<T>(*dense_bias) : nullptr, write_map<T>(output),
                                 tf32);
   });
@@ -46,16 +46,16 @@ std::tuple<Tensor, Tensor, Tensor> interweaved_conv2d_backward(
   Tensor weight_result = torch::stable::new_empty(weight, weight.sizes());
   Tensor bias_result =
       torch::stable::new_empty(weight, std::vector<int64_t>{g.grid_height, g.grid_width, g.out_channels});
-  const Tensor dense_weight = torch::stable::contiguous(weight);
+  const gpu::DenseFilters filters(weight);
   std::optional<Tensor> dense_bias;
   if (bias) dense_bias = torch::stable::contiguous(*bias);
   const bool tf32 = gpu::tf32_allowed(input);
   gpu::dispatch_kernel_type(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    gpu::interweaved_backward<T>(
-        device, g, read_map<T>(grad), read_map<T>(input), read_pointer<T>(dense_weight),
-        dense_bias ? read_pointer<T>(*dense_bias) : nullptr, write_map<T>(input_result),
-        write_pointer<T>(weight_result), write_pointer<T>(bias_result), tf32);
+    gpu::interweaved_backward<T>(device, g, read_map<T>(grad), read_map<T>(input), filters.read<T>(),
+                                 dense_bias ? read_pointer<T>(*dense_bias) : nullptr,
+                                 write_map<T>(input_result), write_pointer<T>(weight_result),
+                                 write_pointer<T>(bias_result), tf32);
   });
   return {input_result, weight_result, bias_result};
 }

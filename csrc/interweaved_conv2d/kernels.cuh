@@ -96,7 +96,7 @@ inline int64_t response_positions(const InterweavedGeometry& g) {
 // Responses [N, Gh, Gw, response_height, response_width, O] as sums, not rounded.
 template <typename T, typename Device>
 const accumulate_t<T>* responses_of(Device& device, const InterweavedGeometry& g, const Map<const T>& input,
-                                    const T* weight, const T* bias, bool allow_tf32) {
+                                    const Filters<T>& filters, const T* bias, bool allow_tf32) {
   auto* responses = device.template workspace<accumulate_t<T>>(response_positions(g) * g.out_channels);
   const int64_t row = g.response_width * g.out_channels, map = g.response_height * row;
   const Result<T> result{reinterpret_cast<T*>(responses),
@@ -107,13 +107,13 @@ const accumulate_t<T>* responses_of(Device& device, const InterweavedGeometry& g
                          row,
                          g.out_channels,
                          true};
-  convolve<T>(device, convolution_of(g), input, weight, bias, result, allow_tf32);
+  convolve<T>(device, convolution_of(g), input, filters, bias, result, allow_tf32);
   return responses;
 }
 
 template <typename T, typename Device>
 void interweaved_forward(Device& device, const InterweavedGeometry& g, const Map<const T>& input,
-                         const T* weight, const T* bias, const Map<T>& output, bool allow_tf32) {
+                         const Filters<T>& filters, const T* bias, const Map<T>& output, bool allow_tf32) {
   if (g.pool_y * g.pool_x == 1) {
     const Result<T> result{output.data,
                            output.n,
@@ -123,10 +123,10 @@ void interweaved_forward(Device& device, const InterweavedGeometry& g, const Map
                            output.y * g.grid_height,
                            output.x * g.grid_width,
                            false};
-    convolve<T>(device, convolution_of(g), input, weight, bias, result, allow_tf32);
+    convolve<T>(device, convolution_of(g), input, filters, bias, result, allow_tf32);
     return;
   }
-  const auto* responses = responses_of<T>(device, g, input, weight, bias, allow_tf32);
+  const auto* responses = responses_of<T>(device, g, input, filters, bias, allow_tf32);
   const int64_t outputs = g.batch * g.grid_height * g.grid_width * g.blocks_y * g.blocks_x * g.out_channels;
   device.launch(pool_responses<T>, divide_up(outputs, 256), 256, 0, Pooling{g, g.out_channels}, responses,
                 output);
@@ -135,10 +135,10 @@ void interweaved_forward(Device& device, const InterweavedGeometry& g, const Map
 // The gradients of the responses are rounded to T, as those of a convolution followed by a pooling are.
 template <typename T, typename Device>
 void interweaved_backward(Device& device, const InterweavedGeometry& g, const Map<const T>& grad,
-                          const Map<const T>& input, const T* weight, const T* bias, const Map<T>& input_grad,
-                          T* weight_grad, T* bias_grad, bool allow_tf32) {
+                          const Map<const T>& input, const Filters<T>& filters, const T* bias,
+                          const Map<T>& input_grad, T* weight_grad, T* bias_grad, bool allow_tf32) {
   const bool pools = g.pool_y * g.pool_x > 1;
-  const auto* responses = pools ? responses_of<T>(device, g, input, weight, bias, allow_tf32) : nullptr;
+  const auto* responses = pools ? responses_of<T>(device, g, input, filters, bias, allow_tf32) : nullptr;
   const int64_t padded = padded_channels<T>(g.out_channels), row = g.response_width * padded;
   const int64_t map = g.response_height * row, count = response_positions(g) * padded;
   require(row <= INT32_MAX, "faceattr on CUDA: a row of a map may have up to 2^31 - 1 elements");
@@ -149,7 +149,7 @@ void interweaved_backward(Device& device, const InterweavedGeometry& g, const Ma
       response_grads,          g.grid_height * g.grid_width * map, g.grid_width * map, map, row, padded,
       static_cast<int>(padded)};
   Packer<T, Device> for_input(device), for_weight(device);
-  convolve_input_grad<T>(device, convolution_of(g), for_input, packed, weight, input_grad, allow_tf32);
+  convolve_input_grad<T>(device, convolution_of(g), for_input, packed, filters, input_grad, allow_tf32);
   convolve_weight_grad<T>(device, convolution_of(g), for_weight, packed, input, weight_grad, bias_grad,
                           allow_tf32);
 }

@@ -20,13 +20,13 @@ Tensor locally_shared_conv2d(const Tensor& input, const Tensor& weight, const st
   gpu::CudaDevice device(input);
   Tensor output =
       empty_map({g.batch, g.out_channels, g.out_height, g.out_width}, input, is_channels_last(input));
-  const Tensor dense_weight = torch::stable::contiguous(weight);
+  const gpu::DenseFilters filters(weight);
   std::optional<Tensor> dense_bias;
   if (bias) dense_bias = torch::stable::contiguous(*bias);
   const bool tf32 = gpu::tf32_allowed(input);
   gpu::dispatch_kernel_type(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    gpu::locally_shared_forward<T>(device, g, read_map<T>(input), read_pointer<T>(dense_weight),
+    gpu::locally_shared_forward<T>(device, g, read_map<T>(input), filters.read<T>(),
                                    dense_bias ? read_pointer<T>(*dense_bias) : nullptr, write_map<T>(output),
                                    tf32);
   });
@@ -42,12 +42,12 @@ Tensor locally_shared_conv2d_input_grad(const Tensor& grad, const Tensor& weight
   const auto g = input_grad_geometry(op, grad, weight, input_size, stride, padding, dilation);
   gpu::CudaDevice device(grad);
   Tensor result = empty_map({g.batch, g.in_channels, g.in_height, g.in_width}, grad, channels_last);
-  const Tensor dense_weight = torch::stable::contiguous(weight);
+  const gpu::DenseFilters filters(weight);
   const bool tf32 = gpu::tf32_allowed(grad);
   gpu::dispatch_kernel_type(grad.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    gpu::locally_shared_input_grad<T>(device, g, read_map<T>(grad), read_pointer<T>(dense_weight),
-                                      write_map<T>(result), tf32);
+    gpu::locally_shared_input_grad<T>(device, g, read_map<T>(grad), filters.read<T>(), write_map<T>(result),
+                                      tf32);
   });
   return result;
 }

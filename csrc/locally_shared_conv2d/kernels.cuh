@@ -17,20 +17,20 @@ inline Convolution convolution_of(const LocallySharedGeometry& g) {
            false}};
 }
 
-// weight [cells, O, C, taps] and bias [cells, O] are contiguous, maps have any strides.
+// Bias [cells, O] and gradients [cells, O, C, taps] and [cells, O] are contiguous, maps have any strides.
 template <typename T, typename Device>
 void locally_shared_forward(Device& device, const LocallySharedGeometry& g, const Map<const T>& input,
-                            const T* weight, const T* bias, const Map<T>& output, bool allow_tf32) {
+                            const Filters<T>& filters, const T* bias, const Map<T>& output, bool allow_tf32) {
   const Result<T> result{output.data, output.n, output.c, 0, 0, output.y, output.x, false};
-  convolve<T>(device, convolution_of(g), input, weight, bias, result, allow_tf32);
+  convolve<T>(device, convolution_of(g), input, filters, bias, result, allow_tf32);
 }
 
 template <typename T, typename Device>
 void locally_shared_input_grad(Device& device, const LocallySharedGeometry& g, const Map<const T>& grad,
-                               const T* weight, const Map<T>& result, bool allow_tf32) {
+                               const Filters<T>& filters, const Map<T>& result, bool allow_tf32) {
   Packer<T, Device> packer(device);
   const auto packed = packer.map(grad, g.batch, g.out_channels, g.out_height, g.out_width);
-  convolve_input_grad<T>(device, convolution_of(g), packer, packed, weight, result, allow_tf32);
+  convolve_input_grad<T>(device, convolution_of(g), packer, packed, filters, result, allow_tf32);
 }
 
 template <typename T, typename Device>

@@ -6,11 +6,12 @@ Needs torch alone; nothing of the face part is imported.
 from .density_peaks import Peaks, assign_peaks, density_peaks, find_peaks
 from .interweave import interweave
 from .interweaved_conv2d import interweaved_conv2d
-from .locally_shared_conv2d import locally_shared_conv2d
+from .locally_shared_conv2d import channels_last_filters, locally_shared_conv2d
 
 __all__ = [
     "Peaks",
     "assign_peaks",
+    "channels_last_filters",
     "density_peaks",
     "find_peaks",
     "interweave",

@@ -20,7 +20,7 @@ def interweaved_conv2d(input, weight, bias=None, stride=1, dilation=1, shift=0, 
 
     Args:
         input: [N, C, H, W]; float64, float32, float16 or bfloat16; any strides.
-        weight: [Gh, Gw, O, C, kh, kw], same dtype and device.
+        weight: [Gh, Gw, O, C, kh, kw], same dtype and device; any strides. See :func:`channels_last_filters`.
         bias: [Gh, Gw, O] or None.
         stride (sy, sx), dilation (dy, dx): an int or a pair, in positions of the input.
         shift: (ty, tx) or an int; how far apart neighbouring cells look, in positions of the input.

@@ -23,7 +23,7 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
 
     Args:
         input: [N, C, H, W] or [C, H, W]; float64, float32, float16 or bfloat16; any strides.
-        weight: [Gh, Gw, O, C, kh, kw], same dtype and device.
+        weight: [Gh, Gw, O, C, kh, kw], same dtype and device; any strides. See :func:`channels_last_filters`.
         bias: [Gh, Gw, O] or None.
         stride, padding, dilation: an int or a pair (vertical, horizontal), in positions.
 
@@ -46,6 +46,28 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
     if input.dim() == 3:
         return call(_forward, input.unsqueeze(0), weight, bias, *geometry).squeeze(0)
     return call(_forward, input, weight, bias, *geometry)
+
+
+def channels_last_filters(weight):
+    """The filters laid out with their channels side by side, as the CUDA kernels read them.
+
+    The forward pass on a GPU reads such filters in place, where C is a multiple of 16 bytes; any others it lays out so
+    at each call. The counterpart of a weight in ``torch.channels_last`` for :func:`torch.nn.functional.conv2d`.
+
+    Args:
+        weight: [Gh, Gw, O, C, kh, kw] of :func:`locally_shared_conv2d` or :func:`interweaved_conv2d`.
+
+    Returns:
+        The same numbers in the same shape, in the memory order of [Gh, Gw, kh, kw, O, C].
+
+    Raises:
+        ValueError: a weight that has not six dimensions.
+    """
+    if weight.dim() != 6:
+        raise ValueError(
+            f"channels_last_filters: weight has shape {list(weight.shape)}, it must be [Gh, Gw, O, C, kh, kw]"
+        )
+    return weight.permute(0, 1, 4, 5, 2, 3).contiguous().permute(0, 1, 4, 5, 2, 3)
 
 
 def _output_size(size, kernel_size, stride, padding, dilation):

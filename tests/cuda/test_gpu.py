@@ -88,6 +88,8 @@ def test_shared_convolution(shape, dtype, channels_last):
         random((*grid, outputs, inputs, *kernel), dtype),
         random((*grid, outputs), dtype),
     ]
+    if channels_last:
+        tensors[1] = ops.channels_last_filters(tensors[1])
     expected, results = both(lambda x, w, b: ops.locally_shared_conv2d(x, w, b, *geometry), tensors, dtype)
     for result, wanted in zip(results, expected, strict=True):
         assert relative_error(result, wanted) <= TOLERANCE[dtype]
@@ -238,11 +240,32 @@ def test_against_the_reference():
 
 @pytest.mark.large
 def test_more_than_two_to_the_31_elements():
-    batch = 2**31 // (16 * 64 * 64) + 3
+    batch, last = 2**31 // (16 * 64 * 64) + 3, 4
     input = torch.randn(batch, 16, 64, 64, dtype=torch.bfloat16, device="cuda")
     weight = torch.randn(2, 2, 8, 16, 3, 3, dtype=torch.bfloat16, device="cuda")
     output = ops.locally_shared_conv2d(input, weight)
-    expected = ops.locally_shared_conv2d(input[-4:], weight)
-    assert torch.equal(output[-4:], expected)
+    assert relative_error(output[-last:], ops.locally_shared_conv2d(input[-last:], weight)) < 1e-2
+
+    to_input = torch.ops.faceattr.locally_shared_conv2d_input_grad
+    to_weight = torch.ops.faceattr.locally_shared_conv2d_weight_grad
+    geometry = [1, 1], [0, 0], [1, 1]
+    input_grad = to_input(output, weight, [64, 64], *geometry, False)
+    expected = to_input(output[-last:], weight, [64, 64], *geometry, False)
+    assert relative_error(input_grad[-last:], expected) < 1e-2
+    del input_grad
+    halves = [slice(0, batch // 2), slice(batch // 2, batch)]
+    weight_grad, bias_grad = to_weight(output, input, [2, 2], [3, 3], *geometry)
+    parts = [to_weight(output[half], input[half], [2, 2], [3, 3], *geometry) for half in halves]
+    assert relative_error(weight_grad, sum(part[0].float() for part in parts)) < 2e-2
+    assert relative_error(bias_grad, sum(part[1].float() for part in parts)) < 2e-2
+
+
+@pytest.mark.large
+def test_other_operators_on_more_than_two_to_the_31_elements():
     maps = torch.empty(2**31 + 64, dtype=torch.int8, device="cuda").random_().view(-1, 2, 2, 16, 1, 1)
     assert torch.equal(ops.interweave(maps)[-3:], ops.interweave(maps[-3:]))
+    del maps
+    density = torch.rand(2**31 // 64**2 + 2, 64, 64, dtype=torch.bfloat16, device="cuda")
+    distance, parent = ops.density_peaks(density)
+    expected = ops.density_peaks(density[-3:].cpu())
+    assert torch.equal(distance[-3:].cpu(), expected[0]) and torch.equal(parent[-3:].cpu(), expected[1])

@@ -76,6 +76,11 @@ struct Case {
     const int64_t n = argument(), c = argument(), y = argument(), x = argument();
     return {data, n, c, y, x};
   }
+  // Whether they lie channels last is an argument.
+  template <typename T>
+  Filters<T> filters(const T* data) {
+    return {data, argument() != 0};
+  }
   template <typename Geometry>
   Geometry geometry() {
     Geometry g;
@@ -103,13 +108,15 @@ void run(Operator op, Case& c, EmulatedDevice& device) {
       const auto g = c.geometry<LocallySharedGeometry>();
       const auto input = c.map<const T>(c.input<T>(0));
       const auto output = c.map<T>(c.output<T>(0));
-      return locally_shared_forward<T>(device, g, input, c.input<T>(1), c.input<T>(2), output, c.allow_tf32);
+      const auto filters = c.filters<T>(c.input<T>(1));
+      return locally_shared_forward<T>(device, g, input, filters, c.input<T>(2), output, c.allow_tf32);
     }
     case kSharedInputGrad: {
       const auto g = c.geometry<LocallySharedGeometry>();
       const auto grad = c.map<const T>(c.input<T>(0));
       const auto result = c.map<T>(c.output<T>(0));
-      return locally_shared_input_grad<T>(device, g, grad, c.input<T>(1), result, c.allow_tf32);
+      const auto filters = c.filters<T>(c.input<T>(1));
+      return locally_shared_input_grad<T>(device, g, grad, filters, result, c.allow_tf32);
     }
     case kSharedWeightGrad: {
       const auto g = c.geometry<LocallySharedGeometry>();
@@ -132,15 +139,17 @@ void run(Operator op, Case& c, EmulatedDevice& device) {
       const auto g = c.geometry<InterweavedGeometry>();
       const auto input = c.map<const T>(c.input<T>(0));
       const auto output = c.map<T>(c.output<T>(0));
-      return interweaved_forward<T>(device, g, input, c.input<T>(1), c.input<T>(2), output, c.allow_tf32);
+      const auto filters = c.filters<T>(c.input<T>(1));
+      return interweaved_forward<T>(device, g, input, filters, c.input<T>(2), output, c.allow_tf32);
     }
     case kInterweavedBackward: {
       const auto g = c.geometry<InterweavedGeometry>();
       const auto grad = c.map<const T>(c.input<T>(0));
       const auto input = c.map<const T>(c.input<T>(1));
       const auto result = c.map<T>(c.output<T>(0));
-      return interweaved_backward<T>(device, g, grad, input, c.input<T>(2), c.input<T>(3), result,
-                                     c.output<T>(1), c.output<T>(2), c.allow_tf32);
+      const auto filters = c.filters<T>(c.input<T>(2));
+      return interweaved_backward<T>(device, g, grad, input, filters, c.input<T>(3), result, c.output<T>(1),
+                                     c.output<T>(2), c.allow_tf32);
     }
     case kDensityPeaks: {
       const int64_t maps = c.argument(), height = c.argument(), width = c.argument();

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from faceattr.ops import reference
+from faceattr.ops import channels_last_filters, reference
 
 from .cases import Case, strided
 
@@ -84,8 +84,11 @@ def _shared_example(shape, dtype, layout, with_bias):
     return (input, weight, bias, grad), output.detach(), grads
 
 
-def shared_checks(shape, dtype, layout="contiguous", tf32=False, with_bias=True, **device):
-    """Forward, input gradient, weight and bias gradient of a :class:`SharedShape`."""
+def shared_checks(shape, dtype, layout="contiguous", tf32=False, with_bias=True, filters_last=False, **device):
+    """Forward, input gradient, weight and bias gradient of a :class:`SharedShape`.
+
+    layout: of the maps; filters_last: whether the filters lie channels last.
+    """
     (input, weight, bias, grad), expected, grads = _shared_example(shape, dtype, layout, with_bias)
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     output = torch.empty(expected.shape, dtype=dtype, memory_format=memory_format)
@@ -93,12 +96,14 @@ def shared_checks(shape, dtype, layout="contiguous", tf32=False, with_bias=True,
     weight_grad, bias_grad = torch.empty_like(weight), torch.empty(weight.shape[:3], dtype=dtype)
     tolerance = TF32_TOLERANCE if tf32 and dtype == torch.float32 else TOLERANCE[dtype]
 
+    filters = channels_last_filters(weight) if filters_last else weight
+
     def case(operator, maps, inputs, outputs):
-        arguments = [*shape.geometry, *(number for tensor in maps for number in strided(tensor))]
+        arguments = [*shape.geometry, *(number for tensor in maps for number in strided(tensor)), filters_last]
         return Case(operator, dtype, arguments, inputs, outputs, tf32, **device)
 
-    forward = case("locally_shared_conv2d", (input, output), [input, weight, bias], [output])
-    to_input = case("locally_shared_conv2d_input_grad", (grad, input_grad), [grad, weight], [input_grad])
+    forward = case("locally_shared_conv2d", (input, output), [input, filters, bias], [output])
+    to_input = case("locally_shared_conv2d_input_grad", (grad, input_grad), [grad, filters], [input_grad])
     to_weight = case("locally_shared_conv2d_weight_grad", (grad, input), [grad, input], [weight_grad, bias_grad])
     return [
         Check(forward, [output], [expected], tolerance),
@@ -154,20 +159,21 @@ def _interweaved_example(shape, dtype, layout, with_bias):
     return (input, weight, bias, grad), output.detach(), grads
 
 
-def interweaved_checks(shape, dtype, layout="contiguous", tf32=False, with_bias=True, **device):
-    """Forward and backward of an :class:`InterweavedShape`."""
+def interweaved_checks(shape, dtype, layout="contiguous", tf32=False, with_bias=True, filters_last=False, **device):
+    """Forward and backward of an :class:`InterweavedShape`; layouts as of `shared_checks`."""
     (input, weight, bias, grad), forward, expected = _interweaved_example(shape, dtype, layout, with_bias)
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     output = torch.empty(forward.shape, dtype=dtype, memory_format=memory_format)
     input_grad = torch.empty(input.shape, dtype=dtype, memory_format=memory_format)
     weight_grad, bias_grad = torch.empty_like(weight), torch.empty(weight.shape[:3], dtype=dtype)
     tolerance = TF32_TOLERANCE if tf32 and dtype == torch.float32 else TOLERANCE[dtype]
+    filters = channels_last_filters(weight) if filters_last else weight
     calls = [
         Case(
             "interweaved_conv2d",
             dtype,
-            [*shape.geometry, *strided(input), *strided(output)],
-            [input, weight, bias],
+            [*shape.geometry, *strided(input), *strided(output), filters_last],
+            [input, filters, bias],
             [output],
             tf32,
             **device,
@@ -175,8 +181,8 @@ def interweaved_checks(shape, dtype, layout="contiguous", tf32=False, with_bias=
         Case(
             "interweaved_conv2d_backward",
             dtype,
-            [*shape.geometry, *strided(grad), *strided(input), *strided(input_grad)],
-            [grad, input, weight, bias],
+            [*shape.geometry, *strided(grad), *strided(input), *strided(input_grad), filters_last],
+            [grad, input, filters, bias],
             [input_grad, weight_grad, bias_grad],
             tf32,
             **device,

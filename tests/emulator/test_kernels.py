@@ -83,10 +83,20 @@ def test_windows(executable, shape, dtype, tf32):
 @pytest.mark.parametrize("dtype, tf32", PRECISIONS)
 def test_shared_convolution_in_any_layout(executable, dtype, tf32, layout):
     checks = []
-    for way, channels in itertools.product(WAYS.values(), (8, 9)):  # 8 is whole vectors: channels_last is read in place
+    # 8 is whole vectors: channels_last is read in place
+    for way, channels, filters_last in itertools.product(WAYS.values(), (8, 9), (False, True)):
         shape = SharedShape(2, channels, channels, (6, 7), (3, 2), (2, 2), padding=(1, 0))
-        checks += shared_checks(shape, dtype, layout, tf32, **way)
+        checks += shared_checks(shape, dtype, layout, tf32, filters_last=filters_last, **way)
     verify(executable, checks)
+
+
+@pytest.mark.parametrize("dtype, tf32", PRECISIONS)
+def test_one_launch_where_nothing_is_to_be_packed(executable, dtype, tf32):
+    shape = SharedShape(2, 8, 5, (6, 7), (3, 2), (2, 2))
+    for filters_last, layout in itertools.product((False, True), ("contiguous", "channels_last")):
+        forward = shared_checks(shape, dtype, layout, tf32, filters_last=filters_last)[0]
+        verify(executable, [forward])
+        assert forward.case.launches == (1 if filters_last and layout == "channels_last" else 2)
 
 
 @pytest.mark.parametrize("dtype, tf32", PRECISIONS)
@@ -165,7 +175,8 @@ def test_without_bias(executable):
 def test_interweaved_convolution(executable, shape, dtype, tf32, way):
     checks = []
     for layout in LAYOUTS:
-        checks += interweaved_checks(shape, dtype, layout, tf32, **WAYS[way])
+        filters_last = layout == "channels_last"
+        checks += interweaved_checks(shape, dtype, layout, tf32, filters_last=filters_last, **WAYS[way])
     verify(executable, checks)
 
 

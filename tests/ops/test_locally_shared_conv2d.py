@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from faceattr.ops import locally_shared_conv2d, reference
+from faceattr.ops import channels_last_filters, locally_shared_conv2d, reference
 
 TOLERANCE = {
     torch.float64: {"rtol": 1e-12, "atol": 1e-12},
@@ -140,6 +140,21 @@ def test_channels_last_in_channels_last_out():
     output = locally_shared_conv2d(input, weight, bias, *geometry)
     assert output.is_contiguous(memory_format=torch.channels_last)
     assert torch.autograd.grad(output.sum(), input)[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_channels_last_filters():
+    input, weight, bias, geometry = problem(SHAPES[2])
+    filters = channels_last_filters(weight)
+    assert torch.equal(filters, weight)
+    assert filters.permute(0, 1, 4, 5, 2, 3).is_contiguous()
+    assert torch.equal(
+        locally_shared_conv2d(input, filters, bias, *geometry), locally_shared_conv2d(input, weight, bias, *geometry)
+    )
+    leaf = filters.requires_grad_()
+    (grad,) = torch.autograd.grad(locally_shared_conv2d(input, leaf, bias, *geometry).sum(), leaf)
+    assert grad.shape == weight.shape
+    with pytest.raises(ValueError, match=r"channels_last_filters: weight has shape \[2, 3\], it must be \[Gh, Gw, O"):
+        channels_last_filters(torch.zeros(2, 3))
 
 
 def test_unbatched_input():
