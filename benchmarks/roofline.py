@@ -187,21 +187,27 @@ def plan_of(runs, batch, kernel, columns, channels, precision, gpu):
 def weight_plan(cell_rows, cells, taps, outputs, inputs, precision, gpu):
     """Splits and plan of the weight gradient, as convolve_weight_grad chooses them."""
     depth, tensor_cores = 64 // precision.bytes, precision.name != "float32"
+    columns = taps * padded(inputs, 16 // precision.bytes)
 
     def count(tile):
-        products = taps * math.ceil(outputs / tile) * math.ceil(inputs / tile) * cells
+        products = math.ceil(outputs / tile[0]) * math.ceil(columns / tile[1]) * cells
         splits = min(math.ceil(264 / products), max(cell_rows // (4 * depth), 1))
         return products * splits, splits
 
-    wide = tensor_cores and min(outputs, inputs) > 64 and count(128)[0] >= 132
-    tile, resident = (128, 2) if wide else (64, 4)
+    def area(tile):
+        return padded(outputs, tile[0]) * padded(columns, tile[1])
+
+    tile, resident, share = (64, 64), 4, precision.shares[0 if tensor_cores else 1]
+    for larger, own_resident, own_share in (((128, 128), 2, 1), ((64, 128), 3, 0)):
+        if tensor_cores and count(larger)[0] >= 132 and 4 * area(larger) <= 5 * area(tile):
+            tile, resident, share = larger, own_resident, precision.shares[own_share]
+            break
     blocks, splits = count(tile)
     stages = math.ceil(math.ceil(cell_rows / depth) / splits)
-    # The small tile's instructions round the products halve what the tensor cores reach.
-    flops = blocks * stages * tile**2 * depth * 2 * (2 if tensor_cores and not wide else 1)
-    text = f"{tile}x{tile}, {blocks} blocks, {splits} splits"
+    flops = blocks * stages * math.prod(tile) * depth * 2
+    text = f"{tile[0]}x{tile[1]}, {blocks} blocks, {splits} splits"
     waves = blocks / (gpu.multiprocessors * resident)
-    return splits, Plan(text, waves, flops * idle(blocks, gpu), blocks * stages * 2 * tile * 64, precision.shares[1])
+    return splits, Plan(text, waves, flops * idle(blocks, gpu), blocks * stages * sum(tile) * 64, share)
 
 
 def row(name, batch, precision, gpu, forward):

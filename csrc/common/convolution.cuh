@@ -194,6 +194,7 @@ struct Tiles<T, Unit::kTensorCore> {
   using Large = Tile<T, Unit::kTensorCore, 128, 64, 2, 2, 3>;
   using Small = Tile<T, Unit::kTensorCore, 32, 64, 1, 4, 4>;
   using Weight = Tile<T, Unit::kTensorCore, 64, 64, 2, 2, 4>;
+  using WideWeight = Tile<T, Unit::kTensorCore, 64, 128, 2, 2, 3>;
   using Wide = Tile<T, Unit::kTensorCore, 128, 128, 2, 2, 2>;
   using Tall = Tile<T, Unit::kTensorCore, 256, 64, 4, 1, 2>;
 };
@@ -557,9 +558,9 @@ void convolve_weight_grad(Device& device, const Convolution& c, Packer<T, Device
   problem.input_x = static_cast<int>(source.x);
   problem.batch = static_cast<int>(c.batch);
   problem.out_channels = static_cast<int>(c.out_channels);
-  problem.in_channels = static_cast<int>(c.in_channels);
   problem.out_padded = grad.channels;
   problem.in_padded = source.channels;
+  problem.columns = taps * source.channels;
   // As many splits as fill the chip twice, each of at least four stages. Splits and tile are of the shape
   // alone, so that the sums have the same order on every GPU.
   const int64_t kBlocks = 264, kLeastStages = 4;
@@ -567,43 +568,52 @@ void convolve_weight_grad(Device& device, const Convolution& c, Packer<T, Device
       c.y.interweaved ? c.y.out * c.x.out : divide_up(c.y.out, c.y.cells) * divide_up(c.x.out, c.x.cells);
   auto count_tiles = [&](auto tile) {
     using Tile = decltype(tile);
-    problem.row_tiles = static_cast<int>(divide_up(c.out_channels, Tile::kRows));
-    problem.column_tiles = static_cast<int>(std::max(divide_up(c.in_channels, Tile::kColumns), int64_t(1)));
+    problem.row_tiles = divide_up(c.out_channels, Tile::kRows);
+    problem.column_tiles = std::max(divide_up(problem.columns, Tile::kColumns), int64_t(1));
     const int64_t most = std::max(c.batch * cell / (Tile::kDepth * kLeastStages), int64_t(1));
-    const int64_t blocks = taps * problem.row_tiles * problem.column_tiles * cells;
-    problem.splits = static_cast<int>(std::min(divide_up(kBlocks, blocks), most));
+    const int64_t blocks = problem.row_tiles * problem.column_tiles * cells;
+    problem.splits = std::min(divide_up(kBlocks, blocks), most);
     return blocks * problem.splits;
   };
   auto contract_with = [&](auto tile) {
     using Tile = decltype(tile);
     count_tiles(tile);
-    problem.weight_parts = device.template workspace<accumulate_t<T>>(problem.splits * cells * taps *
-                                                                      c.out_channels * c.in_channels);
-    problem.bias_parts = device.template workspace<accumulate_t<T>>(problem.splits * cells * c.out_channels);
+    const int64_t lines = problem.splits * cells * c.out_channels;
+    problem.weight_parts = device.template workspace<accumulate_t<T>>(lines * problem.columns);
+    problem.bias_parts = device.template workspace<accumulate_t<T>>(lines);
     for_each_launch(c, Direction::kForward, [&](const Axis& y, const Axis& x) {
       problem.y = y;
       problem.x = x;
-      device.launch(
-          contract_weight<Tile>,
-          taps * problem.row_tiles * problem.column_tiles * problem.splits * y.run_count * x.run_count,
-          Tile::kThreads, Tile::kStages * WeightLoader<Tile>::kSlotBytes, problem);
+      device.launch(contract_weight<Tile>,
+                    problem.row_tiles * problem.column_tiles * problem.splits * y.run_count * x.run_count,
+                    Tile::kThreads, WeightLoader<Tile>::kSharedBytes, problem);
     });
   };
   with_tiles<T>(allow_tf32, [&](auto tiles) {
     using Tiles = decltype(tiles);
     using Weight = typename Tiles::Weight;
+    // A larger tile where it fills the chip and little of it lies outside.
+    auto contract_with_larger = [&](auto tile) {
+      using Tile = decltype(tile);
+      auto area = [&](int64_t rows, int64_t columns) {
+        return divide_up(c.out_channels, rows) * rows * divide_up(problem.columns, columns) * columns;
+      };
+      if (count_tiles(tile) < kBlocks / 2 ||
+          4 * area(Tile::kRows, Tile::kColumns) > 5 * area(Weight::kRows, Weight::kColumns))
+        return false;
+      contract_with(tile);
+      return true;
+    };
     if constexpr (Tiles::kOnTensorCores) {
-      using Wide = typename Tiles::Wide;  // where both sides fill it and it fills the chip
-      if (c.out_channels > Weight::kRows && c.in_channels > Weight::kColumns &&
-          count_tiles(Wide{}) >= kBlocks / 2)
-        return contract_with(Wide{});
+      if (contract_with_larger(typename Tiles::Wide{}) || contract_with_larger(typename Tiles::WideWeight{}))
+        return;
     }
     contract_with(Weight{});
   });
-  const int64_t results = cells * c.out_channels * (taps * c.in_channels + 1);
+  const int64_t results = cells * c.out_channels * (problem.columns + 1);
   device.launch(reduce_parts<T>, divide_up(results, 256), 256, 0, problem.weight_parts, problem.bias_parts,
-                problem.splits, cells, static_cast<int>(taps), problem.out_channels, problem.in_channels,
-                weight, bias);
+                problem.splits, cells, static_cast<int>(taps), problem.out_channels,
+                static_cast<int>(c.in_channels), problem.in_padded, weight, bias);
 }
 
 }  // namespace faceattr::gpu

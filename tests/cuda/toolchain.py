@@ -115,7 +115,8 @@ def short_name(signature):
         lines = (int(rows) // 8 - 1) * 10 + max(int(rows) // 64 - 1, 0) * 20 + 7 + 2 * 10 + 2 + 1
         shared = contraction_bytes(int(rows), int(columns), lines, 9, 6)
     else:
-        shared = 2 * depth * (int(rows) * size + (16 if size == 2 else 32)) * STAGES
+        lines = (int(rows) + int(columns)) * size + 2 * (16 if size == 2 else 32)
+        shared = depth * (lines + 32) * STAGES
     threads = 32 * int(warps[0]) * int(warps[1])
     return f"{name}<{element}, {unit}, {rows}x{columns}{direction}>", (threads, resident, shared)
 
