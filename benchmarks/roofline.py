@@ -2,8 +2,8 @@
 
     python benchmarks/roofline.py [A100|H200] [backward]
 
-prints a Markdown table for csrc/PERFORMANCE.md, and its means. The plan repeats launch_contractions and windows_of of
-csrc/common/convolution.cuh; maps and filters are channels last.
+prints a Markdown table for csrc/PERFORMANCE.md, and its means. The plan repeats launch_contractions of
+csrc/common/convolution.cuh and csrc/common/windows.cuh; maps and filters are channels last.
 """
 
 import itertools
@@ -111,7 +111,7 @@ def idle(blocks, gpu):
 
 
 def window_lines(rows, batch, run, all_y, all_x):
-    """Lines of a window of `rows` positions of a run, as window_lines of convolution.cuh has them at stride 1."""
+    """Lines of a window of `rows` positions of a run, as WindowPlanner::lines has them at stride 1."""
     (height, taps_y), (width, taps_x) = run
     span_y, span_x = (taps_y - 1) * all_y, (taps_x - 1) * all_x
     own = min(rows, batch * height * width)
@@ -126,25 +126,37 @@ def window_lines(rows, batch, run, all_y, all_x):
 
 @dataclass(frozen=True)
 class Windows:
-    """`all_y`, `all_x`: whether a window serves all taps of the axis; shared memory of a block; lines for all taps."""
+    """Whether each run's serve all taps of y, of x; memory of a block; lines for all taps, of the largest run."""
 
-    all_y: bool
-    all_x: bool
+    served: dict
     shared: int
     copied: int
 
 
 def windows_of(tile, batch, runs, kernel, gpu):
-    found = []
-    for all_y, all_x in ((True, True), (False, True), (False, False)):
-        taps = (kernel if all_y else 1) * (kernel if all_x else 1)
-        lines = max(window_lines(tile[0], batch, run, all_y, all_x) for run in runs) if all_x else tile[0]
-        lists = 4 * 2 * taps * 16 + tile[0] * 16 + 2 * kernel * 16 + 8
-        shared = (3 * tile[1] + max(2 * lines, 3 * tile[0])) * 80 + (max(lines, tile[0]) + 1) // 2 * 16 + lists
-        if all_x and shared > gpu.shared * 512 - 1024:
-            continue
-        found.append(Windows(all_y, all_x, shared, lines * kernel**2 // taps))
-    return min(found, key=lambda windows: windows.copied)
+    """As WindowPlanner::plan has them."""
+
+    def shared(lines, taps):
+        lists = 4 * 2 * taps * 16 + tile[0] * 16 + 2 * kernel * 16 + 56
+        return (3 * tile[1] + max(2 * lines, 3 * tile[0])) * 80 + (max(lines, tile[0]) + 1) // 2 * 16 + lists
+
+    def fits(lines, taps):
+        return shared(lines, taps) <= gpu.shared * 512 - 1024
+
+    def best(run, may_be):
+        """(lines for all taps, whether not all taps of y, of x, lines, taps)"""
+        ways = [(tile[0] * kernel**2, True, True, tile[0], 1)]
+        for all_y in (False, True):
+            taps = kernel**2 if all_y else kernel
+            lines = window_lines(tile[0], batch, run, all_y, True)
+            if may_be(lines, taps):
+                ways.append((lines * kernel**2 // taps, not all_y, False, lines, taps))
+        return min(ways)
+
+    copied, _, _, most_work, _ = best(max(runs, key=lambda run: run[0][0] * run[1][0]), fits)
+    ways = {run: best(run, lambda lines, taps: 4 * lines <= 5 * most_work and fits(lines, taps)) for run in set(runs)}
+    served = {run: (not way[1], not way[2]) for run, way in ways.items()}
+    return Windows(served, shared(max(way[3] for way in ways.values()), max(way[4] for way in ways.values())), copied)
 
 
 def plan_of(runs, batch, kernel, columns, channels, precision, gpu):
@@ -172,14 +184,16 @@ def plan_of(runs, batch, kernel, columns, channels, precision, gpu):
         (y, taps_y), (x, taps_x) = run
         positions, taps = batch * y * x, taps_y * taps_x
         own = math.ceil(positions / tile[0]) * math.ceil(columns / tile[1])
-        groups = (1 if windows.all_y else taps_y) * (1 if windows.all_x else taps_x)
-        rows = groups * window_lines(tile[0], batch, run, windows.all_y, windows.all_x)
+        all_y, all_x = windows.served[run]
+        groups = (1 if all_y else taps_y) * (1 if all_x else taps_x)
+        rows = groups * window_lines(tile[0], batch, run, all_y, all_x)
         blocks += own
         flops += own * math.prod(tile) * 2 * taps * depth / precision.bytes
         copied += own * (rows + taps * tile[1]) * 64 * chunks
     waves = blocks / (gpu.multiprocessors * resident)
     least = sum(batch * y * x * taps_y * taps_x for (y, taps_y), (x, taps_x) in runs) * columns * 2 * channels
-    served = "all taps" if windows.all_y else "rows of taps" if windows.all_x else "single taps"
+    all_y, all_x = windows.served[max(runs, key=lambda run: run[0][0] * run[1][0])]
+    served = "all taps" if all_y else "rows of taps" if all_x else "single taps"
     text = f"{tile[0]}x{tile[1]}, {blocks} blocks, {flops / least:.2f}x padded, {served}"
     return Plan(text, waves, flops * idle(blocks, gpu), copied, precision.shares[size])
 

@@ -103,45 +103,52 @@ __device__ int list_taps(const AxisTaps<direction>& taps, int64_t next_cell, int
   return count;
 }
 
-// The taps of both axes, in shared memory.
-struct TapLists {
-  Tap *y, *x;
-  int* counts;  // of y, of x
-
-  __device__ TapLists(unsigned char* memory, int most_y, int most_x)
-      : y(reinterpret_cast<Tap*>(memory)), x(y + most_y), counts(reinterpret_cast<int*>(x + most_x)) {}
-
-  static int64_t bytes(int64_t most) { return most * sizeof(Tap) + 2 * sizeof(int); }
-};
-
 // What a block reads of its source, for kDepth channels: the positions that its rows meet at a group of taps,
 // each once, a line each. At another tap of the group all rows lie equally many lines farther. A group is all
 // taps that read something or, on an axis where a window for all would be too large, one.
 struct Windows {
-  bool all_y, all_x;
-  int taps;        // most of a group
-  int most_lines;  // of one window
+  uint64_t all_y[kMostRuns], all_x[kMostRuns];  // bit j of i: whether those of run (i, j) serve all taps
+  int taps;                                     // most of a group
+  int most_lines;                               // of one window
   int memory;      // lines that shared memory holds: of two windows, or of three of a single tap
-  int64_t copied;  // lines that are copied for all taps
+  int64_t copied;  // lines that are copied for all taps, in the largest runs
 };
 
 // One axis of a window.
 struct WindowAxis {
-  int origin = 0;  // source position of the first line, where all taps are together; else the tap's is
-  int unit = 1;    // source positions from line to line
-  int step = 1;    // lines from one of the run's positions to the next
-  int span = 0;    // lines from a position's first tap to its last
-  int size = 1;    // lines of the whole run
+  bool all = false;  // whether all taps are together
+  int origin = 0;    // source position of the first line then; else that is the tap's
+  int unit = 1;      // source positions from line to line
+  int step = 1;      // lines from one of the run's positions to the next
+  int span = 0;      // lines from a position's first tap to its last
+  int size = 1;      // lines of the whole run
 
   template <Direction direction>
-  __device__ void settle(const AxisTaps<direction>& taps, const Tap* list, int count, bool all) {
+  __device__ void settle(const AxisTaps<direction>& taps, const Tap* list, int count, bool all_taps) {
     const int first = list[0].origin, last = list[count - 1].origin;
+    all = all_taps;
     origin = min(first, last);
     span = all ? max(first, last) - origin : 0;
     unit = all ? 1 : taps.step();
     step = all ? taps.step() : 1;
     size = (taps.axis.length[taps.run] - 1) * step + span + 1;
   }
+};
+
+// The taps of both axes, and both axes of the windows, in shared memory: they are needed at times, and by
+// all.
+struct TapLists {
+  Tap *y, *x;
+  int* counts;       // of y, of x
+  WindowAxis* axes;  // y, x
+
+  __device__ TapLists(unsigned char* memory, int most_y, int most_x)
+      : y(reinterpret_cast<Tap*>(memory)),
+        x(y + most_y),
+        counts(reinterpret_cast<int*>(x + most_x)),
+        axes(reinterpret_cast<WindowAxis*>(counts + 2)) {}
+
+  static int64_t bytes(int64_t most) { return most * sizeof(Tap) + 2 * sizeof(int) + 2 * sizeof(WindowAxis); }
 };
 
 // Where a row's first line lies, counted from the first image's; its place in the result, -1 past the end.
@@ -216,9 +223,8 @@ struct ContractionLoader {
   static constexpr bool kRoundsToTf32 = Tile::kUnit == Unit::kTensorCore && sizeof(T) == 4;
 
   const Contraction<T>& problem;
-  const WindowAxis &y, &x;
-  const Tap *list_y, *list_x;
-  int count_y, count_x, group_y, group_x, group_taps;  // taps of each axis, and of a group
+  const TapLists& lists;
+  int group_y, group_x, group_taps;  // taps of each axis in a group, and all of it
   int64_t first_line;
   int lines, slots;            // of a window; windows that there is room for
   int rounds, rounds_a_stage;  // of this thread
@@ -239,20 +245,16 @@ struct ContractionLoader {
   int64_t beyond_depth;  // kNowhere if it is, or 0
   unsigned char* window_to;
 
-  __device__ ContractionLoader(const Contraction<T>& problem, const WindowAxis& y, const WindowAxis& x,
-                               const TapLists& lists, const Row* rows, int first_column)
+  __device__ ContractionLoader(const Contraction<T>& problem, const TapLists& lists, const Row* rows,
+                               int first_column)
       : problem(problem),
-        y(y),
-        x(x),
-        list_y(lists.y),
-        list_x(lists.x),
-        count_y(lists.counts[0]),
-        count_x(lists.counts[1]),
-        group_y(problem.windows.all_y ? count_y : 1),
-        group_x(problem.windows.all_x ? count_x : 1),
+        lists(lists),
+        group_y(lists.axes[0].all ? lists.counts[0] : 1),
+        group_x(lists.axes[1].all ? lists.counts[1] : 1),
         group_taps(group_y * group_x),
         first_line(rows[0].line),
-        lines(static_cast<int>(rows[Tile::kRows - 1].line - first_line) + y.span * x.size + x.span + 1),
+        lines(static_cast<int>(rows[Tile::kRows - 1].line - first_line) +
+              lists.axes[0].span * lists.axes[1].size + lists.axes[1].span + 1),
         slots(group_taps == 1 ? 3 : 2),
         rounds((lines - line() + kLines - 1) / kLines),
         sources(reinterpret_cast<int64_t*>(shared_memory() + Memory::sources(problem.windows)) + line()),
@@ -292,19 +294,20 @@ struct ContractionLoader {
   __device__ static int place() { return line() * kLineBytes + threadIdx.x % kVectors * 16; }
 
   __device__ int stages() const {
-    return count_y * count_x * ((problem.depth + Tile::kDepth - 1) / Tile::kDepth);
+    return lists.counts[0] * lists.counts[1] * ((problem.depth + Tile::kDepth - 1) / Tile::kDepth);
   }
 
   // Looks up the next group's taps, and the lines of its windows; threads that share a line share that work.
   __device__ void begin_group() {
-    const Tap first_y = list_y[window_y], first_x = list_x[window_x];
-    const int origin_y = problem.windows.all_y ? y.origin : first_y.origin;
-    const int origin_x = problem.windows.all_x ? x.origin : first_x.origin;
+    const WindowAxis y = lists.axes[0], x = lists.axes[1];
+    const Tap first_y = lists.y[window_y], first_x = lists.x[window_x];
+    const int origin_y = y.all ? y.origin : first_y.origin;
+    const int origin_x = x.all ? x.origin : first_x.origin;
     const int64_t cell = first_y.cell * problem.source_p + first_x.cell * problem.source_q;
     __syncwarp();  // the last group's are read
 #pragma unroll 1
     for (int i = threadIdx.x % 32; i < group_taps; i += 32) {
-      const Tap y_tap = list_y[window_y + i / group_x], x_tap = list_x[window_x + i % group_x];
+      const Tap y_tap = lists.y[window_y + i / group_x], x_tap = lists.x[window_x + i % group_x];
       groups[window_group * problem.windows.taps + i] = {
           (y_tap.weight + x_tap.weight) * static_cast<int64_t>(sizeof(T)),
           ((y_tap.origin - origin_y) * x.size + x_tap.origin - origin_x) * kLineBytes};
@@ -349,11 +352,11 @@ struct ContractionLoader {
     if (window_channel >= problem.depth) {
       window_channel = 0;
       window_x += group_x;
-      if (window_x >= count_x) {
+      if (window_x >= lists.counts[1]) {
         window_x = 0;
         window_y += group_y;
       }
-      if (window_y >= count_y) return;  // that was the last; `round` stays at the end
+      if (window_y >= lists.counts[0]) return;  // that was the last; `round` stays at the end
       window_group ^= 1;
       begin_group();
     }
@@ -462,8 +465,12 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   const bool has_products = lists.counts[0] > 0 && lists.counts[1] > 0 && problem.depth > 0;
   WindowAxis y, x;
   if (has_products) {
-    y.settle(taps_y, lists.y, lists.counts[0], problem.windows.all_y);
-    x.settle(taps_x, lists.x, lists.counts[1], problem.windows.all_x);
+    y.settle(taps_y, lists.y, lists.counts[0], problem.windows.all_y[run_y] >> run_x & 1);
+    x.settle(taps_x, lists.x, lists.counts[1], problem.windows.all_x[run_y] >> run_x & 1);
+  }
+  if (threadIdx.x == 0) {
+    lists.axes[0] = y;
+    lists.axes[1] = x;
   }
   Row* tile_rows = reinterpret_cast<Row*>(shared_memory() + ContractionMemory<Tile>::rows(problem.windows));
   for (int i = threadIdx.x; i < Tile::kRows; i += Tile::kThreads) {
@@ -481,7 +488,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   Warp warp;
   const Row* warp_rows = tile_rows + threadIdx.x / 32 / Tile::kWarpsAcross * Warp::kRows;
   if (has_products) {
-    ContractionLoader<Tile, direction> loader(problem, y, x, lists, tile_rows, first_column);
+    ContractionLoader<Tile, direction> loader(problem, lists, tile_rows, first_column);
     warp.place_rows([&](int row) { return static_cast<int>(warp_rows[row].line - loader.first_line); });
     multiply_tiles<Tile, Layout::kDepthInner>(loader, loader.stages(), warp);
   }

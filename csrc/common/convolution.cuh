@@ -14,11 +14,11 @@
 
 #include <algorithm>
 #include <stdexcept>
-#include <utility>
 #include <vector>
 
 #include "contraction.cuh"
 #include "direct.cuh"
+#include "windows.cuh"
 
 namespace faceattr::gpu {
 
@@ -62,10 +62,6 @@ struct PackedMap {
   int64_t y, x;
   int channels;  // with the padding
 };
-
-inline int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 template <typename T>
 int64_t padded_channels(int64_t channels) {
@@ -158,14 +154,6 @@ inline int64_t longest(const Axis& axis) {
   return *std::max_element(axis.length, axis.length + axis.run_count);
 }
 
-// The lengths that runs have, each once.
-inline std::vector<int64_t> lengths(const Axis& axis) {
-  std::vector<int64_t> found(axis.length, axis.length + axis.run_count);
-  std::sort(found.begin(), found.end());
-  found.erase(std::unique(found.begin(), found.end()), found.end());
-  return found;
-}
-
 // Calls f(y, x) with the axes of each launch: up to kMostRuns runs on each.
 template <typename F>
 void for_each_launch(const Convolution& c, Direction direction, const F& f) {
@@ -205,81 +193,6 @@ struct Tiles<double, Unit::kFma> {
   using Small = Tile<double, Unit::kFma, 32, 64, 1, 4, 3>;
   using Weight = Tile<double, Unit::kFma, 64, 64, 2, 2, 2>;
 };
-
-// --- Windows
-
-// How often the end of `period` is passed in `rows` steps less one, from a multiple of `rows` on.
-inline int64_t passes(int64_t rows, int64_t period) {
-  return rows % period == 0 ? rows / period - 1 : divide_up(rows - 1, period);
-}
-
-// What a launch's windows are planned by.
-struct Launch {
-  Direction direction;
-  const Axis &y, &x;
-  std::vector<int64_t> heights, widths;  // of runs
-  int64_t batch, listed_taps;
-
-  Launch(Direction direction, const Axis& y, const Axis& x, int64_t batch, int64_t listed_taps)
-      : direction(direction),
-        y(y),
-        x(x),
-        heights(lengths(y)),
-        widths(lengths(x)),
-        batch(batch),
-        listed_taps(listed_taps) {}
-};
-
-// Most lines of a window of `rows` positions, of any of the launch's runs.
-inline int64_t window_lines(const Launch& launch, bool all_y, bool all_x, int64_t rows) {
-  const auto& [direction, y, x, heights, widths, batch, listed_taps] = launch;
-  auto step = [&](const Axis& axis, bool all) {
-    return all && direction == Direction::kForward ? axis.stride : 1;
-  };
-  auto span = [&](const Axis& axis, bool all) {
-    const int64_t reach = int64_t(axis.kernel - 1) * axis.dilation;
-    return !all ? 0 : direction == Direction::kForward ? reach : reach / axis.stride;
-  };
-  int64_t most = 0;
-  for (const int64_t height : heights)
-    for (const int64_t width : widths) {
-      const int64_t own = std::min(rows, batch * height * width);
-      const int64_t line = (width - 1) * step(x, all_x) + span(x, all_x) + 1;
-      const int64_t map = ((height - 1) * step(y, all_y) + span(y, all_y) + 1) * line;
-      const int64_t next_line = step(y, all_y) * line - (width - 1) * step(x, all_x);
-      const int64_t next_map = map - (height - 1) * step(y, all_y) * line - (width - 1) * step(x, all_x);
-      const int64_t maps = passes(own, height * width), rows_passed = passes(own, width);
-      most = std::max(most, (own - 1 - rows_passed) * step(x, all_x) + (rows_passed - maps) * next_line +
-                                maps * next_map + span(y, all_y) * line + span(x, all_x) + 1);
-    }
-  return most;
-}
-
-// The windows of a launch: those that copy the fewest lines and leave room for a second block. A window for
-// each tap always fits.
-template <typename Tile, typename Device>
-Windows windows_of(const Device& device, const Launch& launch) {
-  using Memory = ContractionMemory<Tile>;
-  Windows best{};
-  const Axis &y = launch.y, &x = launch.x;
-  const bool every_cell = launch.direction == Direction::kInputGrad && y.every_cell;
-  for (const auto& [all_y, all_x] :
-       {std::pair(true, true), std::pair(false, true), std::pair(false, false)}) {
-    Windows windows{all_y && y.kernel > 1, all_x && x.kernel > 1};
-    windows.taps = (windows.all_y ? y.kernel : 1) * (windows.all_x ? x.kernel : 1);
-    const bool all = windows.taps > 1;
-    if (all && every_cell) continue;  // each cell has a map of its own
-    const int64_t lines = all ? window_lines(launch, windows.all_y, windows.all_x, Tile::kRows) : Tile::kRows;
-    const int64_t memory = std::max(2 * lines, int64_t(3 * Tile::kRows));
-    if (all && memory > device.shared_bytes / Memory::kLineBytes) continue;
-    windows.memory = static_cast<int>(memory);
-    windows.most_lines = static_cast<int>(std::max(lines, int64_t(Tile::kRows)));
-    if (all && Memory::bytes(windows, launch.listed_taps) > device.shared_bytes) continue;
-    windows.copied = lines * (windows.all_y ? 1 : y.kernel) * (windows.all_x ? 1 : x.kernel);
-    if (best.memory == 0 || windows.copied < best.copied) best = windows;
-  }
-  return best;
-}
 
 // Calls f with the tiles for T: tensor cores for 16-bit elements, for float32 only as TF32.
 template <typename T, typename F>
@@ -398,7 +311,7 @@ void launch_contractions(Device& device, const Convolution& c, Contraction<T> pr
     problem.y = y;
     problem.x = x;
     const int64_t rows = c.batch * longest(y) * longest(x);
-    const Launch plan(direction, y, x, c.batch, taps);
+    const WindowPlanner planner(direction, y, x, c.batch, taps);
     with_tiles<T>(allow_tf32, [&](auto tiles) {
       using Tiles = decltype(tiles);
       using Large = typename Tiles::Large;
@@ -417,8 +330,8 @@ void launch_contractions(Device& device, const Convolution& c, Contraction<T> pr
       };
       const int64_t large = blocks(Large{});
       if (large < device.multiprocessors || 4 * large_rows > 5 * small_rows)
-        return launch(Small{}, windows_of<Small>(device, plan));
-      const Windows large_windows = windows_of<Large>(device, plan);
+        return launch(Small{}, planner.plan<Small>(device));
+      const Windows large_windows = planner.plan<Large>(device);
       // One twice as large is taken for 1.6: it is where it saves blocks, in all rounds of all
       // multiprocessors, and its windows, for which there must be room, do not make it read more.
       auto launch_twice_as_large = [&](auto tile) {
@@ -426,7 +339,7 @@ void launch_contractions(Device& device, const Convolution& c, Contraction<T> pr
         if (8 * divide_up(blocks(tile), device.multiprocessors) >
             5 * divide_up(large, device.multiprocessors))
           return false;
-        const Windows windows = windows_of<Tile>(device, plan);
+        const Windows windows = planner.template plan<Tile>(device);
         const int64_t all_taps = int64_t(y.kernel) * x.kernel;
         if (ContractionMemory<Tile>::bytes(windows, taps) > device.shared_bytes ||
             windows.copied + all_taps * Tile::kColumns >

@@ -62,7 +62,7 @@ def demangle(text):
 def contraction_bytes(rows, columns, lines, taps, listed):
     """ContractionMemory of csrc/common/contraction.cuh: windows of `lines` for `taps`, `listed` taps of both axes."""
     memory = max(2 * lines, 3 * rows)
-    return (STAGES * columns + memory) * 80 + (lines + 1) // 2 * 16 + 4 * 2 * taps * 16 + rows * 16 + listed * 16 + 8
+    return (STAGES * columns + memory) * 80 + (lines + 1) // 2 * 16 + 4 * 2 * taps * 16 + rows * 16 + listed * 16 + 56
 
 
 @dataclass

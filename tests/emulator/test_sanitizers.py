@@ -78,9 +78,9 @@ FAULTS = {
         "data race",
     ),
     "too little memory for a window": (
-        "common/convolution.cuh",
-        "maps * next_map + span(y, all_y) * line + span(x, all_x) + 1);",
-        "maps * next_map + span(y, all_y) * line + 1);",
+        "common/windows.cuh",
+        "span(y_, all_y) * line + span(x_, all_x) + 1;",
+        "span(y_, all_y) * line + 1;",
         "plain",
         "a window is larger than its memory",
     ),
