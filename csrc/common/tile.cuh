@@ -36,10 +36,6 @@ struct Tile {
     if (kLayout == Layout::kDepthInner) return kDepth * sizeof(Element) + 16;
     return length * sizeof(Element) + (sizeof(Element) == 2 ? 16 : 32);
   }
-  template <Layout kLayout>
-  __host__ __device__ static constexpr int operand_bytes(int length) {
-    return (kLayout == Layout::kDepthInner ? length : kDepth) * line_bytes<kLayout>(length);
-  }
 };
 
 // A warp's part of a tile on the plain arithmetic units: lanes lie 8 down, 4 across.

@@ -29,18 +29,21 @@ class WindowPlanner {
   // fits.
   template <typename Tile, typename Device>
   Windows plan(const Device& device) const {
-    auto fits = [&](const Way& way) {
-      return way.taps == 1 || memory<Tile>(way.lines, way.taps) <= device.shared_bytes;
-    };
+    auto fits = [&](const Way& way) { return memory<Tile>(way.lines, way.taps) <= device.shared_bytes; };
     const Way most_work = best<Tile>(heights_.back(), widths_.back(), fits);
-    auto fits_about = [&](const Way& way) { return 4 * way.lines <= 5 * most_work.lines && fits(way); };
     Windows windows{};
-    windows.most_lines = Tile::kRows;
+    windows.most_lines = std::max(static_cast<int>(most_work.lines), Tile::kRows);
+    windows.taps = static_cast<int>(most_work.taps);
     windows.copied = most_work.copied;
+    auto fits_beside = [&](const Way& way) {
+      return 4 * way.lines <= 5 * most_work.lines &&
+             memory<Tile>(std::max(way.lines, int64_t(windows.most_lines)),
+                          std::max(way.taps, int64_t(windows.taps))) <= device.shared_bytes;
+    };
     std::vector<Way> ways;  // of runs of each height and width
     for (const int64_t height : heights_)
       for (const int64_t width : widths_) {
-        ways.push_back(best<Tile>(height, width, fits_about));
+        ways.push_back(best<Tile>(height, width, fits_beside));
         windows.most_lines = std::max(windows.most_lines, static_cast<int>(ways.back().lines));
         windows.taps = std::max(windows.taps, static_cast<int>(ways.back().taps));
       }

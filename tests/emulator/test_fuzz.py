@@ -32,7 +32,7 @@ def pairs(*values):
 
 @st.composite
 def shared_shapes(draw):
-    kernel, stride = draw(pairs(1, 2, 3, 3, 5)), draw(pairs(1, 1, 1, 2, 3))
+    kernel, stride = draw(pairs(1, 2, 3, 3, 5, 11)), draw(pairs(1, 1, 1, 2, 3))
     padding, dilation = draw(pairs(0, 0, 1, 4)), draw(pairs(1, 1, 2))
     least = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
     size = tuple(n + draw(st.sampled_from([0, 1, 4, 7, 13])) for n in least)
@@ -76,4 +76,7 @@ def test_locally_shared_conv2d(executable, shape, numbers, device):
 @given(interweaved_shapes(), numbers, devices)
 def test_interweaved_conv2d(executable, shape, numbers, device):
     arguments, keywords = options(numbers, device)
-    verify(executable, interweaved_checks(shape, *arguments, **keywords))
+    checks = interweaved_checks(shape, *arguments, **keywords)
+    if arguments[2] and shape.pool != (1, 1):  # rounded to TF32, another response may be the maximum
+        del checks[1:]
+    verify(executable, checks)
