@@ -103,9 +103,12 @@ class WindowPlanner {
     return best;
   }
 
-  // How often the end of `period` is passed in `rows` steps less one, from a multiple of `rows` on.
-  static int64_t passes(int64_t rows, int64_t period) {
-    return rows % period == 0 ? rows / period - 1 : divide_up(rows - 1, period);
+  // How often the end of `period` is passed in `rows` steps less one, from a multiple of `rows` on: at most,
+  // or at least.
+  static int64_t passes(int64_t rows, int64_t period, bool at_most) {
+    return rows % period == 0 ? rows / period - 1
+           : at_most          ? divide_up(rows - 1, period)
+                              : (rows - 1) / period;
   }
 
   int64_t step(const Axis& axis, bool all) const {
@@ -122,7 +125,9 @@ class WindowPlanner {
     rows = std::min(rows, batch_ * height * width);
     const int64_t row = (width - 1) * step(x_, all_x), column = (height - 1) * step(y_, all_y);
     const int64_t line = row + span(x_, all_x) + 1, map = (column + span(y_, all_y) + 1) * line;
-    const int64_t rows_passed = passes(rows, width), maps_passed = passes(rows, height * width);
+    // With a stride beyond the filter the way to the next line, or map, is shorter than another step.
+    const int64_t rows_passed = passes(rows, width, step(y_, all_y) * line - row >= step(x_, all_x)),
+                  maps_passed = passes(rows, height * width, span(y_, all_y) + 1 >= step(y_, all_y));
     return (rows - 1 - rows_passed) * step(x_, all_x) +
            (rows_passed - maps_passed) * (step(y_, all_y) * line - row) +
            maps_passed * (map - column * line - row) + span(y_, all_y) * line + span(x_, all_x) + 1;

@@ -68,6 +68,7 @@ def test_shared_convolution(executable, shape, dtype, tf32, way):
         pytest.param(SharedShape(21, 41, 5, (6, 7), (1, 1), (2, 2), (1, 2)), id="1x1"),
         pytest.param(SharedShape(5, 5, 9, (14, 15), (3, 3), (2, 2), (2, 3), (2, 2), (2, 1)), id="stride, dilation"),
         pytest.param(SharedShape(1, 5, 9, (21, 33), (3, 3), (1, 1), padding=(1, 1)), id="one map"),
+        pytest.param(SharedShape(9, 2, 10, (8, 12), (2, 2), (1, 1), (1, 3), (0, 1)), id="stride beyond the filter"),
         pytest.param(SharedShape(40, 33, 5, (4, 4), (3, 3), (2, 2)), id="unshared"),
     ],
 )
