@@ -598,7 +598,8 @@ struct WeightLoader {
     const int channel = static_cast<int>(take(tap, max(problem.in_padded, 1)));
     const AxisTaps<Direction::kForward> taps_y{problem.y, run_y}, taps_x{problem.x, run_x};
     const int tap_x = static_cast<int>(take(tap, problem.x.kernel));
-    origin_y = taps_y.origin(static_cast<int>(tap));
+    origin_y =
+        taps_y.origin(static_cast<int>(min(tap, int64_t(problem.y.kernel - 1))));  // none past the last
     origin_x = taps_x.origin(tap_x);
     input = reinterpret_cast<uintptr_t>(problem.input) +
             (static_cast<int64_t>(origin_y) * problem.input_y +

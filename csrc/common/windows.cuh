@@ -124,7 +124,11 @@ class WindowPlanner {
   int64_t lines(int64_t height, int64_t width, bool all_y, bool all_x, int64_t rows) const {
     rows = std::min(rows, batch_ * height * width);
     const int64_t row = (width - 1) * step(x_, all_x), column = (height - 1) * step(y_, all_y);
-    const int64_t line = row + span(x_, all_x) + 1, map = (column + span(y_, all_y) + 1) * line;
+    const int64_t line = row + span(x_, all_x) + 1;
+    // Far more than fits: products of it would not fit either.
+    if (span(x_, all_x) >= 1 << 20 || (span(y_, all_y) > 0 && span(y_, all_y) * line > 1 << 20))
+      return INT64_MAX >> 16;
+    const int64_t map = (column + span(y_, all_y) + 1) * line;
     // With a stride beyond the filter the way to the next line, or map, is shorter than another step.
     const int64_t rows_passed = passes(rows, width, step(y_, all_y) * line - row >= step(x_, all_x)),
                   maps_passed = passes(rows, height * width, span(y_, all_y) + 1 >= step(y_, all_y));

@@ -118,6 +118,19 @@ def test_more_cells_than_a_launch_has_runs(executable):
     )
 
 
+@pytest.mark.parametrize("way", ["large", "small"])
+def test_taps_half_a_billion_positions_apart(executable, way):
+    """All of them in the padding: the bias is left. Their windows could not be counted in 64 bits."""
+    shape = SharedShape(64, 1, 1, (2, 2), (2, 2), (1, 1), padding=(2**29 - 1,) * 2, dilation=(2**30 - 1,) * 2)
+    output, bias = torch.empty(64, 1, 1, 1), torch.randn(1, 1, 1)
+    arguments = [*shape.geometry, *cases.strided(torch.empty(64, 1, 2, 2)), *cases.strided(output), False]
+    inputs = [torch.randn(64, 1, 2, 2), torch.randn(1, 1, 1, 1, 2, 2), bias]
+    cases.run(
+        executable, [cases.Case("locally_shared_conv2d", torch.float32, arguments, inputs, [output], **WAYS[way])]
+    )
+    assert torch.equal(output, bias.expand_as(output[0]).expand_as(output))
+
+
 def test_more_taps_than_a_warp_has_lanes(executable):
     checks = shared_checks(SharedShape(1, 2, 3, (40, 3), (35, 2), (3, 1)), torch.float32)
     many_cells = InterweavedShape(1, 2, 3, (30, 4), (3, 2), (12, 2), stride=(2, 1), shift=(1, 1))
