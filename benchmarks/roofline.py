@@ -124,6 +124,13 @@ def window_lines(rows, batch, run, all_y, all_x):
     return own - 1 + lines * span_x + maps * span_y * line + span_y * line + span_x + 1
 
 
+def contraction_bytes(rows, columns, lines, taps, listed):
+    """ContractionMemory of contraction.cuh: windows of `lines` for `taps` of them, lists of `listed` taps."""
+    lines = max(lines, rows)
+    lists = 4 * 2 * taps * 16 + rows * 16 + listed * 16 + 56
+    return (3 * columns + max(2 * lines, 3 * rows)) * 80 + (lines + 1) // 2 * 16 + lists
+
+
 @dataclass(frozen=True)
 class Windows:
     """Whether each run's serve all taps of y, of x; memory of a block; lines for all taps, of the largest run."""
@@ -137,8 +144,7 @@ def windows_of(tile, batch, runs, kernel, gpu):
     """As WindowPlanner::plan has them."""
 
     def shared(lines, taps):
-        lists = 4 * 2 * taps * 16 + tile[0] * 16 + 2 * kernel * 16 + 56
-        return (3 * tile[1] + max(2 * lines, 3 * tile[0])) * 80 + (max(lines, tile[0]) + 1) // 2 * 16 + lists
+        return contraction_bytes(*tile, lines, taps, 2 * kernel)
 
     def fits(lines, taps):
         return shared(lines, taps) <= gpu.shared * 512 - 1024

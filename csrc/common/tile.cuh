@@ -220,7 +220,7 @@ struct TensorCoreWarp {
     }
   }
 
-  // kDepthInner is rounded to TF32 before.
+  // kDepthInner is rounded to TF32 before; of kDepthOuter others read the numbers as they are.
   __device__ static uint32_t rounded_word(const unsigned char* lines, int line, int line_bytes, int at) {
     return float_bits(rounded_to_tf32(*reinterpret_cast<const float*>(lines + line * line_bytes + at * 4)));
   }

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+from roofline import contraction_bytes, window_lines  # noqa: E402
+
 ARCHITECTURES = {"sm_80": "8.0", "sm_90": "9.0", "sm_120": "12.0"}
 # Of a multiprocessor: registers, bytes of shared memory for blocks (1 KiB a block is the system's), warps.
 LIMITS = {"sm_80": (65536, 164 * 1024, 64), "sm_90": (65536, 228 * 1024, 64), "sm_120": (65536, 100 * 1024, 48)}
@@ -57,12 +60,6 @@ def build(folder):
 
 def demangle(text):
     return subprocess.run(["c++filt"], input=text, text=True, capture_output=True, check=True).stdout
-
-
-def contraction_bytes(rows, columns, lines, taps, listed):
-    """ContractionMemory of csrc/common/contraction.cuh: windows of `lines` for `taps`, `listed` taps of both axes."""
-    memory = max(2 * lines, 3 * rows)
-    return (STAGES * columns + memory) * 80 + (lines + 1) // 2 * 16 + 4 * 2 * taps * 16 + rows * 16 + listed * 16 + 56
 
 
 @dataclass
@@ -112,7 +109,7 @@ def short_name(signature):
     size = {"float": 4, "double": 8}.get(element, 2)
     depth = 64 // size
     if name == "contract":
-        lines = (int(rows) // 8 - 1) * 10 + max(int(rows) // 64 - 1, 0) * 20 + 7 + 2 * 10 + 2 + 1
+        lines = window_lines(int(rows), 32, ((8, 3), (8, 3)), True, True)
         shared = contraction_bytes(int(rows), int(columns), lines, 9, 6)
     else:
         lines = (int(rows) + int(columns)) * size + 2 * (16 if size == 2 else 32)

@@ -7,6 +7,7 @@ import torch
 
 from faceattr.ops import channels_last_filters, reference
 
+from . import cases
 from .cases import Case, strided
 
 # Largest error, in parts of the largest expected value.
@@ -29,6 +30,13 @@ class Check:
             error = (result.double() - expected.double()).abs()
             largest = expected.double().abs().max() if expected.numel() else 0
             assert bool((error <= self.tolerance * largest + 1e-30).all()), error.max() / largest
+
+
+def verify(executable, checks):
+    """Runs the checks' cases in the emulator and compares."""
+    cases.run(executable, [check.case for check in checks])
+    for check in checks:
+        check.verify()
 
 
 def numbers(shape, dtype, layout="contiguous", seed=0):

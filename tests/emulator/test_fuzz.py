@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from . import cases
-from .operators import InterweavedShape, SharedShape, interweaved_checks, shared_checks
+from .operators import InterweavedShape, SharedShape, interweaved_checks, shared_checks, verify
 
 # Always the same examples: once in ten thousands two responses tie but for rounding, and the gradient goes elsewhere.
 fuzz = settings(max_examples=120, deadline=None, derandomize=True)
@@ -53,12 +53,6 @@ def interweaved_shapes(draw):
     size = tuple(n + draw(st.sampled_from([0, 1, 3, 6])) for n in least)
     batch = draw(st.sampled_from([0, 1, 2, 5]))
     return InterweavedShape(batch, draw(channels), draw(channels), size, kernel, grid, stride, dilation, shift, pool)
-
-
-def verify(executable, checks):
-    cases.run(executable, [check.case for check in checks])
-    for check in checks:
-        check.verify()
 
 
 def options(numbers, device):

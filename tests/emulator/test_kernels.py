@@ -17,6 +17,7 @@ from .operators import (
     interweave_checks,
     interweaved_checks,
     shared_checks,
+    verify,
 )
 
 PRECISIONS = [(dtype, False) for dtype in cases.DTYPES] + [(torch.float32, True)]
@@ -27,12 +28,6 @@ WAYS = {
     "small": {"multiprocessors": 1 << 30, "direct_products": 0},
     "direct": {"direct_products": 1 << 60},
 }
-
-
-def verify(executable, checks):
-    cases.run(executable, [check.case for check in checks])
-    for check in checks:
-        check.verify()
 
 
 @pytest.mark.parametrize("way", WAYS)

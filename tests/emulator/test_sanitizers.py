@@ -13,6 +13,7 @@ from .operators import (
     interweave_checks,
     interweaved_checks,
     shared_checks,
+    verify,
 )
 
 
@@ -42,9 +43,7 @@ def test_every_kernel_is_clean(tmp_path, sanitizer):
     executable = cases.build(tmp_path, sanitizer)
     checks = [check for dtype in cases.DTYPES for check in checks_of_every_kernel(dtype, False)]
     checks += checks_of_every_kernel(torch.float32, True)
-    cases.run(executable, [check.case for check in checks])
-    for check in checks:
-        check.verify()
+    verify(executable, checks)
 
 
 # File, what is there, what is planted in its place, where it is found, and what the finder says.
