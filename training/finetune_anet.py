@@ -1,7 +1,8 @@
 """Fine-tunes ANet on the 40 tags, from identity pre-training (--init) or from scratch.
 
 The faces are CelebA's aligned pictures or, with --images, those that the localisation nets propose (place_faces.py), or
-both.
+both. With --people more pictures, whose tags are partly known, such as sex and age, teach what CelebA's celebrities
+cannot; the net then has a logit for each of their tags too, after CelebA's 40.
 """
 
 import argparse
@@ -11,12 +12,14 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
+from faceattr.attributes import ATTRIBUTES
 from faceattr.data.celeba import read_celeba
-from faceattr.data.faces import FaceCache
+from faceattr.data.faces import FaceCache, crop
+from faceattr.data.tag_csv import read_tag_csv
 from faceattr.data.tagged import joined
 from faceattr.models.anet import CONFIGS, ANet
 from faceattr.train import parallel
-from faceattr.train.anet import TagLoss, predict
+from faceattr.train.anet import TagLoss, grow, predict
 from faceattr.train.arguments import add_training, prepare
 from faceattr.train.loop import fit, load_model, save_model
 from faceattr.train.optimizers import make_optimizer
@@ -39,13 +42,28 @@ def main():
     )
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
     parser.add_argument("--output", type=Path, required=True, help="folder for state, log and anet.safetensors")
+    parser.add_argument(
+        "--people",
+        type=Path,
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("CSV", "DIR"),
+        help="partly known tags (image, Male, age, ...; empty: unknown) of pictures laid as CelebA's (place_faces.py)",
+    )
+    parser.add_argument("--repeat", type=int, default=1, help="how often an epoch shows each picture of --people")
     parser.add_argument("--config", choices=CONFIGS, default="deep")
     parser.add_argument("--split", choices=("official", "paper"), default="official", help="paper: by its identities")
-    parser.add_argument("--init", type=Path, help="anet.safetensors of pretrain_anet.py, of the same config")
+    parser.add_argument("--init", type=Path, help="anet.safetensors to go on from; it may be narrower than --config")
     parser.add_argument(
         "--teachers", type=Path, nargs="*", default=[], help="fine-tuned ANets whose opinions count beside the tags"
     )
-    parser.add_argument("--trust", type=float, default=0.5, help="how much the teachers' mean counts, 0 to 1")
+    parser.add_argument(
+        "--trust",
+        type=float,
+        default=0.5,
+        help="how much the teachers' mean counts, 0 to 1, beside a tag; where none is known, alone",
+    )
     parser.add_argument("--epochs", type=float, default=22)
     parser.add_argument("--batch", type=int, default=128, help="crops a process")
     parser.add_argument("--augment", type=float, default=1.0, help="strength of augmentation, 0 to 1")
@@ -61,36 +79,60 @@ def main():
         parser.error(f"--batch {args.batch} is no multiple of --views {args.views}")
 
     device = prepare(args)
-    model = load_model(ANet, args.init)[0] if args.init else ANet(**CONFIGS[args.config])
-    model = model.to(device, memory_format=torch.channels_last)
-    size = tuple(model.config["input_size"])
     with parallel.first_on_machine():
-        data = joined([read_celeba(args.celeba, images, args.skip_missing, args.split) for images in args.images])
-        name = "-".join("aligned" if images == "img_align_celeba" else Path(images).name for images in args.images)
-        faces = FaceCache(data.folder, data.names, size, args.cache / f"{name}-{args.config}.npy", args.workers)
+        data = joined(
+            [read_celeba(args.celeba, images, args.skip_missing, args.split) for images in args.images]
+            + [read_tag_csv(csv, folder, skip_missing=True).with_ages() for csv, folder in args.people]
+        )
+        config = {**CONFIGS[args.config], "attributes": len(data.attributes)}
+        size = tuple(ANet(**config).config["input_size"])
+        names = ["aligned" if images == "img_align_celeba" else Path(images).name for images in args.images]
+        names += [folder.name for _, folder in args.people]
+        faces = FaceCache(
+            data.folder, data.names, size, args.cache / f"{'-'.join(names)}-{args.config}.npy", args.workers
+        )
     rows = np.flatnonzero(data.partitions == 0)
+    more = rows[~data.known[rows, : len(ATTRIBUTES)].all(1)]
+    rows = np.concatenate([rows, *[more] * (args.repeat - 1)])
     validation = np.flatnonzero(data.partitions == 1)
+    model = ANet(**config)
+    if args.init:
+        source = load_model(ANet, args.init)[0]
+        if source.config == model.config:
+            model = source
+        else:
+            grow(model, source, crop(faces.batch(rows[:: max(1, len(rows) // 1000)]), size, size))
+    model = model.to(device, memory_format=torch.channels_last)
     if args.patience and not len(validation):
         raise ValueError(f"{args.celeba}: no picture of partition 1, by which --patience could stop; leave it out")
 
     def evaluate(net: ANet) -> dict[str, float]:
-        logits, tags = predict(net, faces, validation).numpy(), data.tags[validation]
-        mixed = tags.any(0) & ~tags.all(0)
-        return {
-            "validation_accuracy": ((logits > 0) == tags).mean(),
-            "validation_auc": roc_auc_score(tags[:, mixed], logits[:, mixed]),
-        }
+        logits = predict(net, faces, validation).numpy()
+        tags, known = data.tags[validation], data.known[validation]
+        ranks = {}
+        for column, name in enumerate(data.attributes):
+            of_known = known[:, column]
+            truth = tags[of_known, column]
+            if truth.any() and not truth.all():
+                ranks[name] = roc_auc_score(truth, logits[of_known, column])
+        celeba = [rank for name, rank in ranks.items() if name in ATTRIBUTES]
+        figures = {"validation_accuracy": ((logits > 0) == tags)[known].mean(), "validation_auc": np.mean(celeba)}
+        return figures | {name: rank for name, rank in ranks.items() if name not in ATTRIBUTES or name == "Male"}
 
-    targets = data.tags[rows].astype(np.float32)
+    targets, trust = data.tags[rows].astype(np.float32), data.known[rows].astype(np.float32)
     if args.teachers:
         opinions = [teach(load_model(ANet, path)[0].to(device), faces, rows) for path in args.teachers]
-        targets = (1 - args.trust) * targets + args.trust * np.mean(opinions, axis=0)
+        opinion = np.mean([values[:, : len(ATTRIBUTES)] for values in opinions], axis=0)
+        told = data.known[rows, : len(ATTRIBUTES)]
+        tags = targets[:, : len(ATTRIBUTES)]
+        targets[:, : len(ATTRIBUTES)] = np.where(told, (1 - args.trust) * tags + args.trust * opinion, opinion)
+        trust[:, : len(ATTRIBUTES)] = np.where(told, 1, args.trust)
 
     steps = len(rows) * args.views // (args.batch * parallel.world())
     trained = fit(
         model,
         make_optimizer(args.optimizer, model, args.lr, args.weight_decay),
-        TagLoss(faces, rows, targets, args.batch, args.seed, size, args.views, args.augment),
+        TagLoss(faces, rows, targets, args.batch, args.seed, size, args.views, args.augment, trust),
         steps=round(args.epochs * steps),
         folder=args.output,
         seed=args.seed,
@@ -101,7 +143,8 @@ def main():
         watch="validation_auc",
         patience=args.patience,
     )
-    save_model(trained, args.output / "anet.safetensors", stage="tags", pictures=len(rows), epochs=args.epochs)
+    notes = {"pictures": len(np.unique(rows)), "epochs": args.epochs, "tags": data.attributes}
+    save_model(trained, args.output / "anet.safetensors", stage="tags", **notes)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from faceattr.data.ages import age_tags
+
 
 @dataclass(frozen=True)
 class TaggedPictures:
@@ -26,6 +28,8 @@ class TaggedPictures:
     """[N] int64, equal for pictures of one person; None where nobody has said."""
     partitions: np.ndarray | None
     """[N] int64: 0 train, 1 validation, 2 test, -1 none of them; None where there is no split."""
+    ages: np.ndarray | None = None
+    """[N, 2] float: each person's age is from the first to below the second, in years; NaN where nobody has said."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -44,12 +48,31 @@ class TaggedPictures:
             known=self.known[rows],
             identities=None if self.identities is None else self.identities[rows],
             partitions=None if self.partitions is None else self.partitions[rows],
+            ages=None if self.ages is None else self.ages[rows],
         )
 
     def columns(self, attributes: Sequence[str]) -> TaggedPictures:
-        """The same pictures with these attributes alone, in this order."""
-        chosen = [self.attributes.index(name) for name in attributes]
-        return replace(self, attributes=tuple(attributes), tags=self.tags[:, chosen], known=self.known[:, chosen])
+        """The same pictures with these attributes alone, in this order; nothing is known of those they lack."""
+        columns = {name: column for column, name in enumerate(self.attributes)}
+        tags, known = (np.zeros((len(self), len(attributes)), dtype=bool) for _ in range(2))
+        for column, name in enumerate(attributes):
+            if name in columns:
+                tags[:, column] = self.tags[:, columns[name]]
+                known[:, column] = self.known[:, columns[name]]
+        return replace(self, attributes=tuple(attributes), tags=tags, known=known)
+
+    def with_ages(self) -> TaggedPictures:
+        """The same with the tags that follow from the pictures' ages (:func:`faceattr.data.ages.age_tags`); a tag that
+        somebody has set stays."""
+        if self.ages is None:
+            return self
+        found = age_tags(self.ages)
+        data = self.columns(tuple(dict.fromkeys([*self.attributes, *found])))
+        for name, (tags, known) in found.items():
+            column = data.attributes.index(name)
+            new = known & ~data.known[:, column]
+            data.tags[new, column], data.known[new, column] = tags[new], True
+        return data
 
     def partition(self, number: int) -> TaggedPictures:
         """The pictures of one partition; ValueError if it has none."""
@@ -83,10 +106,13 @@ class TaggedPictures:
 def joined(parts: Sequence[TaggedPictures]) -> TaggedPictures:
     """The pictures of several folders, with their full paths as names; one picture may be in more than one.
 
-    All must have the same attributes; identities and partitions are kept if all have them. One folder stays as it is.
+    The attributes are those of all parts, in the order in which they come; what a part does not speak of is not known
+    of its pictures. Identities and partitions are kept if all have them; ages are not. One folder stays as it is.
     """
     if len(parts) == 1:
         return parts[0]
+    attributes = tuple(dict.fromkeys(name for part in parts for name in part.attributes))
+    parts = [part.columns(attributes) for part in parts]
     names = [str(path.resolve()) for part in parts for path in part.paths]
 
     def column(name: str) -> np.ndarray | None:
@@ -96,7 +122,7 @@ def joined(parts: Sequence[TaggedPictures]) -> TaggedPictures:
     return TaggedPictures(
         Path("/"),
         names,
-        parts[0].attributes,
+        attributes,
         column("tags"),
         column("known"),
         column("identities"),

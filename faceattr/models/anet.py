@@ -24,6 +24,7 @@ _WIDE = {
     "batch_norm": True,
     "dropout": 0.3,
 }
+_DEEP_STAGES = (((32, 5, 2), (32, 3, 1)), ((64, 3, 1), (96, 3, 1), (96, 3, 1)))
 CONFIGS: dict[str, dict] = {
     # The paper's net, with the sizes of DeepID2 that it follows.
     "paper": {},
@@ -33,7 +34,15 @@ CONFIGS: dict[str, dict] = {
     "deep": {
         **_WIDE,
         "input_size": (127, 111),
-        "stages": (((32, 5, 2), (32, 3, 1)), ((64, 3, 1), (96, 3, 1), (96, 3, 1))),
+        "stages": _DEEP_STAGES,
+    },
+    # Wider where it costs little time, in the locally shared layers; 6.2 million parameters, 12.3 MB as float16.
+    "everyone": {
+        **_WIDE,
+        "input_size": (127, 111),
+        "stages": _DEEP_STAGES,
+        "c3": (160, 3, (5, 4)),
+        "c4": (224, 2, (4, 3)),
     },
 }
 

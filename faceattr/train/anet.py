@@ -37,6 +37,56 @@ class IdentityNet(nn.Module):
         return features, LOGIT_SCALE * F.linear(features, F.normalize(self.identity))
 
 
+@torch.no_grad()
+def grow(model: ANet, source: ANet, images: Tensor) -> None:
+    """Lets ``model`` begin as what the narrower ``source`` computes.
+
+    The channels and logits of ``source`` come first; others are as they were, random, and change nothing in those at
+    first. Batch normalisation, where ``model`` has it, begins with the statistics of ``images`` (crops as both nets
+    take them) and passes the channels of ``source`` on as they are.
+
+    Raises:
+        ValueError: the nets differ in more than their widths; the message names the layer.
+    """
+    if model.config["fc_inputs"] != ["c4"] or source.config["fc_inputs"] != ["c4"]:
+        raise ValueError("grow: the fully connected layers of both nets must read c4 alone")
+    source = source.eval().fold_batch_norm()
+    pairs = model._normalised_layers()
+    layers, old_layers = ([layer for layer, _ in net._normalised_layers()] + [net.head] for net in (model, source))
+    if len(layers) != len(old_layers):
+        raise ValueError(f"grow: a net of {len(old_layers)} layers does not go into one of {len(layers)}")
+    channels = []
+    for number, (layer, old) in enumerate(zip(layers, old_layers, strict=True), 1):
+        # Weights are [O, I] or [..., O, I, kh, kw].
+        outputs = old.weight.dim() - (2 if isinstance(old, nn.Linear) else 4)
+        sizes = list(zip(old.weight.shape, layer.weight.shape, strict=True))
+        if any(a > b or a < b and axis not in (outputs, outputs + 1) for axis, (a, b) in enumerate(sizes)):
+            raise ValueError(
+                f"grow: layer {number} has weights {list(old.weight.shape)}, which do not go into "
+                f"{list(layer.weight.shape)}"
+            )
+        corner = tuple(slice(length) for length in old.weight.shape)
+        layer.weight[corner[: outputs + 1]] = 0
+        layer.weight[corner] = old.weight
+        layer.bias[tuple(slice(length) for length in old.bias.shape)] = old.bias
+        channels.append(old.bias.shape[-1])
+
+    def begin(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        values = inputs[0].transpose(0, 1).flatten(1)
+        norm.running_mean.copy_(values.mean(1))
+        norm.running_var.copy_(values.var(1))
+        kept = slice(channels.pop(0))
+        norm.weight[kept] = torch.sqrt(norm.running_var[kept] + norm.eps)
+        norm.bias[kept] = norm.running_mean[kept]
+
+    if model.config["batch_norm"]:
+        hooks = [norm.register_forward_pre_hook(begin) for _, norm in pairs]
+        model.eval()(images)
+        for hook in hooks:
+            hook.remove()
+        model.train()
+
+
 def similarity_loss(features: Tensor, identities: Tensor) -> Tensor:
     """Mean over the batch's same-identity pairs of the squared distance of their features; 0 without a pair."""
     same = torch.triu(identities[:, None] == identities[None], diagonal=1)
@@ -120,6 +170,7 @@ class TagLoss:
     """Mean sigmoid cross-entropy over the tags; ``batch`` crops a process, ``views`` of each picture.
 
     tags: [N, A] of the pictures ``rows``, True and False or, of teachers who are not sure, anything between 0 and 1.
+    trust: [N, A], how much each counts, 0 where it is not known; None: all are known.
     """
 
     def __init__(
@@ -132,26 +183,32 @@ class TagLoss:
         input_size: tuple[int, int],
         views: int = 1,
         strength: float = 1.0,
+        trust: np.ndarray | None = None,
     ):
         self.faces, self.rows, self.batch, self.seed, self.views = faces, rows, batch, seed, views
         self.tags = torch.from_numpy(tags).float()
+        self.trust = torch.ones_like(self.tags) if trust is None else torch.from_numpy(trust).float()
         self.augmentation, self.input_size = Augmentation().milder(strength), input_size
         self.batches = Ahead(self._make)
 
-    def _make(self, step: int) -> tuple[Tensor, Tensor]:
-        """This process's images and tags."""
+    def _make(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """This process's images, tags and trust."""
         pictures = self.batch * parallel.world() // self.views
         rows = np.repeat(shuffled_rows(len(self.rows), pictures, self.seed, step), self.views)
         seed = (self.seed, 2, step)
         images = augmented(self.faces, self.rows[rows], self.batch, self.input_size, self.augmentation, *seed)
-        return images, self.tags[rows[parallel.part(self.batch)]]
+        own = rows[parallel.part(self.batch)]
+        return images, self.tags[own], self.trust[own]
 
     def __call__(self, model: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
         device = next(model.parameters()).device
-        images, tags = (tensor.to(device) for tensor in self.batches(step))
+        images, tags, trust = (tensor.to(device) for tensor in self.batches(step))
         logits = model(images).float()
-        accuracy = ((logits > 0) == (tags > 0.5)).float().mean().item()
-        return F.binary_cross_entropy_with_logits(logits, tags), {"accuracy": accuracy}
+        # A mean over what is known in the pictures of all processes.
+        trust = trust * parallel.world() / parallel.total(trust.sum()).clamp_min(1)
+        right = ((logits > 0) == (tags > 0.5)).float()
+        loss = F.binary_cross_entropy_with_logits(logits, tags, trust, reduction="sum")
+        return loss, {"accuracy": (right * trust).sum().item()}
 
 
 def predict(model: ANet, faces: FaceCache, rows: np.ndarray, batch: int = 250) -> Tensor:
