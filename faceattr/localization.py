@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from faceattr.models.lnet import STRIDE, LNet
+from faceattr.models.lnet import LNet
 from faceattr.ops import find_peaks
 
-BORDER = 2 * STRIDE
-"""Pixels by which the border of a small level is repeated outwards."""
+BORDER = 2
+"""Positions of the map by which the border of a small level is repeated outwards."""
 SMALL_RESPONSE = 0.2
 """Least response to a small face for a closer look."""
 
@@ -107,9 +107,10 @@ def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
     return torch.tensor(kept, dtype=torch.int64)
 
 
-def read_peaks(maps: Tensor, sizes: Tensor, threshold: float, max_peaks: int) -> tuple[Tensor, Tensor]:
-    """Faces at the density peaks of size maps [K, h, w] (logits): faces [P, 3] (x, y of the peak and height, in pixels
-    of the net's input) and logits [P], of the probability that there is a face of any size.
+def read_peaks(maps: Tensor, sizes: Tensor, stride: int, threshold: float, max_peaks: int) -> tuple[Tensor, Tensor]:
+    """Faces at the density peaks of size maps [K, h, w] (logits), whose positions are ``stride`` pixels apart: faces
+    [P, 3] (x, y of the peak and height, in pixels of the net's input) and logits [P], of the probability that there is
+    a face of any size.
 
     The peak is placed below the stride by the responses round it, the height by those of the neighbouring sizes.
     """
@@ -123,8 +124,8 @@ def read_peaks(maps: Tensor, sizes: Tensor, threshold: float, max_peaks: int) ->
     near_rows, near_columns = (rows[:, None] + offsets)[:, :, None], (columns[:, None] + offsets)[:, None, :]
     padded = F.pad(evidence, (1, 1, 1, 1), value=-torch.inf)
     near = padded[near_rows + 1, near_columns + 1].flatten(1).softmax(1).unflatten(1, (3, 3))
-    y = (near.sum(2) * near_rows[:, :, 0]).sum(1) * STRIDE + 0.5
-    x = (near.sum(1) * near_columns[:, 0, :]).sum(1) * STRIDE + 0.5
+    y = (near.sum(2) * near_rows[:, :, 0]).sum(1) * stride + 0.5
+    x = (near.sum(1) * near_columns[:, 0, :]).sum(1) * stride + 0.5
     weights = maps[:, rows, columns].softmax(0)
     height = (weights * sizes.log()[:, None]).sum(0).exp()
     return torch.stack([x, y, height], 1), evidence[rows, columns]
@@ -234,21 +235,23 @@ class Localizer:
         x, y = self._cells(photo, shape)
         response = torch.zeros(shape)
         for level, (_, _, density) in zip(levels, looks, strict=True):
-            rows = ((y * level.shape[2] / photo.shape[1]) + self._border(level) - 0.5) / STRIDE
-            columns = ((x * level.shape[3] / photo.shape[2]) + self._border(level) - 0.5) / STRIDE
+            rows = ((y * level.shape[2] / photo.shape[1]) + self._border(level) - 0.5) / self.lnet_o.trunk.stride
+            columns = ((x * level.shape[3] / photo.shape[2]) + self._border(level) - 0.5) / self.lnet_o.trunk.stride
             response = torch.maximum(response, resample(density, rows, columns, "border"))
         faces, logits = (torch.cat([look[i] for look in looks]) for i in (0, 1))
         kept = suppress(self._boxes(faces), logits, self.settings.overlap)[: self.settings.max_windows]
         return faces[kept], logits[kept], response
 
     def _border(self, level: Tensor) -> int:
-        return BORDER if max(level.shape[2:]) <= self.settings.bordered_side else 0
+        return BORDER * self.lnet_o.trunk.stride if max(level.shape[2:]) <= self.settings.bordered_side else 0
 
     def _look(self, photo: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """LNet_o at one scale: faces in photo pixels, their logits, and the response at the level's own positions."""
         sizes, border = torch.tensor(self.lnet_o.config["sizes"]), self._border(level)
         [maps] = size_maps(self.lnet_o, F.pad(level, [border] * 4, mode="replicate"))
-        faces, logits = read_peaks(maps, sizes, self.settings.proposal_threshold, 2 * self.settings.max_windows)
+        faces, logits = read_peaks(
+            maps, sizes, self.lnet_o.trunk.stride, self.settings.proposal_threshold, 2 * self.settings.max_windows
+        )
         faces[:, :2] -= border
         scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
         faces = faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()])
@@ -283,7 +286,7 @@ class Localizer:
         x, y = self._cells(photo, shape)
         windows = size_maps(self.lnet_s, torch.cat([self._cut(photo, levels, face) for face in faces]))
         for i, (face, maps) in enumerate(zip(faces, windows, strict=True)):
-            found, strength = read_peaks(maps, sizes, 0.0, 4)
+            found, strength = read_peaks(maps, sizes, self.lnet_s.trunk.stride, 0.0, 4)
             found[:, :2] += found[:, 2:] * torch.tensor(self.settings.offset_s)
             # The window is about this face: the farther from its middle, the less a peak counts.
             distance = (found[:, :2] - pixels / 2).norm(dim=1) / pixels
@@ -292,8 +295,8 @@ class Localizer:
             refined[i, :2] = face[:2] + (found[best, :2] - pixels / 2) * scale
             refined[i, 2] = found[best, 2] * scale
             logits[i] = strength[best]
-            rows = ((y - face[1]) / scale + pixels / 2 - 0.5) / STRIDE
-            columns = ((x - face[0]) / scale + pixels / 2 - 0.5) / STRIDE
+            rows = ((y - face[1]) / scale + pixels / 2 - 0.5) / self.lnet_s.trunk.stride
+            columns = ((x - face[0]) / scale + pixels / 2 - 0.5) / self.lnet_s.trunk.stride
             response = torch.maximum(response, resample(maps.logsumexp(0).sigmoid(), rows, columns, "zeros"))
         return refined, logits, response
 

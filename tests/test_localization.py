@@ -180,7 +180,7 @@ def test_read_peaks_refines_place_and_size():
     maps[0, 2, 4] += 1e-3
     maps[1, 2, 4] = 3.0 + 1e-3  # as likely to be of the second size
     maps[1, 7, 7] = 1.0
-    faces, logits = read_peaks(maps, torch.tensor([20.0, 45.0]), 0.1, 8)
+    faces, logits = read_peaks(maps, torch.tensor([20.0, 45.0]), 16, 0.1, 8)
     assert len(faces) == 2
     # Weights: column 3 has e^3, column 4 twice that.
     torch.testing.assert_close(faces[0], torch.tensor([16 * (3 + 2 / 3) + 0.5, 32.5, 30.0]), atol=0.02, rtol=0)

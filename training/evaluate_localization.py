@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from faceattr.data.composites import to_images
+from faceattr.data.warping import to_images
 from faceattr.data.photos import hold_out, list_pictures
 from faceattr.evaluation import boxes as metrics
 from faceattr.localization import Localizer, LocalizerSettings

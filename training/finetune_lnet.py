@@ -1,30 +1,56 @@
 """Train LNet_o or LNet_s by image-level tags; no box and no landmark is read.
 
-python training/finetune_lnet.py --celeba CELEBA --objects OBJECTS --scenes SCENES --cache CACHE --trunk LNET_PLUS OUT
+python training/finetune_lnet.py --celeba CELEBA --without OBJECTS SCENES --cache CACHE --trunk LNET_PLUS OUT
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import load_file
 
+from faceattr.attributes import ATTRIBUTES
 from faceattr.data.celeba import read_celeba
-from faceattr.data.composites import Composer
+from faceattr.data.composites import Composer, FaceSet
+from faceattr.data.cuts import PHOTO_SIZE, PhotoSet
 from faceattr.data.photos import decode_pictures, hold_out, list_pictures
-from faceattr.models.lnet import LNet
+from faceattr.models.lnet import TRUNKS, LNet, LNetPlus
 from faceattr.train import parallel
 from faceattr.train.arguments import add_training, prepare
 from faceattr.train.lnet import finetune
 from faceattr.train.loop import load_model, save_model
 
 
-def load_rows(path: Path, photos: int) -> np.ndarray:
-    """An array of propose_faces.py, checked."""
-    rows = np.load(path, allow_pickle=False)
-    if len(rows) != photos:
-        raise ValueError(f"{path}: made for {len(rows)} photos, here are {photos}; run propose_faces.py again")
-    return rows
+TIGHT_HELD_OUT = 0.05
+"""Share of tight pictures kept to measure on."""
+LARGE = 10_000
+"""Pictures in a folder of which none need be kept to measure on."""
+
+
+def pictures_without(folder: Path, arguments: argparse.Namespace) -> list[Path]:
+    """The pictures of a folder without faces that training may see."""
+    paths = [path for path in list_pictures(folder) if not path.name.startswith(tuple(arguments.undecided))]
+    return paths if len(paths) >= LARGE else hold_out(paths, arguments.hold_out)[0]
+
+
+def tight_faces(folder: Path, face: list[float], cache: Path, workers: int) -> FaceSet:
+    """The pictures of a folder, of whose faces no attribute is told."""
+    paths = hold_out(list_pictures(folder), TIGHT_HELD_OUT)[0]
+    pictures = decode_pictures(paths, (128, 128), cache=cache / f"{folder.name}.npy", workers=workers)
+    nothing = np.zeros((len(pictures), len(ATTRIBUTES)), dtype=bool)
+    x0, y0, x1, y1 = face
+    return FaceSet(pictures, nothing, nothing, ((x0 + x1) / 2, (y0 + y1) / 2), y1 - y0)
+
+
+def whole_photos(folder: Path, proposals: Path, sure: float, cache: Path, workers: int) -> PhotoSet:
+    """The photos of a folder with what propose_faces.py found in them, rows of x, y, height and score."""
+    paths = list_pictures(folder)
+    rows = np.load(proposals, allow_pickle=False)
+    if len(rows) != len(paths):
+        raise ValueError(f"{proposals}: made for {len(rows)} photos, {folder} has {len(paths)}; make it again")
+    pictures = decode_pictures(
+        paths, PHOTO_SIZE, keep_aspect=True, cache=cache / f"{folder.name}-whole.npy", workers=workers
+    )
+    return PhotoSet(pictures, rows[..., :3], rows[..., 3] >= sure, share=len(paths) ** 0.5)
 
 
 def main():
@@ -32,23 +58,40 @@ def main():
     parser.add_argument(
         "--celeba", type=Path, required=True, help="CelebA's label files, img_align_celeba and img_celeba"
     )
-    parser.add_argument("--objects", type=Path, required=True, help="folder of object pictures, without faces")
-    parser.add_argument("--scenes", type=Path, required=True, help="folder of scenes, without faces")
-    parser.add_argument("--trunk", type=Path, help="start from the trunk of this LNet+ or LNet")
-    parser.add_argument("--start", type=Path, help="start from this LNet")
     parser.add_argument(
-        "--proposals", type=Path, help=".npy of propose_faces.py: cut whole photos round proposed faces"
+        "--tight",
+        nargs=5,
+        action="append",
+        default=[],
+        metavar=("DIR", "X0", "Y0", "X1", "Y1"),
+        help="pictures that frame a face each, crown to chin at these parts of their width and height",
     )
     parser.add_argument(
-        "--windows",
+        "--without", type=Path, nargs="+", required=True, help="folders of pictures without a face, drawn from alike"
+    )
+    parser.add_argument(
+        "--undecided", nargs="*", default=[], help="of these, files whose names begin so are left out (statue cartoon)"
+    )
+    parser.add_argument("--hold-out", type=float, default=0.2, help="share of small folders kept to measure on")
+    begin = parser.add_mutually_exclusive_group(required=True)
+    begin.add_argument("--trunk", type=Path, help="start from the trunk of this LNet+ or LNet")
+    begin.add_argument("--start", type=Path, help="start from this LNet")
+    begin.add_argument("--kind", choices=TRUNKS, help="start from random weights of this trunk")
+    parser.add_argument(
+        "--photos",
         type=Path,
-        help=".npy of propose_faces.py: for LNet_s, cut them to the windows that LNet_o proposes",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("DIR", "NPY"),
+        help="whole photos, and what propose_faces.py found in them",
     )
+    parser.add_argument("--sure", type=float, default=0.8, help="least score of a proposal that is a face")
     parser.add_argument("--photo-share", type=float, default=0.5, help="part of a batch cut from whole photos")
     parser.add_argument(
-        "--sizes", type=float, nargs="+", default=[40.0, 50.4, 63.5], help="heights of faces, a size tag each"
+        "--sizes", type=float, nargs="+", default=[20.0, 25.2, 31.75], help="heights of faces, a size tag each"
     )
-    parser.add_argument("--picture-sizes", type=int, nargs="+", default=[113, 129, 145, 161])
+    parser.add_argument("--picture-sizes", type=int, nargs="+", default=[57, 65, 73, 81])
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch-size", type=int, default=32, help="a process")
     parser.add_argument("--learning-rate", type=float, default=0.02)
@@ -57,47 +100,33 @@ def main():
     add_training(parser)
     parser.add_argument("out", type=Path, help="folder for state, log and the net (lnet.safetensors)")
     arguments = parser.parse_args()
-    if arguments.windows and not arguments.proposals:
-        parser.error("--windows needs --proposals, which say where in a window the face is")
-
     device = prepare(arguments)
     cache, workers = arguments.cache, arguments.workers
-    photos = photo_tags = proposals = windows = None
     with parallel.first_on_machine():
         celeba = read_celeba(arguments.celeba, skip_missing=True).partition(0)
-        faces = decode_pictures(celeba.paths, (164, 134), cache=cache / "faces.npy", workers=workers)
-        scenes = hold_out(list_pictures(arguments.scenes), 0.2)[0]
-        objects = list_pictures(arguments.objects)
+        aligned = decode_pictures(celeba.paths, (164, 134), cache=cache / "faces.npy", workers=workers)
+        faces = [FaceSet(aligned, celeba.tags, np.ones_like(celeba.tags))]
+        for folder, *edges in arguments.tight:
+            faces.append(tight_faces(Path(folder), [float(edge) for edge in edges], cache, workers))
         backgrounds = [
-            decode_pictures(scenes, (224, 224), cache=cache / "scenes.npy", workers=workers),
-            decode_pictures(objects, (84, 84), cache=cache / "objects.npy", workers=workers),
-        ]
-        if arguments.proposals:
-            wild = read_celeba(arguments.celeba, images="img_celeba", skip_missing=True).partition(0)
-            photos = decode_pictures(
-                wild.paths, (320, 320), keep_aspect=True, cache=cache / "photos.npy", workers=workers
+            decode_pictures(
+                pictures_without(folder, arguments), (224, 224), cache=cache / f"{folder.name}.npy", workers=workers
             )
-            photo_tags, proposals = wild.tags, load_rows(arguments.proposals, len(wild))
-            windows = load_rows(arguments.windows, len(wild)) if arguments.windows else None
-    composer = Composer(
-        faces,
-        celeba.tags,
-        backgrounds,
-        arguments.sizes,
-        photos,
-        photo_tags,
-        proposals,
-        arguments.photo_share,
-        windows,
-    )
+            for folder in arguments.without
+        ]
+        photos = [whole_photos(folder, path, arguments.sure, cache, workers) for folder, path in arguments.photos]
+    composer = Composer(faces, backgrounds, arguments.sizes, photos, arguments.photo_share)
 
-    model = LNet(sizes=arguments.sizes)
     if arguments.start:
-        model.load_state_dict(load_model(LNet, arguments.start)[0].state_dict())
+        model = load_model(LNet, arguments.start)[0]
+        if model.config["sizes"] != arguments.sizes:
+            parser.error(f"{arguments.start}: knows faces of {model.config['sizes']} pixels, not {arguments.sizes}")
     elif arguments.trunk:
-        tensors = load_file(arguments.trunk)
-        trunk = {name.removeprefix("trunk."): tensor for name, tensor in tensors.items() if name.startswith("trunk.")}
-        model.trunk.load_state_dict(trunk)
+        trunk = load_model(LNetPlus, arguments.trunk)[0].trunk
+        model = LNet(sizes=arguments.sizes, trunk=trunk.config)
+        model.trunk.load_state_dict(trunk.state_dict())
+    else:
+        model = LNet(sizes=arguments.sizes, trunk={"kind": arguments.kind})
     model = finetune(
         model.to(device),
         composer,

@@ -2,7 +2,7 @@
 peaks to its middle, how high they see it, and the --aligned-box of bundle.py.
 
 Nobody tells the nets which point of a face to peak at. What is known here is where the picture was pasted and where
-faces lie in aligned pictures (faceattr.data.composites); no annotated box is used.
+faces lie in aligned pictures (faceattr.data.layout); no annotated box is used.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from faceattr.data.celeba import read_celeba
-from faceattr.data.composites import FACE_CENTRE, FACE_HEIGHT
+from faceattr.data.layout import FACE_CENTRE, FACE_HEIGHT
 from faceattr.localization import Localizer, LocalizerSettings, read_peaks, size_maps
 from faceattr.models.lnet import LNet
 from faceattr.train.loop import load_model
@@ -50,7 +50,7 @@ def measure_peaks(net: LNet, paths: list[Path], canvas: int, random: np.random.G
         size = np.array(image.size)
     with torch.inference_mode():
         for photo, corner, scale in pasted(paths, (sizes[0].item(), sizes[-1].item()), canvas, random):
-            faces, logits = read_peaks(size_maps(net, photo[None])[0], sizes, 0.5, 4)
+            faces, logits = read_peaks(size_maps(net, photo[None])[0], sizes, net.trunk.stride, 0.5, 4)
             if not len(faces):
                 continue
             x, y, height = faces[logits.argmax()].tolist()

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from faceattr.data.celeba import read_celeba
-from faceattr.data.composites import to_images
+from faceattr.data.warping import to_images
 from faceattr.data.faces import FACE
 from faceattr.data.tag_csv import read_tag_csv
 from faceattr.evaluation.parts import place_by_box

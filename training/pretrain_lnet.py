@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from faceattr.data.objects import ObjectFolder
-from faceattr.models.lnet import LNetPlus
+from faceattr.models.lnet import TRUNKS, LNetPlus
 from faceattr.train import parallel
 from faceattr.train.arguments import add_training, prepare
 from faceattr.train.lnet import CROPS, pretrain
@@ -21,6 +21,7 @@ def main():
     parser.add_argument(
         "--crops", choices=CROPS, default="random", help="ten: the paper's centre, corners and flips, one at a time"
     )
+    parser.add_argument("--trunk", choices=TRUNKS, default="pyramid", help="alexnet: the paper's")
     parser.add_argument("--hidden", type=int, nargs="*", default=[512], help="sizes of the hidden layers")
     parser.add_argument("--learning-rate", type=float, default=0.05)
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
@@ -35,7 +36,7 @@ def main():
             )
             for part in ("train", "val")
         )
-    model = LNetPlus(classes=len(train.classes), hidden=arguments.hidden).to(device)
+    model = LNetPlus(classes=len(train.classes), hidden=arguments.hidden, trunk={"kind": arguments.trunk}).to(device)
     model = pretrain(
         model,
         train,

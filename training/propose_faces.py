@@ -13,7 +13,8 @@ import torch
 from tqdm import tqdm
 
 from faceattr.data.celeba import read_celeba
-from faceattr.data.composites import FACE_ASPECT, to_images
+from faceattr.data.layout import FACE_ASPECT
+from faceattr.data.warping import to_images
 from faceattr.data.photos import decode_pictures
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.lnet import LNet

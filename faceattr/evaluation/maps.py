@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from faceattr.evaluation.boxes import overlaps, recall_curve
-from faceattr.models.lnet import STRIDE, LNet
+from faceattr.models.lnet import LNet
 
 DELTAS = (0.3, 0.5, 0.7)
 """Overlaps that MaxBoxAccV2 averages over."""
@@ -31,15 +31,16 @@ def _grid(sides: tuple[float, float]) -> tuple[int, int]:
     return rows, columns
 
 
-def spread(response: Tensor, level: tuple[int, int]) -> np.ndarray:
+def spread(response: Tensor, level: tuple[int, int], stride: int) -> np.ndarray:
     """What a net responds, [h, w], on the grid of :func:`enlarge` over the whole picture.
 
-    level: height and width in pixels of the picture that the net saw; position i of the map is centred on pixel 16 i.
+    level: height and width in pixels of the picture that the net saw; position i of the map is centred on its pixel
+        ``stride`` * i.
     """
     height, width = level
     rows, columns = _grid(level)
-    y = ((torch.arange(rows) + 0.5) * height / rows - 0.5) / STRIDE
-    x = ((torch.arange(columns) + 0.5) * width / columns - 0.5) / STRIDE
+    y = ((torch.arange(rows) + 0.5) * height / rows - 0.5) / stride
+    x = ((torch.arange(columns) + 0.5) * width / columns - 0.5) / stride
     y, x = (2 * axis / max(1, length - 1) - 1 for axis, length in zip((y, x), response.shape, strict=True))
     grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
     out = F.grid_sample(response.float().cpu()[None, None], grid[None], padding_mode="border", align_corners=True)
@@ -58,7 +59,10 @@ def baseline_maps(lnet: LNet, photo: Tensor, side: float) -> dict[str, np.ndarra
     image = F.interpolate(photo[None], size=level, mode="bilinear", antialias=True, align_corners=False)
     c5 = lnet.trunk(image)
     weight = lnet.head.weight[: len(lnet.config["tags"])].mean(0, keepdim=True)
-    return {"mean_c5": spread(c5[0].mean(0), level), "cam": spread(F.conv2d(c5, weight)[0, 0], level)}
+    return {
+        "mean_c5": spread(c5[0].mean(0), level, lnet.trunk.stride),
+        "cam": spread(F.conv2d(c5, weight)[0, 0], level, lnet.trunk.stride),
+    }
 
 
 def cut(score_map: np.ndarray, threshold: float, size: tuple[float, float]) -> np.ndarray:

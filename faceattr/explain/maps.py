@@ -20,7 +20,6 @@ from faceattr.images import Photo, load_photo
 from faceattr.localization import LocalizerSettings, Proposal, resample, size_maps
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
-from faceattr.models.lnet import STRIDE
 from faceattr.ops import density_peaks, find_peaks
 from faceattr.pipeline import FaceAttributes, choose_device, find_weights
 
@@ -124,16 +123,16 @@ def decision_graph(response: np.ndarray, threshold: float, x: np.ndarray, y: np.
 def _trace_face(
     checkpoint: Checkpoint, settings: LocalizerSettings, crop: CropSettings, photo: Photo, proposal: Proposal, window
 ) -> FaceMaps:
-    side = settings.window_pixels
+    side, stride = settings.window_pixels, checkpoint.lnet_s.trunk.stride
     view = crop_window(photo.pixels, window, (side, side))
     image = torch.tensor(view).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         [maps] = size_maps(checkpoint.lnet_s, image)
     response = maps.logsumexp(0).sigmoid()
-    at = (STRIDE * np.arange(response.shape[0]) + 0.5) / side
+    at = (stride * np.arange(response.shape[0]) + 0.5) / side
     graph = decision_graph(response.numpy(), settings.proposal_threshold, at, at)
     # LNet_s's positions start on the window's border; drawn are cells that divide it evenly.
-    cells = ((torch.arange(side // 4) + 0.5) * side / (side // 4) - 0.5) / STRIDE
+    cells = ((torch.arange(side // 4) + 0.5) * side / (side // 4) - 0.5) / stride
     anet = checkpoint.anet
     wide, size = replace(crop, positions=(OFFSETS, OFFSETS)), tuple(anet.config["input_size"])
     pixels = crop_window(photo.pixels, wide.window(proposal.box, size, anet.step), wide.size(size, anet.step))

@@ -1,4 +1,4 @@
-"""The localisation nets: AlexNet's trunk with two poolings, an object head (LNet+), a tag head (LNet_o, LNet_s)."""
+"""The localisation nets: a trunk, AlexNet's or a pyramid, with an object head (LNet+) or a tag head (LNet_o, LNet_s)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from faceattr.attributes import ATTRIBUTES
 
-STRIDE = 16
-"""Pixels between neighbouring positions of the C5 map."""
 
-
-def map_size(pixels: int) -> int:
-    """Positions of the C5 map along an image side of `pixels`: position i is centred on pixel 16 * i."""
-    return math.ceil(pixels / STRIDE)
+def map_size(pixels: int, stride: int) -> int:
+    """Positions of a map along an image side of `pixels`: position i is centred on pixel stride * i."""
+    return math.ceil(pixels / stride)
 
 
 def _layer(in_channels: int, out_channels: int, kernel_size: int, stride: int, batch_norm: bool) -> nn.Sequential:
@@ -38,6 +35,9 @@ class LNetTrunk(nn.Module):
     `config` rebuilds the trunk: `LNetTrunk(**trunk.config)`.
     """
 
+    stride = 16
+    """Pixels between neighbouring positions of the map."""
+
     def __init__(
         self,
         widths: Sequence[int] = (96, 256, 384, 384, 256),
@@ -55,6 +55,7 @@ class LNetTrunk(nn.Module):
             "std": list(std),
         }
         c1, c2, c3, c4, c5 = widths
+        self.channels = c5
         self.c1 = _layer(3, c1, 11, 4, batch_norm)
         self.c2 = _layer(c1, c2, 5, 1, batch_norm)
         self.c3 = _layer(c2, c3, 3, 1, batch_norm)
@@ -71,19 +72,90 @@ class LNetTrunk(nn.Module):
         x = self.pool(self.c2(x))
         return self.c5(self.c4(self.c3(x)))
 
-    def fold_batch_norm(self) -> LNetTrunk:
-        """Fold every batch normalisation into its convolution, in place, for inference; returns the trunk.
 
-        Raises ValueError in training mode, where the statistics are still moving.
-        """
-        if self.training:
-            raise ValueError("fold_batch_norm: the trunk is in training mode; call eval() first")
-        for layer in (self.c1, self.c2, self.c3, self.c4, self.c5):
-            if isinstance(layer[1], nn.BatchNorm2d):
-                layer[0] = fuse_conv_bn_eval(layer[0], layer[1])
-                layer[1] = nn.Identity()
-        self.config["batch_norm"] = False
-        return self
+class PyramidTrunk(nn.Module):
+    """A slimmer and finer trunk: strided convolutions down to a stride of 16, whose map is brought back to 8.
+
+    images [N, 3, H, W], RGB in [0, 1], any H, W >= 1 -> [N, widths[2], ceil(H / 8), ceil(W / 8)]; position (i, j) is
+    centred on pixel (8 i, 8 j). `widths` are the channels at strides 2, 4, 8 and 16, `depths` how many convolutions
+    follow the strided one at 4, 8 and 16. A face of 20 pixels on this map is what one of 40 is on :class:`LNetTrunk`'s.
+
+    `config` rebuilds the trunk: `PyramidTrunk(**trunk.config)`.
+    """
+
+    stride = 8
+    """Pixels between neighbouring positions of the map."""
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (24, 48, 96, 128),
+        depths: Sequence[int] = (0, 2, 3),
+        batch_norm: bool = True,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ):
+        super().__init__()
+        if len(widths) != 4 or len(depths) != 3:
+            raise ValueError(
+                "PyramidTrunk: widths must name the channels at strides 2, 4, 8 and 16 and depths the convolutions "
+                f"at 4, 8 and 16, got {len(widths)} and {len(depths)} numbers"
+            )
+        self.config = {
+            "kind": "pyramid",
+            "widths": list(widths),
+            "depths": list(depths),
+            "batch_norm": batch_norm,
+            "mean": list(mean),
+            "std": list(std),
+        }
+        self.channels = widths[2]
+        self.c1 = _layer(3, widths[0], 5, 2, batch_norm)
+        levels = zip(widths, widths[1:], depths, strict=False)
+        self.c2, self.c3, self.c4 = (
+            nn.Sequential(
+                _layer(below, width, 3, 2, batch_norm), *(_layer(width, width, 3, 1, batch_norm) for _ in range(depth))
+            )
+            for below, width, depth in levels
+        )
+        self.up = _layer(widths[3], widths[2], 1, 1, batch_norm)
+        self.out = _layer(widths[2], widths[2], 3, 1, batch_norm)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        fine = self.c3(self.c2(self.c1((images - self.mean) / self.std)))
+        coarse = self.up(self.c4(fine))
+        # Position 2 i of the fine map is position i of the coarse one; between them is the mean of both.
+        size = [2 * length - 1 for length in coarse.shape[2:]]
+        coarse = F.interpolate(coarse, size, mode="bilinear", align_corners=True)
+        rows, columns = (fine.shape[axis] - coarse.shape[axis] for axis in (2, 3))
+        return self.out(fine + F.pad(coarse, (0, columns, 0, rows), mode="replicate"))
+
+
+TRUNKS: dict[str, type[nn.Module]] = {"alexnet": LNetTrunk, "pyramid": PyramidTrunk}
+
+
+def make_trunk(config: dict | None = None) -> nn.Module:
+    """The trunk of a `config`: its "kind" of TRUNKS, by default AlexNet's, and that kind's arguments."""
+    arguments = dict(config or {})
+    kind = arguments.pop("kind", "alexnet")
+    if kind not in TRUNKS:
+        raise ValueError(f"make_trunk: kind is {kind!r}, it must be one of {', '.join(TRUNKS)}")
+    return TRUNKS[kind](**arguments)
+
+
+def fold_trunk(trunk: nn.Module) -> None:
+    """Folds every batch normalisation of a trunk into its convolution, in place, for inference.
+
+    Raises ValueError in training mode, where the statistics are still moving.
+    """
+    if trunk.training:
+        raise ValueError("fold_batch_norm: the trunk is in training mode; call eval() first")
+    for layer in trunk.modules():
+        if isinstance(layer, nn.Sequential) and len(layer) == 3 and isinstance(layer[1], nn.BatchNorm2d):
+            layer[0] = fuse_conv_bn_eval(layer[0], layer[1])
+            layer[1] = nn.Identity()
+    trunk.config["batch_norm"] = False
 
 
 class LNetPlus(nn.Module):
@@ -97,9 +169,9 @@ class LNetPlus(nn.Module):
         self, classes: int = 1000, hidden: Sequence[int] = (4096, 4096), grid: int = 1, trunk: dict | None = None
     ):
         super().__init__()
-        self.trunk = LNetTrunk(**(trunk or {}))
+        self.trunk = make_trunk(trunk)
         self.config = {"classes": classes, "hidden": list(hidden), "grid": grid, "trunk": self.trunk.config}
-        features = self.trunk.config["widths"][-1] * grid * grid
+        features = self.trunk.channels * grid * grid
         layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(grid), nn.Flatten()]
         for size in hidden:
             layers += [nn.Linear(features, size), nn.ReLU(inplace=True), nn.Dropout(0.5)]
@@ -131,9 +203,9 @@ class LNet(nn.Module):
         ratios = [b / a for a, b in zip(sizes, sizes[1:], strict=False)]
         if not ratios or min(ratios) <= 1 or max(ratios) > 1.02 * min(ratios):
             raise ValueError(f"LNet: sizes must be two or more rising heights in equal ratios, got {list(sizes)}")
-        self.trunk = LNetTrunk(**(trunk or {}))
+        self.trunk = make_trunk(trunk)
         self.config = {"tags": list(tags), "sizes": list(sizes), "trunk": self.trunk.config}
-        self.head = nn.Conv2d(self.trunk.config["widths"][-1], len(tags) + len(sizes), 1)
+        self.head = nn.Conv2d(self.trunk.channels, len(tags) + len(sizes), 1)
         # Log-sum-exp over some hundred positions adds about 5: start from "absent".
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.constant_(self.head.bias, -6.0)
@@ -155,6 +227,9 @@ class LNet(nn.Module):
         raise ValueError(f'response_map: kind is {kind!r}, it must be "face" or "mean"')
 
     def fold_batch_norm(self) -> LNet:
-        """Fold the trunk's batch normalisation, in place; returns the net."""
-        self.trunk.fold_batch_norm()
+        """Fold the trunk's batch normalisation, in place; returns the net.
+
+        Raises ValueError in training mode, where the statistics are still moving.
+        """
+        fold_trunk(self.trunk)
         return self

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceattr.data.composites import Batch, Composer, to_images
+from faceattr.data.composites import Batch, Composer
+from faceattr.data.warping import to_images
 from faceattr.data.objects import ObjectFolder
 from faceattr.models.lnet import LNet
 from faceattr.train import parallel
