@@ -18,7 +18,7 @@ from faceattr.models.anet import CONFIGS, ANet
 from faceattr.train import parallel
 from faceattr.train.anet import TagLoss, predict
 from faceattr.train.arguments import add_training, prepare
-from faceattr.train.loop import fit, load_model, save_model
+from faceattr.train.loop import fit, load_model, save_model, seeded
 from faceattr.train.optimizers import make_optimizer
 
 
@@ -53,15 +53,15 @@ def main():
     parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: as the paper")
     parser.add_argument("--lr", type=float, help="by default what suits the optimiser")
     parser.add_argument("--weight-decay", type=float, help="by default what suits the optimiser")
-    parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16, keep weights in float32")
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
     add_training(parser)
     args = parser.parse_args()
     if args.batch % args.views:
         parser.error(f"--batch {args.batch} is no multiple of --views {args.views}")
 
-    device = prepare(args)
-    model = load_model(ANet, args.init)[0] if args.init else ANet(**CONFIGS[args.config])
+    device, dtype = prepare(args)
+    with seeded(args.seed):
+        model = load_model(ANet, args.init)[0] if args.init else ANet(**CONFIGS[args.config])
     model = model.to(device, memory_format=torch.channels_last)
     size = tuple(model.config["input_size"])
     with parallel.first_on_machine():
@@ -94,7 +94,7 @@ def main():
         steps=round(args.epochs * steps),
         folder=args.output,
         seed=args.seed,
-        bfloat16=args.bfloat16,
+        dtype=dtype,
         resume=args.resume,
         evaluate=evaluate if len(validation) else None,
         evaluate_every=2 * steps,

@@ -16,7 +16,7 @@ from faceattr.models.lnet import LNet
 from faceattr.train import parallel
 from faceattr.train.arguments import add_training, prepare
 from faceattr.train.lnet import finetune
-from faceattr.train.loop import load_model, save_model
+from faceattr.train.loop import load_model, save_model, seeded
 
 
 def load_rows(path: Path, photos: int) -> np.ndarray:
@@ -53,14 +53,13 @@ def main():
     parser.add_argument("--batch-size", type=int, default=32, help="a process")
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
-    parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
     add_training(parser)
     parser.add_argument("out", type=Path, help="folder for state, log and the net (lnet.safetensors)")
     arguments = parser.parse_args()
     if arguments.windows and not arguments.proposals:
         parser.error("--windows needs --proposals, which say where in a window the face is")
 
-    device = prepare(arguments)
+    device, dtype = prepare(arguments)
     cache, workers = arguments.cache, arguments.workers
     photos = photo_tags = proposals = windows = None
     with parallel.first_on_machine():
@@ -91,7 +90,8 @@ def main():
         windows,
     )
 
-    model = LNet(sizes=arguments.sizes)
+    with seeded(arguments.seed):
+        model = LNet(sizes=arguments.sizes)
     if arguments.start:
         model.load_state_dict(load_model(LNet, arguments.start)[0].state_dict())
     elif arguments.trunk:
@@ -107,7 +107,7 @@ def main():
         picture_sizes=arguments.picture_sizes,
         learning_rate=arguments.learning_rate,
         seed=arguments.seed,
-        bfloat16=not arguments.float32,
+        dtype=dtype,
         resume=arguments.resume,
         patience=arguments.patience,
     )

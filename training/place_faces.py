@@ -38,10 +38,10 @@ def main():
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
 
-    device = prepare(arguments)
+    device, dtype = prepare(arguments)
     data = read_celeba(arguments.celeba, "img_celeba", arguments.skip_missing)
     nets = [load_model(LNet, path)[0].fold_batch_norm().to(device) for path in (arguments.lnet_o, arguments.lnet_s)]
-    localizer = Localizer(*nets, LocalizerSettings(**json.loads(arguments.localization.read_text())))
+    localizer = Localizer(*nets, LocalizerSettings(**json.loads(arguments.localization.read_text())), dtype)
     aligned_box = json.loads(arguments.box.read_text())["aligned_box"]
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in tqdm(data.names[parallel.rank() :: parallel.world()], unit="photo", disable=parallel.rank() > 0):
