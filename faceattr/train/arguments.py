@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 
 import torch
 
@@ -37,6 +38,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 def prepare(options: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
     """Joins the other processes, sets threads; the device to train on and the dtype to compute in."""
+    # They are for who reads the log: what is missing, not where in the code that was noticed.
+    warnings.formatwarning = lambda message, *_: f"{message}\n"
     torch.set_num_threads(options.threads)
     device = parallel.join(options.device)
     return device, announced(device, options.precision)
