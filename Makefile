@@ -72,7 +72,7 @@ PYTHON_TRAIN ?= $(BIN)/python
 reproduce: $(if $(filter $(BIN)/python,$(PYTHON_TRAIN)),$(INSTALLED))
 	$(PYTHON_TRAIN) training/train_all.py training/configs/$(if $(FAST),fast,$(CONFIG)).yaml --output $(OUTPUT) \
 		$(if $(FAST),--pictures 600) $(if $(DATA),--data $(DATA)) $(if $(CELEBA),--celeba $(CELEBA)) \
-		$(if $(OBJECTS),--objects $(OBJECTS)) $(if $(SCENES),--scenes $(SCENES)) $(foreach value,$(SET),--set $(value))
+		$(if $(OBJECTS),--objects $(OBJECTS)) $(if $(SCENES),--scenes $(SCENES)) $(if $(SET),--set $(SET))
 
 lint: $(BIN)/ruff
 	$(BIN)/ruff check .

@@ -2,6 +2,8 @@
 
 import argparse
 
+PRECISIONS = ("auto", "bfloat16", "float32")
+
 
 def positive(text: str) -> int:
     """A whole number from 1 on; argparse turns the error into its message."""

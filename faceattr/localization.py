@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from faceattr.models.lnet import LNet
 from faceattr.ops import find_peaks
+from faceattr.precision import compute_dtype
 
 BORDER = 2
 """Positions of the map by which the border of a small level is repeated outwards."""
@@ -146,23 +147,14 @@ def size_maps(net: LNet, images: Tensor) -> Tensor:
     return net.size_maps(images.to(weight.device, weight.dtype, memory_format=torch.channels_last)).cpu()
 
 
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on CPUs that multiply it natively, float32 elsewhere.
-
-    With sums in float32 it takes half the time there, and moves boxes by less than a hundredth of a face.
-    """
-    capable = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    native = any(capable.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if device.type == "cpu" and native else torch.float32
-
-
 class Localizer:
     """Finds the faces of a photo.
 
     `localizer(photo)`, photo float [3, H, W], RGB in [0, 1], any size -> :class:`Localization`. Each photo is handled
     alone, so its result does not depend on what else is asked for; memory is bounded by `settings.finest_side`.
 
-    dtype: in which copies of the nets run; None: :func:`fast_dtype` of their device.
+    dtype: in which copies of the nets run; None: :func:`compute_dtype` of their device. bfloat16 moves boxes by
+    less than a hundredth of a face.
 
     Raises ValueError for a photo of another shape, of an integer dtype or with values that are not finite.
     """
@@ -170,7 +162,7 @@ class Localizer:
     def __init__(
         self, lnet_o: LNet, lnet_s: LNet, settings: LocalizerSettings | None = None, dtype: torch.dtype | None = None
     ):
-        dtype = dtype or fast_dtype(lnet_o.head.weight.device)
+        dtype = dtype or compute_dtype(lnet_o.head.weight.device)[0]
         # Channels last is the convolutions' faster layout, on CPUs as on GPUs.
         self.lnet_o, self.lnet_s = (
             deepcopy(net).eval().to(dtype).to(memory_format=torch.channels_last) for net in (lnet_o, lnet_s)

@@ -101,7 +101,7 @@ class FaceAttributes:
     attributes, exclude: report only these, or all but these.
     thresholds: "accuracy" or "balanced", what the labels' thresholds were chosen for.
     min_score: leave out faces of a lower score. max_faces: at most so many of a photo, the best.
-    localization_dtype: in which LNet_o and LNet_s run; None: bfloat16 on CPUs that multiply it natively, else float32.
+    localization_dtype: in which LNet_o and LNet_s run; None: what suits the device, `faceattr.precision`.
     """
 
     def __init__(

@@ -162,10 +162,10 @@ def test_values_must_be_finite():
 
 def test_bfloat16_nets_find_the_same_face():
     photo = photo_with_spots((160, 96))
-    [exact] = Localizer(spot_net(0), spot_net(0), LocalizerSettings(**ONE_SCALE))(photo).proposals
-    [rounded] = Localizer(spot_net(0).bfloat16(), spot_net(0).bfloat16(), LocalizerSettings(**ONE_SCALE))(
-        photo
-    ).proposals
+    [exact], [rounded] = (
+        Localizer(spot_net(0), spot_net(0), LocalizerSettings(**ONE_SCALE), dtype)(photo).proposals
+        for dtype in (torch.float32, torch.bfloat16)
+    )
     torch.testing.assert_close(torch.tensor(rounded.box), torch.tensor(exact.box), atol=4, rtol=0)
 
 

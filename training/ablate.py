@@ -20,7 +20,7 @@ from faceattr.evaluation.attributes import choose_threshold, evaluate
 from faceattr.models.anet import CONFIGS, ANet
 from faceattr.train.anet import IdentityLoss, IdentityNet, TagLoss, pooled_features, predict
 from faceattr.train.arguments import add_machine, prepare
-from faceattr.train.loop import fit
+from faceattr.train.loop import fit, seeded
 from faceattr.train.optimizers import make_optimizer
 from faceattr.train.svm import THRESHOLD_TRUST, fit_svm
 
@@ -44,8 +44,8 @@ class Variant:
 
     def run(self) -> dict[str, dict[str, float]]:
         args, data = self.args, self.data
-        torch.manual_seed(args.seed)
-        model = ANet(**VARIANTS[self.name]).to(memory_format=torch.channels_last)
+        with seeded(args.seed):
+            model = ANet(**VARIANTS[self.name]).to(memory_format=torch.channels_last)
         size = tuple(model.config["input_size"])
         resolution = "wide" if self.name == "wide" else "paper"
         self.faces = FaceCache(data.folder, data.names, size, args.cache / f"aligned-{resolution}.npy", args.workers)
@@ -54,7 +54,8 @@ class Variant:
         if self.name.startswith("pre-trained"):
             persons = np.unique(data.identities[self.train], return_inverse=True)[1]
             loss = IdentityLoss(self.faces, self.train, persons, args.batch, 0.5, args.seed, size)
-            net = IdentityNet(model, persons.max() + 1).to(memory_format=torch.channels_last)
+            with seeded(args.seed, 1):
+                net = IdentityNet(model, persons.max() + 1).to(memory_format=torch.channels_last)
             model = self._fit(net, loss, args.identity_epochs, folder / "identities").anet
         loss = TagLoss(self.faces, self.train, tags, args.batch, args.seed, size)
         return self._figures(self._fit(model, loss, args.epochs, folder).eval())
@@ -62,7 +63,7 @@ class Variant:
     def _fit(self, net: nn.Module, loss, epochs: float, folder: Path) -> nn.Module:
         steps = round(epochs * (len(self.train) // self.args.batch))
         optimizer = make_optimizer("adamw", net)
-        shared = {"seed": self.args.seed, "bfloat16": self.args.bfloat16, "resume": True}
+        shared = {"seed": self.args.seed, "dtype": self.args.dtype, "resume": True}
         return fit(net, optimizer, loss, steps=steps, folder=folder, **shared)
 
     @torch.no_grad()
@@ -109,11 +110,10 @@ def main():
     parser.add_argument("--identity-epochs", type=float, default=8)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16, keep weights in float32")
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
     add_machine(parser)
     args = parser.parse_args()
-    prepare(args)
+    _, args.dtype = prepare(args)
     data = read_celeba(args.celeba, skip_missing=args.skip_missing)
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / "ablation.json"

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from faceattr.data.warping import to_images
 from faceattr.data.photos import hold_out, list_pictures
+from faceattr.data.warping import to_images
 from faceattr.evaluation import boxes as metrics
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.lnet import LNet
+from faceattr.train.arguments import add_precision, announced
 from faceattr.train.loop import load_model
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -48,12 +49,14 @@ def main():
     )
     parser.add_argument("--limit", type=int, help="at most so many photos of each kind")
     parser.add_argument("--save", type=Path, help="folder for the proposals as JSON")
+    add_precision(parser)
     arguments = parser.parse_args()
     settings = LocalizerSettings(**json.loads(arguments.settings.read_text())) if arguments.settings else None
     localizer = Localizer(
         load_model(LNet, arguments.lnet_o)[0].fold_batch_norm(),
         load_model(LNet, arguments.lnet_s)[0].fold_batch_norm(),
         settings,
+        announced(torch.device("cpu"), arguments.precision),
     )
     print(
         "| photos | n | "

@@ -21,7 +21,7 @@ from faceattr.models.anet import CONFIGS, ANet
 from faceattr.train import parallel
 from faceattr.train.anet import TagLoss, grow, predict
 from faceattr.train.arguments import add_training, prepare
-from faceattr.train.loop import fit, load_model, save_model
+from faceattr.train.loop import fit, load_model, save_model, seeded
 from faceattr.train.optimizers import make_optimizer
 
 
@@ -71,14 +71,13 @@ def main():
     parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: as the paper")
     parser.add_argument("--lr", type=float, help="by default what suits the optimiser")
     parser.add_argument("--weight-decay", type=float, help="by default what suits the optimiser")
-    parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16, keep weights in float32")
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
     add_training(parser)
     args = parser.parse_args()
     if args.batch % args.views:
         parser.error(f"--batch {args.batch} is no multiple of --views {args.views}")
 
-    device = prepare(args)
+    device, dtype = prepare(args)
     with parallel.first_on_machine():
         data = joined(
             [read_celeba(args.celeba, images, args.skip_missing, args.split) for images in args.images]
@@ -95,7 +94,8 @@ def main():
     more = rows[~data.known[rows, : len(ATTRIBUTES)].all(1)]
     rows = np.concatenate([rows, *[more] * (args.repeat - 1)])
     validation = np.flatnonzero(data.partitions == 1)
-    model = ANet(**config)
+    with seeded(args.seed):
+        model = ANet(**config)
     if args.init:
         source = load_model(ANet, args.init)[0]
         if source.config == model.config:
@@ -136,7 +136,7 @@ def main():
         steps=round(args.epochs * steps),
         folder=args.output,
         seed=args.seed,
-        bfloat16=args.bfloat16,
+        dtype=dtype,
         resume=args.resume,
         evaluate=evaluate if len(validation) else None,
         evaluate_every=2 * steps,

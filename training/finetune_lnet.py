@@ -17,8 +17,7 @@ from faceattr.models.lnet import TRUNKS, LNet, LNetPlus
 from faceattr.train import parallel
 from faceattr.train.arguments import add_training, prepare
 from faceattr.train.lnet import finetune
-from faceattr.train.loop import load_model, save_model
-
+from faceattr.train.loop import load_model, save_model, seeded
 
 TIGHT_HELD_OUT = 0.05
 """Share of tight pictures kept to measure on."""
@@ -96,11 +95,11 @@ def main():
     parser.add_argument("--batch-size", type=int, default=32, help="a process")
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
-    parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
     add_training(parser)
     parser.add_argument("out", type=Path, help="folder for state, log and the net (lnet.safetensors)")
     arguments = parser.parse_args()
-    device = prepare(arguments)
+
+    device, dtype = prepare(arguments)
     cache, workers = arguments.cache, arguments.workers
     with parallel.first_on_machine():
         celeba = read_celeba(arguments.celeba, skip_missing=True).partition(0)
@@ -123,10 +122,12 @@ def main():
             parser.error(f"{arguments.start}: knows faces of {model.config['sizes']} pixels, not {arguments.sizes}")
     elif arguments.trunk:
         trunk = load_model(LNetPlus, arguments.trunk)[0].trunk
-        model = LNet(sizes=arguments.sizes, trunk=trunk.config)
+        with seeded(arguments.seed):
+            model = LNet(sizes=arguments.sizes, trunk=trunk.config)
         model.trunk.load_state_dict(trunk.state_dict())
     else:
-        model = LNet(sizes=arguments.sizes, trunk={"kind": arguments.kind})
+        with seeded(arguments.seed):
+            model = LNet(sizes=arguments.sizes, trunk={"kind": arguments.kind})
     model = finetune(
         model.to(device),
         composer,
@@ -136,7 +137,7 @@ def main():
         picture_sizes=arguments.picture_sizes,
         learning_rate=arguments.learning_rate,
         seed=arguments.seed,
-        bfloat16=not arguments.float32,
+        dtype=dtype,
         resume=arguments.resume,
         patience=arguments.patience,
     )

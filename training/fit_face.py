@@ -49,7 +49,7 @@ def main():
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
     add_machine(parser)
     args = parser.parse_args()
-    device = prepare(args)
+    device, dtype = prepare(args)
 
     checkpoint = load_checkpoint(args.weights, device)
     random = np.random.default_rng(args.seed)
@@ -78,8 +78,10 @@ def main():
         for paths, what in ((seen, "scenes"), (list_pictures(args.objects), "objects")):
             yield from pictures(some(paths, args.without), lambda image: piece(image, random, cut=True), what)
 
-    plane, notes = fit_face(propose(checkpoint, with_face(), args.least), propose(checkpoint, without(), args.least))
-    apart = propose(checkpoint, pictures(held, lambda image: image, "held out"), args.least)
+    plane, notes = fit_face(
+        propose(checkpoint, with_face(), args.least, dtype), propose(checkpoint, without(), args.least, dtype)
+    )
+    apart = propose(checkpoint, pictures(held, lambda image: image, "held out"), args.least, dtype)
     best = apart.best(scores(plane, apart))
     lnets = apart.best(apart.inputs[:, -1])
     halves = best[::2], best[1::2]

@@ -70,11 +70,11 @@ def main():
     args = parser.parse_args()
     if args.celeba and not (args.cache and args.anet):
         parser.error("--celeba needs --cache and --anet")
-    device = prepare(args)
+    device, dtype = prepare(args)
     if args.celeba:
         last_stage(args, device)
     else:
-        own_attributes(args, device)
+        own_attributes(args, device, dtype)
 
 
 def last_stage(args: argparse.Namespace, device: torch.device) -> None:
@@ -122,12 +122,12 @@ def last_stage(args: argparse.Namespace, device: torch.device) -> None:
     args.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def own_attributes(args: argparse.Namespace, device: torch.device) -> None:
+def own_attributes(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:
     """SVMs for new attributes on the features of a checkpoint, as a checkpoint."""
     if parallel.rank() > 0:
         return
     checkpoint = load_checkpoint(find_weights(args.weights), device)
-    model = FaceAttributes(checkpoint)
+    model = FaceAttributes(checkpoint, localization_dtype=dtype)
     if args.lfwa:
         data = read_lfwa(args.lfwa, skip_missing=args.skip_missing)
     else:

@@ -20,6 +20,7 @@ from faceattr.data.celeba import read_celeba
 from faceattr.data.layout import FACE_CENTRE, FACE_HEIGHT
 from faceattr.localization import Localizer, LocalizerSettings, read_peaks, size_maps
 from faceattr.models.lnet import LNet
+from faceattr.train.arguments import add_precision, announced
 from faceattr.train.loop import load_model
 
 
@@ -80,7 +81,9 @@ def main():
     parser.add_argument("--output", type=Path, required=True, help="the settings with the offsets, as JSON")
     parser.add_argument("--box", type=Path, help="also write the box on an aligned picture to this JSON file")
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
+    add_precision(parser)
     arguments = parser.parse_args()
+    dtype = announced(torch.device("cpu"), arguments.precision)
 
     values = json.loads(arguments.localization.read_text())
     lnet_o, lnet_s = (
@@ -95,7 +98,7 @@ def main():
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(values, indent=1) + "\n")
 
-    localizer = Localizer(lnet_o, lnet_s, LocalizerSettings(**values))
+    localizer = Localizer(lnet_o, lnet_s, LocalizerSettings(**values), dtype)
     boxes = []
     for photo, corner, scale in pasted(paths, (56, 168), 320, random):
         proposals = localizer(photo).proposals

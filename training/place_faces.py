@@ -16,9 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from faceattr.data.celeba import read_celeba
-from faceattr.data.warping import to_images
 from faceattr.data.faces import FACE
 from faceattr.data.tag_csv import read_tag_csv
+from faceattr.data.warping import to_images
 from faceattr.evaluation.parts import place_by_box
 from faceattr.evaluation.predict import carried
 from faceattr.images import load_image
@@ -56,7 +56,7 @@ def main():
     if arguments.face is None and None in nets:
         parser.error("--lnet-o, --lnet-s, --localization and --box are needed, or --face")
 
-    device = prepare(arguments)
+    device, dtype = prepare(arguments)
     if arguments.celeba:
         data = read_celeba(arguments.celeba, "img_celeba", arguments.skip_missing)
     else:
@@ -64,7 +64,7 @@ def main():
         data = data.select(np.array([name.startswith(arguments.only) for name in data.names]))
     if arguments.face is None:
         lnets = [load_model(LNet, path)[0].fold_batch_norm().to(device) for path in nets[:2]]
-        localizer = Localizer(*lnets, LocalizerSettings(**json.loads(arguments.localization.read_text())))
+        localizer = Localizer(*lnets, LocalizerSettings(**json.loads(arguments.localization.read_text())), dtype)
         aligned_box = json.loads(arguments.box.read_text())["aligned_box"]
 
     def face_of(pixels: np.ndarray) -> list[float] | None:

@@ -13,7 +13,7 @@ from faceattr.models.anet import CONFIGS, ANet
 from faceattr.train import parallel
 from faceattr.train.anet import IdentityLoss, IdentityNet
 from faceattr.train.arguments import add_training, prepare
-from faceattr.train.loop import fit, save_model
+from faceattr.train.loop import fit, save_model, seeded
 from faceattr.train.optimizers import make_optimizer
 
 
@@ -32,13 +32,13 @@ def main():
     parser.add_argument("--lr", type=float, help="by default what suits the optimiser")
     parser.add_argument("--weight-decay", type=float, help="by default what suits the optimiser")
     parser.add_argument("--similarity", type=float, default=0.5, help="weight of the similarity loss")
-    parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16, keep weights in float32")
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
     add_training(parser)
     args = parser.parse_args()
 
-    device = prepare(args)
-    model = ANet(**CONFIGS[args.config])
+    device, dtype = prepare(args)
+    with seeded(args.seed):
+        model = ANet(**CONFIGS[args.config])
     size = tuple(model.config["input_size"])
     with parallel.first_on_machine():
         if args.people:
@@ -51,7 +51,9 @@ def main():
         parser.error(f"{args.celeba}: has no identity_CelebA.txt, from which to know who is who")
     rows = np.flatnonzero(data.partitions == 0)
     identities = np.unique(data.identities[rows], return_inverse=True)[1]
-    net = IdentityNet(model, identities.max() + 1).to(device, memory_format=torch.channels_last)
+    with seeded(args.seed, 1):
+        net = IdentityNet(model, identities.max() + 1)
+    net = net.to(device, memory_format=torch.channels_last)
     # To stop early by: known persons on pictures that are kept back.
     aside = np.random.default_rng(args.seed).random(len(rows)) < (0.1 if args.patience else 0)
     kept_back, rows = (rows[aside], identities[aside]), rows[~aside]
@@ -73,7 +75,7 @@ def main():
         steps=round(args.epochs * steps),
         folder=args.output,
         seed=args.seed,
-        bfloat16=args.bfloat16,
+        dtype=dtype,
         resume=args.resume,
         evaluate=evaluate if args.patience else None,
         evaluate_every=steps,

@@ -8,7 +8,7 @@ from faceattr.models.lnet import TRUNKS, LNetPlus
 from faceattr.train import parallel
 from faceattr.train.arguments import add_training, prepare
 from faceattr.train.lnet import CROPS, pretrain
-from faceattr.train.loop import save_model
+from faceattr.train.loop import save_model, seeded
 
 
 def main():
@@ -24,11 +24,10 @@ def main():
     parser.add_argument("--trunk", choices=TRUNKS, default="pyramid", help="alexnet: the paper's")
     parser.add_argument("--hidden", type=int, nargs="*", default=[512], help="sizes of the hidden layers")
     parser.add_argument("--learning-rate", type=float, default=0.05)
-    parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
     add_training(parser)
     arguments = parser.parse_args()
 
-    device = prepare(arguments)
+    device, dtype = prepare(arguments)
     with parallel.first_on_machine():
         train, validation = (
             ObjectFolder(
@@ -36,9 +35,10 @@ def main():
             )
             for part in ("train", "val")
         )
-    model = LNetPlus(classes=len(train.classes), hidden=arguments.hidden, trunk={"kind": arguments.trunk}).to(device)
+    with seeded(arguments.seed):
+        model = LNetPlus(classes=len(train.classes), hidden=arguments.hidden, trunk={"kind": arguments.trunk})
     model = pretrain(
-        model,
+        model.to(device),
         train,
         validation,
         folder=arguments.out / "state",
@@ -48,7 +48,7 @@ def main():
         crops=arguments.crops,
         learning_rate=arguments.learning_rate,
         seed=arguments.seed,
-        bfloat16=not arguments.float32,
+        dtype=dtype,
         resume=arguments.resume,
         patience=arguments.patience,
     )

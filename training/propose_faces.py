@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from faceattr.data.celeba import read_celeba
 from faceattr.data.layout import FACE_ASPECT
-from faceattr.data.warping import to_images
 from faceattr.data.photos import decode_pictures
+from faceattr.data.warping import to_images
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.lnet import LNet
 from faceattr.train import parallel
@@ -50,7 +50,7 @@ def main():
     parser.add_argument("out", type=Path, help=".npy, a row a photo: x, y of the centre and height; height 0: left out")
     arguments = parser.parse_args()
 
-    device = prepare(arguments)
+    device, dtype = prepare(arguments)
     with parallel.first_on_machine():
         wild = read_celeba(arguments.celeba, images="img_celeba", skip_missing=True).partition(0)
         cache = arguments.cache / "photos.npy"
@@ -58,7 +58,7 @@ def main():
     values = json.loads(arguments.settings.read_text()) if arguments.settings else {}
     geometry = {"box_height": 1.0, "box_aspect": FACE_ASPECT, "score_threshold": arguments.doubt}
     nets = [load_model(LNet, path)[0].fold_batch_norm().to(device) for path in (arguments.lnet_o, arguments.lnet_s)]
-    localizer = Localizer(*nets, LocalizerSettings(**{**values, **geometry}))
+    localizer = Localizer(*nets, LocalizerSettings(**{**values, **geometry}), dtype)
     faces = np.zeros((len(photos), 3))
     windows = np.zeros((len(photos), localizer.settings.max_windows, 3))
     own = range(parallel.rank(), len(photos), parallel.world())

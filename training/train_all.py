@@ -20,12 +20,17 @@ import subprocess
 import sys
 import tarfile
 import time
+import warnings
 from pathlib import Path
 from typing import IO
 
 import torch
 import yaml
 from take_part import take_part
+
+from faceattr.data.celeba import read_celeba
+from faceattr.pipeline import choose_device
+from faceattr.precision import compute_dtype
 
 HERE = Path(__file__).resolve().parent
 PARALLEL = {
@@ -147,17 +152,62 @@ class Stage:
         os.replace(partial, self.record)
 
 
-def write_results(path: Path, config: Path, stages: list[Stage], machine: str) -> None:
-    """RESULTS.md: seconds a stage, and what each printed."""
-    lines = ["# Results", "", f"`train_all.py {config.name}` on {machine}.", "", "| stage | seconds |", "|---|---|"]
-    lines += [f"| {stage.name} | {stage.seconds:.0f} |" for stage in stages]
+def write_results(path: Path, config: Path, stages: list[Stage], machine: str, notes: list[str]) -> None:
+    """RESULTS.md: seconds a stage, and what each printed; of stages that are not done, that they are not."""
+    lines = ["# Results", "", f"`train_all.py {config.name}` on {machine}.", *(f"\n{note}" for note in notes)]
+    done = sum(stage.done() for stage in stages)
+    if done < len(stages):
+        lines += ["", f"**{done} of {len(stages)} stages are done**; the same command goes on."]
+    lines += ["", "| stage | seconds |", "|---|---|"]
+    lines += [f"| {stage.name} | {stage.seconds:.0f}{'' if stage.done() else ', not done'} |" for stage in stages]
     lines.append(f"| together | {sum(stage.seconds for stage in stages):.0f} |")
     for stage in stages:
-        printed = stage.output.read_text().strip("\n") if stage.output.exists() else ""
+        printed = stage.output.read_text().strip("\n") if stage.done() and stage.output.exists() else ""
         if printed:
             lines += ["", f"## {stage.report or stage.name}", "", f"    {shlex.join(stage.words)}", "", "```"]
             lines += [*(line.rstrip() for line in printed.splitlines()), "```"]
-    path.write_text("\n".join(lines) + "\n")
+    unfinished = path.with_suffix(".partial")
+    unfinished.write_text("\n".join(lines) + "\n")
+    os.replace(unfinished, path)
+
+
+def names_in(config: dict) -> set[str]:
+    """Every value that the YAML gives, fills in or needs."""
+    texts = [text for stage in config["stages"] for text in (stage["run"], stage.get("makes", ""))]
+    texts += [str(value) for value in config["values"].values()]
+    filled = {name for text in texts for _, name, _, _ in string.Formatter().parse(text) if name}
+    return filled | config["values"].keys() | {stage["needs"] for stage in config["stages"] if "needs" in stage}
+
+
+def check_celeba(celeba: Path, split: str, photo_partition: int) -> list[str]:
+    """What CelebA's folder holds, and which of the measurements it does not allow, in words.
+
+    Raises:
+        ValueError: a stage that others follow from would lack its pictures, hours from now.
+    """
+    held = {}
+    for images in ("img_align_celeba", "img_celeba"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # how many are missing
+            data = read_celeba(celeba, images, skip_missing=True, split=split)
+        held[images] = [int((data.partitions == number).sum()) for number in range(3)]
+    if data.identities is None:
+        raise ValueError(f"{celeba}: has no identity_CelebA.txt, from which ANet's first stage knows who is who")
+    for images, partitions, why in (
+        ("img_align_celeba", (0, 1, 2), "0 trains the nets, 1 the SVMs, 2 measures"),
+        ("img_celeba", (0,), "it trains the localisation nets"),
+    ):
+        for number in partitions:
+            if not held[images][number]:
+                raise ValueError(f"{celeba / images}: has no picture of partition {number} of the {split} split; {why}")
+    counts = (f"{' + '.join(map(str, counts))} of {images}" for images, counts in held.items())
+    notes = [f"Pictures of partitions 0, 1 and 2: {', '.join(counts)}."]
+    if not held["img_celeba"][photo_partition]:
+        notes.append(
+            f"Whole photos are not measured: {celeba / 'img_celeba'} has none of partition {photo_partition}. "
+            "`--set photo_partition=0 --set photo_baseline=` measures on those that the nets have learnt from."
+        )
+    return notes
 
 
 def main():
@@ -170,7 +220,9 @@ def main():
     parser.add_argument("--pictures", type=int, metavar="N", help="train on N pictures of each kind alone: a trial")
     parser.add_argument("--processes", type=int, help="that train together (default: as many as there are GPUs, or 1)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto: cuda where there is one")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="in place of the YAML's value")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="in place of the YAML's value"
+    )
     args = parser.parse_args()
     try:
         run(args)
@@ -209,20 +261,37 @@ def run(args: argparse.Namespace) -> None:
     for setting in args.set:
         name, equals, value = setting.partition("=")
         if not equals:
-            raise ValueError(f"--set {setting}: expected is NAME=VALUE")
-        values[name] = str(Path(value).resolve()) if value and Path(value).exists() else value
+            raise ValueError(f"--set {setting}: expected is NAME=VALUE; quote one with blanks: --set 'NAME=SOME WORDS'")
+        if name not in names_in(config):
+            raise ValueError(f"--set {setting}: {args.config} has no {name!r}; {', '.join(sorted(names_in(config)))}")
+        # The name of a net or a split is no path, even if a folder here is called so.
+        is_path = os.sep in value or Path(value).suffix or name not in config["values"]
+        values[name] = str(Path(value).resolve()) if is_path and Path(value).exists() and value else value
+    notes = []
+    if "photo_partition" in values:
+        notes = check_celeba(Path(values["celeba"]), values["split"], int(values["photo_partition"]))
+        if len(notes) == 1:
+            values["photos"] = values["photo_partition"]
+    for note in notes:
+        print(note, flush=True)
     chosen = [stage for stage in config["stages"] if stage.get("needs", "output") in values]
     stages = [Stage(stage, values, output / "stages") for stage in chosen]
     gpus = torch.cuda.device_count() if args.device != "cpu" else 0
     processes = args.processes or max(1, gpus)
+    machine = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{os.cpu_count()} CPU cores"
+    dtype, why = compute_dtype(choose_device(args.device), values.get("precision", "auto"))
+    machine += f", in {str(dtype).removeprefix('torch.')} ({why})"
+    results = output / "RESULTS.md"
     for number, stage in enumerate(stages, 1):
         state = "done" if stage.done() else "running"
         print(f"[{number}/{len(stages)}] {stage.name}: {state}", flush=True)
         if not stage.done():
-            stage.run(processes, args.device, lock)
-    machine = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{os.cpu_count()} CPU cores"
-    write_results(output / "RESULTS.md", args.config, stages, machine)
-    print(f"{output / 'RESULTS.md'} has the figures, {output / 'faceattr.safetensors'} the weights")
+            try:
+                stage.run(processes, args.device, lock)
+            finally:
+                write_results(results, args.config, stages, machine, notes)
+    write_results(results, args.config, stages, machine, notes)
+    print(f"{results} has the figures, {output / 'faceattr.safetensors'} the weights")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -32,7 +35,9 @@ def decode(paths: Sequence[Path], read: Callable[[Path], Any], workers: int = 0)
 
     Raises ValueError as ``read`` does.
     """
-    loader = DataLoader(_Read(paths, read), batch_size=16, num_workers=workers, collate_fn=list)
+    # A generator of its own: from torch's, training would draw other numbers where pictures are decoded first.
+    options = {"batch_size": 16, "collate_fn": list, "generator": torch.Generator()}
+    loader = DataLoader(_Read(paths, read), num_workers=workers, **options)
     with tqdm(total=len(paths), desc="decoding", unit="picture", mininterval=2, dynamic_ncols=True) as progress:
         for batch in loader:
             for result, problem in batch:
@@ -40,6 +45,21 @@ def decode(paths: Sequence[Path], read: Callable[[Path], Any], workers: int = 0)
                     raise ValueError(problem)
                 yield result
             progress.update(len(batch))
+
+
+def read_note(path: Path) -> dict | None:
+    """What :func:`write_note` wrote beside a cache to say that it is whole; None where there is nothing of the kind."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def write_note(path: Path, content: dict) -> None:
+    """Writes what a cache holds, all or nothing; after the cache, of which its presence says that it is whole."""
+    unfinished = path.with_suffix(".partial")
+    unfinished.write_text(json.dumps(content))
+    os.replace(unfinished, path)
 
 
 def digest(paths: Sequence[Path]) -> str:

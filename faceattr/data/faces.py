@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from faceattr.data.decode import decode
+from faceattr.data.decode import decode, read_note, write_note
 
 PICTURE = (178, 218)
 """Width and height of an aligned CelebA picture."""
@@ -47,12 +46,12 @@ class FaceCache:
         scale = OVERSAMPLING * input_size[0] / (CROP[3] - CROP[1])
         size = (round(PICTURE[0] * scale), round(PICTURE[1] * scale))
         digest = hashlib.sha256("\n".join([str(folder.resolve()), *names]).encode()).hexdigest()
-        content = {"size": size, "count": len(names), "names_sha256": digest}
+        content = {"size": list(size), "count": len(names), "names_sha256": digest}
         note = path.with_suffix(".json")
-        if not (path.exists() and note.exists() and json.loads(note.read_text()) == json.loads(json.dumps(content))):
+        if not path.exists() or read_note(note) != content:
             note.unlink(missing_ok=True)
             _decode([folder / name for name in names], size, path, workers)
-            note.write_text(json.dumps(content))
+            write_note(note, content)
         self.pictures = np.load(path, mmap_mode="r")
 
     def __len__(self) -> int:

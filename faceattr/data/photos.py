@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from faceattr.data.decode import decode, digest
+from faceattr.data.decode import decode, digest, read_note, write_note
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 IN_MEMORY = 4 << 30
@@ -68,14 +66,15 @@ def decode_pictures(
     if cache is not None:
         cache = Path(cache)
         note, extents_file = cache.with_suffix(".json"), cache.with_suffix(".extents.npy")
-        if note.exists():
-            found = json.loads(note.read_text())
+        found = read_note(note)
+        if found and cache.exists() and extents_file.exists():
             if found != content:
                 what = f"an array {found['shape']}" if found["shape"] != list(shape) else "other pictures"
                 raise ValueError(f"{cache}: holds {what}, {len(paths)} at {size} are needed; delete it to decode again")
             # Read whole if it is small: what is only mapped is fetched from disk again when memory is short.
             small = cache.stat().st_size < IN_MEMORY
             return Pictures(np.load(cache, mmap_mode=None if small else "r"), np.load(extents_file))
+        note.unlink(missing_ok=True)
         cache.parent.mkdir(parents=True, exist_ok=True)
         images = np.lib.format.open_memmap(cache, mode="w+", dtype=np.uint8, shape=shape)
     else:
@@ -87,10 +86,7 @@ def decode_pictures(
     if cache is not None:
         images.flush()
         np.save(extents_file, extents)
-        # Written last, all or nothing: its presence says that the cache is complete.
-        unfinished = note.with_suffix(".partial")
-        unfinished.write_text(json.dumps(content))
-        os.replace(unfinished, note)
+        write_note(note, content)
     return Pictures(images, extents)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,7 +85,7 @@ class TaggedPictures:
         return self.select(rows)
 
     def present(self, listed_in: Path, lines: Mapping[str, int], skip_missing: bool) -> TaggedPictures:
-        """The pictures whose files are there.
+        """The pictures whose files are there; with ``skip_missing`` a warning says how many are not.
 
         Raises ValueError for the first that is missing, unless ``skip_missing``, and where none is there; the message
         names the picture, the file ``listed_in`` and the line.
@@ -100,6 +101,9 @@ class TaggedPictures:
                 f"{self.folder / name}: listed in {listed_in}, line {lines[name]}, but missing; "
                 "add it or skip missing pictures"
             )
+        if not there.all():
+            problem = f"{(~there).sum()} of the {len(self)} pictures that {listed_in} lists are not there"
+            warnings.warn(f"{self.folder}: {problem} and left out", stacklevel=3)
         return self.select(there)
 
 

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceattr.arguments import positive
+from faceattr.arguments import PRECISIONS, positive
 
 if TYPE_CHECKING:
     from faceattr.data.tagged import TaggedPictures
@@ -45,6 +45,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="W", help="checkpoint file or its folder (default: the bundled one)")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="dtype of localisation (default: what suits the device)",
+    )
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
     parser.add_argument("--workers", type=positive, default=2, metavar="N", help="threads, a photo each (default: 2)")
     parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
@@ -132,6 +138,7 @@ def run_attributes(options: argparse.Namespace) -> int:
     from faceattr.evaluation.report import by_tags, report, share_of_positives
     from faceattr.models.checkpoint import load_checkpoint
     from faceattr.pipeline import FaceAttributes, choose_device, find_weights
+    from faceattr.precision import compute_dtype
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -152,7 +159,8 @@ def run_attributes(options: argparse.Namespace) -> int:
     if unknown:
         _note(options, f"attributes that the weights do not know are left out: {', '.join(unknown)}")
     data = data.columns(shared)
-    model = FaceAttributes(checkpoint, attributes=shared)
+    dtype, why = compute_dtype(checkpoint.anet.head.weight.device, options.precision)
+    model = FaceAttributes(checkpoint, attributes=shared, localization_dtype=dtype)
     if options.thresholds == "0.5":
         thresholds = [0.5] * len(shared)
     else:
@@ -160,6 +168,7 @@ def run_attributes(options: argparse.Namespace) -> int:
         thresholds = [of[name] for name in shared]
 
     _note(options, f"{len(data)} pictures of {data.folder}, {model.device}, weights {weights}")
+    _note(options, f"localisation in {dtype}: {why}")
     aligned = options.face or ALIGNED_FACES["lfwa" if options.data == "lfwa" else "celeba"]
     predicted = predict_pictures(
         model,
@@ -231,11 +240,15 @@ def run_boxes(options: argparse.Namespace) -> int:
     from faceattr.evaluation.localization import evaluate_boxes, plot_boxes, report_boxes
     from faceattr.models.checkpoint import load_checkpoint
     from faceattr.pipeline import choose_device, find_weights
+    from faceattr.precision import compute_dtype
 
     weights = find_weights(options.weights)
     photos = read_boxes(_csv_file(options))
-    checkpoint = load_checkpoint(weights, choose_device(options.device))
-    _note(options, f"{len(photos)} photos of {_csv_root(options)}, {options.device}, weights {weights}")
+    device = choose_device(options.device)
+    checkpoint = load_checkpoint(weights, device)
+    dtype, why = compute_dtype(device, options.precision)
+    _note(options, f"{len(photos)} photos of {_csv_root(options)}, {device}, weights {weights}")
+    _note(options, f"localisation in {dtype}: {why}")
     result = evaluate_boxes(
         checkpoint,
         photos,
@@ -243,6 +256,7 @@ def run_boxes(options: argparse.Namespace) -> int:
         options.targets.split(",") if options.targets else None,
         options.largest,
         min_score=options.min_score,
+        localization_dtype=dtype,
         workers=options.workers,
         quiet=options.quiet,
     )

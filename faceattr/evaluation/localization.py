@@ -28,6 +28,7 @@ def evaluate_boxes(
     largest: bool = False,
     *,
     min_score: float = 0.0,
+    localization_dtype: torch.dtype | None = None,
     workers: int = 2,
     quiet: bool = True,
 ) -> dict:
@@ -38,6 +39,7 @@ def evaluate_boxes(
         targets: labels of the boxes to be found; None: all. The others are faces too, but need not be found.
         largest: only the largest target of each photo is to be found.
         min_score: proposals below it are left out.
+        localization_dtype: as of :class:`FaceAttributes`.
 
     Returns:
         "n" photos, "targets", and a value for each of "overlap": "recall" (share of targets that some proposal overlaps
@@ -57,7 +59,7 @@ def evaluate_boxes(
     if not any(map(len, wanted)):
         labels = sorted({label for photo in photos for label in photo.labels})
         raise ValueError(f"no box with the labels {', '.join(targets or ())}; there are {', '.join(labels)}")
-    model = FaceAttributes(checkpoint, min_score=min_score)
+    model = FaceAttributes(checkpoint, min_score=min_score, localization_dtype=localization_dtype)
     settings = LocalizerSettings(**checkpoint.metadata["preprocessing"]["localization"])
     found, responses, baselines, sizes = [], [], [], []
     stream = model.iter_predict([root / photo.image for photo in photos], detect_only=True, workers=workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from pathlib import Path
 
 from faceattr.arguments import positive
@@ -108,6 +109,7 @@ def _numbers(text: str) -> list[int]:
 
 def _run(options: argparse.Namespace) -> int:
     """What the file of that name does with the options; its findings go to stdout."""
+    _check(options)
     try:
         # Whatever is missing must be told before minutes of work, not when it comes to the picture.
         importlib.import_module("matplotlib")
@@ -116,3 +118,28 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f'explain needs {error.name}, which is missing; pip install "faceattr[train]"') from None
     what.run(options)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """ValueError for options that do not go together or name what is not there, before anything is loaded."""
+    if options.what in ("regions", "maps") and bool(options.photos) == (options.root is not None):
+        raise ValueError(f"{options.what}: give photos, or a folder with --root")
+    if options.what == "regions" and options.attributes and not options.photos:
+        raise ValueError("--attributes: choose them for photos; over a folder all are written")
+    if options.what == "size" and options.root is None and (options.baseline or not options.results):
+        raise ValueError("size: give a folder of faces with --root, or measured --results, or both")
+    if options.what == "groups" and options.groups < 2:
+        raise ValueError(f"--groups {options.groups}: give two or more")
+    if options.root is not None and not options.root.is_dir():
+        raise ValueError(f"{options.root}: no such folder; --root takes a folder of pictures")
+    files = {"--weights": options.weights, "--before": getattr(options, "before", None)}
+    for name, path in files.items():
+        if path is not None and not Path(path).exists():
+            raise ValueError(f"{name} {path}: no such file or folder")
+    for path in [*getattr(options, "photos", ()), *getattr(options, "results", ())]:
+        if not Path(path).exists():
+            raise ValueError(f"{path}: no such file")
+    if options.output.exists() and not options.output.is_dir():
+        raise ValueError(f"--output {options.output}: is a file; give a folder")
+    if options.device != "auto" and not re.fullmatch(r"(cpu|cuda)(:\d+)?", options.device):
+        raise ValueError(f"--device {options.device}: use cpu, cuda, cuda:N or auto")

@@ -292,8 +292,6 @@ def _draw_graph(axes, graph: DecisionGraph, title: str) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """A sheet a photo of its way through the cascade; see `faceattr.explain.maps`."""
-    if bool(options.photos) == (options.root is not None):
-        raise ValueError("maps: give photos, or a folder with --root")
     output = make_folder(options.output)
     if is_anet_alone(options.weights):
         raise ValueError(f"{options.weights}: ANet alone, whose photos nothing localises; give a whole checkpoint")

@@ -225,10 +225,6 @@ def _batches(crops: np.ndarray, quiet: bool, title: str):
 
 def run(options: argparse.Namespace) -> None:
     """Where attributes are decided, over a folder or on single photos; see `faceattr.explain.regions`."""
-    if bool(options.photos) == (options.root is not None):
-        raise ValueError("regions: give photos, or a folder of faces with --root")
-    if options.attributes and not options.photos:
-        raise ValueError("--attributes: choose them for photos; over a folder all are written")
     output = make_folder(options.output)
     if options.photos:
         _explain_photos(options, output)

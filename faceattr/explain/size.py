@@ -182,8 +182,6 @@ def draw(points: Sequence[Point], majority: float | None) -> Figure:
 
 def run(options: argparse.Namespace) -> None:
     """Accuracy against the number of training pictures; see `faceattr.explain.size`."""
-    if options.root is None and (options.baseline or not options.results):
-        raise ValueError("size: give a folder of faces with --root, or measured --results, or both")
     output = make_folder(options.output)
     points, majority = [point for path in options.results for point in read_points(path)], None
     if options.root is not None:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+import warnings
 
 import torch
 
+from faceattr.arguments import PRECISIONS
+from faceattr.precision import compute_dtype
 from faceattr.train import parallel
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Where a stage runs: --device, --threads, --workers."""
+    """Where and in what a stage computes: --device, --precision, --threads, --workers."""
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto: cuda where there is one")
+    add_precision(parser)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch, on the CPU")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode pictures")
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """--precision alone."""
+    help = "dtype that nets compute in; weights stay in float32 (auto: bfloat16 where the machine multiplies it faster)"
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=help)
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +36,18 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last state, if there is one")
 
 
-def prepare(options: argparse.Namespace) -> torch.device:
-    """Joins the other processes, sets threads and seed; the device to train on."""
+def prepare(options: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+    """Joins the other processes, sets threads; the device to train on and the dtype to compute in."""
+    # They are for who reads the log: what is missing, not where in the code that was noticed.
+    warnings.formatwarning = lambda message, *_: f"{message}\n"
     torch.set_num_threads(options.threads)
     device = parallel.join(options.device)
-    torch.manual_seed(getattr(options, "seed", 0))
-    return device
+    return device, announced(device, options.precision)
+
+
+def announced(device: torch.device, precision: str) -> torch.dtype:
+    """The dtype to compute in, of which a line on stderr says why."""
+    dtype, why = compute_dtype(device, precision)
+    if parallel.rank() == 0:
+        print(f"computing in {str(dtype).removeprefix('torch.')} on {device}: {why}", file=sys.stderr, flush=True)
+    return dtype

@@ -61,10 +61,12 @@ class Proposed:
         return self.inputs[order[np.unique(self.picture[order], return_index=True)[1]]]
 
 
-def propose(checkpoint: Checkpoint, pictures: Iterable[Image.Image], least: float) -> Proposed:
-    """What the LNets score at ``least`` or more, as ANet sees it."""
+def propose(
+    checkpoint: Checkpoint, pictures: Iterable[Image.Image], least: float, dtype: torch.dtype | None = None
+) -> Proposed:
+    """What the LNets, which compute in ``dtype``, score at ``least`` or more, as ANet sees it."""
     plane = lnets_alone(checkpoint.anet.config["features"]).to(checkpoint.anet.head.weight.device)
-    model = FaceAttributes(with_plane(checkpoint, plane, least, least))
+    model = FaceAttributes(with_plane(checkpoint, plane, least, least), localization_dtype=dtype)
     inputs, picture, count = [np.zeros((0, model.features + 1))], [], 0
     for image in pictures:
         faces, evidence = model.candidates(image)

@@ -6,8 +6,9 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ def generator(*numbers: int) -> torch.Generator:
 def _mixed(*numbers: int) -> int:
     """One seed of several."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Within, torch's global generator, from which modules initialise themselves, is seeded by these numbers; what was
+    drawn from it before changes nothing, and what comes after continues as if nothing had been drawn within."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_mixed(*numbers))
+        yield
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
@@ -66,7 +76,7 @@ def fit(
     warmup: int = 200,
     averaging: float = 0.998,
     clip: float = 5.0,
-    bfloat16: bool = False,
+    dtype: torch.dtype = torch.float32,
     resume: bool = False,
     save_every: int = 200,
     log_every: int = 20,
@@ -78,9 +88,10 @@ def fit(
     """Trains ``model``, where it lies, and returns the running average of its weights.
 
     ``loss(model, step)`` makes the step's batch itself, from ``step`` alone, so that a resumed run meets the same
-    batches; it returns the loss and figures to log. The state goes to ``folder/state.safetensors``, written
-    atomically every ``save_every`` steps, the log to ``folder/log.csv`` and ``folder/tensorboard``. With ``resume``, a
-    state that is there is continued: the weights are those of an uninterrupted run, bit for bit.
+    batches; it returns the loss and figures to log. Where ``dtype`` is bfloat16 it computes in that, and
+    weights stay in float32. The state goes to ``folder/state.safetensors``, written atomically every ``save_every``
+    steps, the log to ``folder/log.csv`` and ``folder/tensorboard``. With ``resume``, a state that is there is
+    continued: the weights are those of an uninterrupted run, bit for bit.
 
     With ``patience``, training stops early when the figure ``watch`` of ``evaluate`` has not been above its best for
     so many evaluations, and the weights of the best one are returned.
@@ -126,7 +137,7 @@ def fit(
             factor = cosine(step, steps, warmup)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 value, figures = loss(net, step)
             if not math.isfinite(value.item()):
                 raise FloatingPointError(
@@ -148,7 +159,7 @@ def fit(
                 running = {}
             if evaluate and (done % evaluate_every == 0 or done == steps):
                 average.eval()
-                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                     figures = _over_processes(evaluate(average.module))
                 log.write(done, figures)
                 if parallel.rank() == 0:

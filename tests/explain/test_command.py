@@ -1,6 +1,7 @@
 """`faceattr explain` from end to end, on discs that smile in so far as they are green (small_checkpoint.py)."""
 
 import csv
+import importlib
 import json
 import sys
 
@@ -74,6 +75,30 @@ def check_picture(path, least=200):
     with Image.open(path) as picture:
         assert min(picture.size) >= least
         assert len(picture.convert("L").getcolors(256)) > 10
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("regions", "regions: give photos, or a folder with --root"),
+        ("maps", "maps: give photos, or a folder with --root"),
+        ("regions --root . --attributes Smiling", "--attributes: choose them for photos"),
+        ("size --baseline panda", "size: give a folder of faces with --root, or measured --results"),
+        ("groups --root . --groups 1", "--groups 1: give two or more"),
+        ("neurons --root nowhere", "nowhere: no such folder"),
+        ("neurons --root . --before nothing", "--before nothing: no such file or folder"),
+        ("layers --root . --weights nothing", "--weights nothing: no such file or folder"),
+        ("maps nothing.jpg", "nothing.jpg: no such file"),
+        ("size --root . --results nothing.csv", "nothing.csv: no such file"),
+        ("layers --root . --device gpu", "--device gpu: use cpu, cuda, cuda:N or auto"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_loaded(monkeypatch, tmp_path, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib, "import_module", None)
+    assert main(["explain", *words.split(), "--output", "out"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_neurons_before_and_after(explain, celeba, identities, tmp_path):
@@ -234,11 +259,11 @@ def test_compare(explain, celeba, weights, tmp_path):
     ("arguments", "message"),
     [
         (["neurons", "--root", "nowhere"], "nowhere: no such folder"),
-        (["regions"], "regions: give photos, or a folder of faces with --root"),
+        (["regions"], "regions: give photos, or a folder with --root"),
         (["regions", "--root", "nowhere", "--attributes", "Smiling"], "--attributes: choose them for photos"),
         (["maps"], "maps: give photos, or a folder with --root"),
         (["size"], "size: give a folder of faces with --root, or measured --results, or both"),
-        (["regions", "a.png", "--attributes", "Smilling"], "does not know 'Smilling'; it knows Smiling"),
+        (["regions", __file__, "--attributes", "Smilling"], "does not know 'Smilling'; it knows Smiling"),
     ],
 )
 def test_what_cannot_start(explain, arguments, message):
@@ -263,7 +288,7 @@ def test_data_that_do_not_do(explain, celeba, identities, tmp_path):
 
 def test_what_is_not_installed(explain, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    status, captured = explain("groups", "--root", "nowhere")
+    status, captured = explain("groups", "--root", ".")
     assert status == 2 and 'explain needs matplotlib, which is missing; pip install "faceattr[train]"' in captured.err
 
 

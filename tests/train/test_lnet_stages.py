@@ -53,7 +53,7 @@ def test_ten_crops_are_the_centre_the_corners_and_their_mirror_images():
 def test_pretraining_learns_to_tell_colours(tmp_path):
     torch.manual_seed(0)
     model = LNetPlus(classes=4, hidden=(), trunk=TINY)
-    options = {"batch_size": 16, "size": 33, "learning_rate": 0.1, "bfloat16": False}
+    options = {"batch_size": 16, "size": 33, "learning_rate": 0.1}
     pretrain(model, Colours(64), Colours(16), folder=tmp_path, epochs=10, **options)
     rows = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
     accuracy = [float(value) for _, name, value in rows if name == "accuracy"]
@@ -100,7 +100,7 @@ def composer():
 def tune(composer, folder, steps, resume=False):
     torch.manual_seed(0)
     model = LNet(tags=("a", "b"), sizes=(20.0, 30.0), trunk=TINY)
-    options = {"batch_size": 4, "picture_sizes": (33, 49), "bfloat16": False, "resume": resume}
+    options = {"batch_size": 4, "picture_sizes": (33, 49), "resume": resume}
     return finetune(model, composer, folder=folder, steps=steps, **options)
 
 

@@ -5,15 +5,17 @@ import fcntl
 import io
 import json
 import runpy
+import shlex
+import shutil
+import subprocess
 import sys
 import tarfile
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from small_data import SMALL, make_data
 
 from faceattr.attributes import ATTRIBUTES
 from faceattr.cli import main as faceattr_main
@@ -63,7 +65,9 @@ def test_what_is_done_is_passed_over_and_what_failed_is_run_again(job, tmp_path)
     (tmp_path / "broken").touch()
     with pytest.raises(SystemExit, match=r"stage b failed \(exit status 3\)"):
         job()
-    assert not (tmp_path / "out" / "RESULTS.md").exists()
+    results = (tmp_path / "out" / "RESULTS.md").read_text()  # what there is is not lost
+    assert "**1 of 2 stages are done**" in results and "| b | 0, not done |" in results
+    assert "the word is first" in results and "What b says" not in results
     (tmp_path / "broken").unlink()
     job()
     job()
@@ -72,7 +76,7 @@ def test_what_is_done_is_passed_over_and_what_failed_is_run_again(job, tmp_path)
     results = (tmp_path / "out" / "RESULTS.md").read_text()
     assert "## a\n" in results and "the word is first" in results
     assert "## What b says\n" in results and "the word is second" in results
-    assert "| a | 0 |" in results
+    assert "| a | 0 |" in results and "not done" not in results and " CPU cores, in " in results
     job("--set", "extra=third")  # a stage that is left out without its value
     assert (tmp_path / "out" / "c").read_text() == "third"
 
@@ -101,6 +105,30 @@ def test_two_runs_do_not_work_in_one_folder(job, tmp_path):
         with pytest.raises(SystemExit, match="is still at work there"):
             job()
     job()
+
+
+def test_values_may_be_several_words(job, tmp_path):
+    job("--set", "word=first", "extra='two words'")
+    assert (tmp_path / "out" / "c").read_text() == "two words"
+    with pytest.raises(SystemExit, match="--set words: expected is NAME=VALUE; quote one with blanks"):
+        job("--set", "word=two", "words")
+    with pytest.raises(SystemExit, match="job.yaml has no 'wrod'; extra, output, word"):
+        job("--set", "wrod=first")
+
+
+def test_make_passes_values_on_as_the_shell_reads_them():
+    command = ["make", "-n", "reproduce", "DATA=d", "PYTHON_TRAIN=p", "SET=picture_sizes='81 97' photo_baseline="]
+    recipe = subprocess.run(command, cwd=TRAINING.parent, capture_output=True, text=True, check=True).stdout
+    words = shlex.split(recipe.replace("\\\n", " "))
+    assert words[words.index("--set") + 1 :] == ["picture_sizes=81 97", "photo_baseline="]
+
+
+@pytest.mark.parametrize("value", ["first", "./first"])
+def test_a_word_is_no_path_even_if_there_is_such_a_file(job, tmp_path, monkeypatch, value):
+    monkeypatch.chdir(tmp_path)
+    Path("first").touch()
+    job("--set", f"word={value}")
+    assert (tmp_path / "out" / "a").read_text() == ("first" if value == "first" else str(tmp_path / "first"))
 
 
 def test_wrong_input_is_named(job, tmp_path):
@@ -142,35 +170,7 @@ def test_shards_stay_in_their_folder(job, tmp_path):
 
 @pytest.fixture
 def data(tmp_path):
-    """CelebA's layout with 24 people, three pictures each, aligned and whole; objects; scenes. All of it colours."""
-    random = np.random.default_rng(0)
-    celeba = tmp_path / "data" / "celeba"
-    (celeba / "img_align_celeba").mkdir(parents=True)
-    (celeba / "img_celeba").mkdir()
-    names = [f"{number:06}.jpg" for number in range(72)]
-    tags = random.random((72, 40)) < 0.5
-    lines = ["72", " ".join(ATTRIBUTES)]
-    lines += [" ".join([name, *("1" if tag else "-1" for tag in row)]) for name, row in zip(names, tags, strict=True)]
-    (celeba / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
-    numbers = "".join(f"{name} {row // 3 + 1}\n" for row, name in enumerate(names))
-    (celeba / "identity_CelebA.txt").write_text(numbers)
-    (celeba / "list_eval_partition.txt").write_text("".join(f"{name} {i // 24}\n" for i, name in enumerate(names)))
-
-    def save(path, width, height):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        small = random.integers(0, 255, (6, 5, 3), np.uint8)
-        Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path)
-
-    for row, name in enumerate(names):
-        save(celeba / "img_align_celeba" / name, 178, 218)
-        if row % 4 == 0:
-            save(celeba / "img_celeba" / name, 120, 90)
-    for part in ("train", "val"):
-        for number in range(8):
-            save(tmp_path / "data" / "objects" / part / f"class {number % 2}" / f"{number}.png", 60, 60)
-    for number in range(6):
-        save(tmp_path / "data" / "scenes" / f"{number}.png", 80, 80)
-    return tmp_path / "data"
+    return make_data(tmp_path / "data")
 
 
 def test_every_stage_of_the_cascade_runs(train_all, data, tmp_path, monkeypatch):
@@ -193,23 +193,8 @@ def test_every_stage_of_the_cascade_runs(train_all, data, tmp_path, monkeypatch)
         assert stage.makes.exists()
 
     monkeypatch.setattr(train_all.Stage, "run", run)
-    settings = {
-        "picture_sizes": 33,
-        "small_pictures": 33,
-        "object_size": 33,
-        "object_batch": 4,
-        "lnet_batch": 2,
-        "small_steps": 1,
-        "lnet_steps": 1,
-        "anet_batch": 8,
-        "tag_epochs": 1,
-        "box_pictures": 2,
-        "folds": 2,
-        "baselines": "",
-        "photo_baseline": "",
-    }
     words = [str(TRAINING / "configs" / "fast.yaml"), "--data", str(data), "--output", str(tmp_path / "run")]
-    for name, value in settings.items():
+    for name, value in SMALL.items():
         words += ["--set", f"{name}={value}"]
     monkeypatch.setattr(sys, "argv", ["train_all.py", *words])
     train_all.main()
@@ -217,6 +202,35 @@ def test_every_stage_of_the_cascade_runs(train_all, data, tmp_path, monkeypatch)
     assert "mean of 40" in results and "| tags_on_photos | 1 |" in results
     rows = list(csv.reader((tmp_path / "run" / "predictions.csv").open()))
     assert rows[0] == ["image", *ATTRIBUTES] and len(rows) == 1 + 24
+
+
+def test_what_cannot_be_measured_is_said_at_the_start(train_all, data):
+    celeba = data / "celeba"
+    assert train_all.check_celeba(celeba, "official", 2) == [
+        "Pictures of partitions 0, 1 and 2: 24 + 24 + 24 of img_align_celeba, 6 + 6 + 6 of img_celeba."
+    ]
+    for number in range(48, 72):
+        (celeba / "img_celeba" / f"{number:06}.jpg").unlink(missing_ok=True)
+    notes = train_all.check_celeba(celeba, "official", 2)
+    assert "6 + 6 + 0 of img_celeba" in notes[0]
+    assert "Whole photos are not measured" in notes[1] and "--set photo_partition=0" in notes[1]
+    assert len(train_all.check_celeba(celeba, "official", 0)) == 1
+
+    for number in range(24, 48):
+        (celeba / "img_align_celeba" / f"{number:06}.jpg").unlink()
+    with pytest.raises(ValueError, match="img_align_celeba: has no picture of partition 1 of the official split"):
+        train_all.check_celeba(celeba, "official", 0)
+
+
+def test_what_later_stages_would_lack_stops_the_first(train_all, data, tmp_path, monkeypatch):
+    shutil.rmtree(data / "celeba" / "img_align_celeba")
+    (data / "celeba" / "img_align_celeba").mkdir()
+    config = str(TRAINING / "configs" / "fast.yaml")
+    words = ["train_all.py", config, "--data", str(data), "--output", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match="img_align_celeba: holds none of the 72 pictures"):
+        train_all.main()
+    assert not (tmp_path / "run" / "stages").exists()
 
 
 @pytest.mark.parametrize("name", ["cascade", "paper", "fast"])

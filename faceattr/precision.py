@@ -1,0 +1,43 @@
+"""The dtype that nets compute in: bfloat16 where the machine multiplies it faster than float32, float32 elsewhere."""
+
+from __future__ import annotations
+
+import torch
+
+from faceattr.arguments import PRECISIONS
+
+
+def compute_dtype(device: torch.device, precision: str = "auto") -> tuple[torch.dtype, str]:
+    """The dtype to compute in on ``device``, and why in words; ``precision`` is one of PRECISIONS.
+
+    bfloat16 pays on GPUs of compute capability 8.0 on, and on CPUs with units for it: AMX of Intel, matrix
+    instructions of ARM, AVX-512's dot products on AMD. Those of Intel have the throughput of its float32, and CPUs
+    without any of these emulate bfloat16, ten times slower.
+
+    Raises:
+        ValueError: a precision of another name.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return getattr(torch, precision), "as asked for"
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        has, unit = major >= 8, f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor},"
+    elif device.type == "cpu":
+        has, unit = _cpu_units()
+    else:
+        has, unit = False, str(device)
+    if has:
+        return torch.bfloat16, f"{unit} multiplies it natively"
+    return torch.float32, f"{unit} multiplies bfloat16 no faster"
+
+
+def _cpu_units() -> tuple[bool, str]:
+    """Whether this CPU has units that pay, and its name with the one that was found."""
+    capable = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    name = capable.get("cpu_name") or "this CPU"
+    for unit in ("amx_bf16", "bf16", "avx512_bf16"):
+        if capable.get(unit):
+            return unit != "avx512_bf16" or "AMD" in name, f"{name} with {unit}"
+    return False, f"{name} without bfloat16 units"

@@ -1,0 +1,123 @@
+"""The cascade from nothing, its cache of decoded pictures deleted, half made or whole, its stages killed or not:
+the same bits come out."""
+
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from killable import run
+from PIL import Image
+from small_data import SMALL, make_data
+
+from faceattr.data.faces import FaceCache
+from faceattr.data.photos import decode_pictures
+
+TRAINING = Path(__file__).parents[2] / "training"
+# Servers that have imported what a stage needs, and computed nothing: a process of theirs starts at once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["faceattr.train.loop", "faceattr.train.svm", "faceattr.evaluation.predict"])
+
+
+@pytest.fixture
+def cascade(tmp_path, monkeypatch):
+    """The stages from LNet+ to the SVMs, on made-up data, in a folder of that name."""
+    monkeypatch.syspath_prepend(str(TRAINING))
+    import train_all
+
+    data = make_data(tmp_path / "data")
+
+    def stages(name):
+        config = train_all.read_config(TRAINING / "configs" / "fast.yaml")
+        values = {kind: str(data / kind) for kind in ("celeba", "objects", "scenes")}
+        values |= {"output": str(tmp_path / name), "here": str(TRAINING / "configs")}
+        given = config["values"] | SMALL | {"small_steps": 2, "lnet_steps": 2}
+        values |= {key: train_all.fill(str(value), values, "fast.yaml") for key, value in given.items()}
+        names = [stage["name"] for stage in config["stages"]]
+        chosen = config["stages"][: names.index("svm") + 1]
+        return [train_all.Stage(stage, values, tmp_path / name / "stages") for stage in chosen]
+
+    def start(stage, kill=None):
+        """Whether the stage came to its end."""
+        script, *words = stage.words
+        if script in train_all.PARALLEL:
+            words += ["--workers", "0", "--threads", "1", "--device", "cpu"]
+        process = PROCESSES.Process(target=run, args=(str(TRAINING / script), words, kill))
+        process.start()
+        process.join()
+        assert process.exitcode == 0 or kill and process.exitcode == -9, f"{stage.name}: {process.exitcode}"
+        return process.exitcode == 0
+
+    return stages, start
+
+
+def products(folder):
+    """Every file that stages leave, but for logs, the cache and records of what was run."""
+    paths = [*folder.rglob("*.safetensors"), *folder.rglob("*.npy"), *folder.rglob("*.json"), *folder.rglob("*.jpg")]
+    kept = [path for path in paths if not {"cache", "stages"} & set(path.relative_to(folder).parts)]
+    kept = [path for path in kept if not path.name.startswith("objects-")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+@pytest.mark.slow
+def test_neither_the_cache_nor_kills_change_a_bit(cascade, tmp_path):
+    stages, start = cascade
+    for stage in stages("whole"):
+        assert start(stage)
+
+    killed = 0
+    cache = tmp_path / "killed" / "cache"
+    for number, stage in enumerate(stages("killed")):
+        shutil.rmtree(cache, ignore_errors=True)
+        if number % 2 == 0:  # else it is not there and, when decoding was killed, half made
+            shutil.copytree(tmp_path / "whole" / "cache", cache)
+        for kill in ("decoding", "training", None):
+            if start(stage, kill):
+                break
+            killed += 1
+    assert killed > 10
+
+    expected = products(tmp_path / "whole")
+    names = {Path(name).parts[0] for name in expected}
+    assert {"lnet_plus", "lnet_o", "lnet_s", "identities", "tags", "tags_photos", "svm.safetensors"} <= names
+    found = products(tmp_path / "killed")
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(3):
+        Image.fromarray(random.integers(0, 255, (218, 178, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    return sorted(tmp_path.glob("*.png"))
+
+
+def of_photos(pictures, folder):
+    return decode_pictures(pictures, (30, 20), cache=folder / "cache.npy").images
+
+
+def of_faces(pictures, folder):
+    return FaceCache(pictures[0].parent, [path.name for path in pictures], (31, 23), folder / "cache.npy").pictures
+
+
+@pytest.mark.parametrize("decode", [of_photos, of_faces])
+def test_a_cache_that_lost_a_part_is_made_anew(pictures, tmp_path, decode):
+    folder = tmp_path / "made"
+    expected = np.array(decode(pictures, folder))
+    for path in sorted(folder.iterdir()):
+        path.unlink()
+        assert (decode(pictures, folder) == expected).all(), f"without {path.name}"
+    (folder / "cache.json").write_text('{"shape": [3')
+    assert (decode(pictures, folder) == expected).all()
+
+
+@pytest.mark.parametrize("decode", [of_photos, of_faces])
+def test_decoding_draws_no_number_that_training_would_have(pictures, tmp_path, decode):
+    torch.manual_seed(1)
+    expected = torch.rand(4)
+    torch.manual_seed(1)
+    decode(pictures, tmp_path / "made")
+    assert torch.equal(torch.rand(4), expected)
