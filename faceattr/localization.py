@@ -72,10 +72,12 @@ class LocalizerSettings:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A face: `box` x0, y0, x1, y1 in pixels of the photo, inside it; `score` in [0, 1]."""
+    """A face: `box` x0, y0, x1, y1 in pixels of the photo, inside it; `score` in [0, 1]; `face`: x and y of its middle
+    and its height as the nets mean it, in pixels, whether inside or not."""
 
     box: tuple[float, float, float, float]
     score: float
+    face: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -190,17 +192,10 @@ class Localizer:
         height, width = photo.shape[1:]
         boxes = torch.minimum(boxes.clamp_min(0), torch.tensor([width, height, width, height]))
         good = (scores >= settings.score_threshold) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        boxes, scores = boxes[good], scores[good]
-        kept = suppress(boxes, scores, settings.overlap)
-        proposals = [Proposal(tuple(boxes[i].tolist()), scores[i].item()) for i in kept.tolist()]
+        boxes, scores, faces = boxes[good], scores[good], faces[good]
+        kept = suppress(boxes, scores, settings.overlap).tolist()
+        proposals = [Proposal(tuple(boxes[i].tolist()), scores[i].item(), tuple(faces[i].tolist())) for i in kept]
         return Localization(proposals, {"lnet_o": maps, "lnet_s": refined}, windows)
-
-    @torch.inference_mode()
-    def windows(self, photo: Tensor) -> Tensor:
-        """What LNet_o alone proposes for a photo, the strongest first: [P, 3], x and y of the middle of a face and its
-        height, in pixels; LNet_s looks at `settings.window` times the height round it."""
-        photo = photo.to(self.lnet_o.head.weight.device)
-        return self._propose(photo, self._levels(photo))[0]
 
     def _levels(self, photo: Tensor) -> list[Tensor]:
         """The photo at falling scales, each half the one before."""

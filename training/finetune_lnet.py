@@ -13,6 +13,7 @@ from faceattr.data.celeba import read_celeba
 from faceattr.data.composites import Composer, FaceSet
 from faceattr.data.cuts import PHOTO_SIZE, PhotoSet
 from faceattr.data.photos import decode_pictures, hold_out, list_pictures
+from faceattr.data.windows import WindowComposer
 from faceattr.models.lnet import TRUNKS, LNet, LNetPlus
 from faceattr.train import parallel
 from faceattr.train.arguments import add_training, prepare
@@ -31,10 +32,10 @@ def pictures_without(folder: Path, arguments: argparse.Namespace) -> list[Path]:
     return paths if len(paths) >= LARGE else hold_out(paths, arguments.hold_out)[0]
 
 
-def tight_faces(folder: Path, face: list[float], cache: Path, workers: int) -> FaceSet:
+def tight_faces(folder: Path, face: list[float], side: int, cache: Path, workers: int) -> FaceSet:
     """The pictures of a folder, of whose faces no attribute is told."""
     paths = hold_out(list_pictures(folder), TIGHT_HELD_OUT)[0]
-    pictures = decode_pictures(paths, (128, 128), cache=cache / f"{folder.name}.npy", workers=workers)
+    pictures = decode_pictures(paths, (side, side), cache=cache / f"{folder.name}-{side}.npy", workers=workers)
     nothing = np.zeros((len(pictures), len(ATTRIBUTES)), dtype=bool)
     x0, y0, x1, y1 = face
     return FaceSet(pictures, nothing, nothing, ((x0 + x1) / 2, (y0 + y1) / 2), y1 - y0)
@@ -86,6 +87,7 @@ def main():
         help="whole photos, and what propose_faces.py found in them",
     )
     parser.add_argument("--sure", type=float, default=0.8, help="least score of a proposal that is a face")
+    parser.add_argument("--proposer", type=Path, help="for LNet_s: the LNet_o in whose windows it learns")
     parser.add_argument("--photo-share", type=float, default=0.5, help="part of a batch cut from whole photos")
     parser.add_argument(
         "--sizes", type=float, nargs="+", default=[20.0, 25.2, 31.75], help="heights of faces, a size tag each"
@@ -103,18 +105,25 @@ def main():
     cache, workers = arguments.cache, arguments.workers
     with parallel.first_on_machine():
         celeba = read_celeba(arguments.celeba, skip_missing=True).partition(0)
-        aligned = decode_pictures(celeba.paths, (164, 134), cache=cache / "faces.npy", workers=workers)
+        # As fine as the largest faces ask for, no finer: what is shrunk anyway costs time.
+        rows, columns, tight, whole = (round(side * arguments.sizes[-1] / 64) for side in (218, 178, 168, 224))
+        aligned = decode_pictures(celeba.paths, (rows, columns), cache=cache / f"aligned-{rows}.npy", workers=workers)
         faces = [FaceSet(aligned, celeba.tags, np.ones_like(celeba.tags))]
         for folder, *edges in arguments.tight:
-            faces.append(tight_faces(Path(folder), [float(edge) for edge in edges], cache, workers))
+            faces.append(tight_faces(Path(folder), [float(edge) for edge in edges], tight, cache, workers))
         backgrounds = [
             decode_pictures(
-                pictures_without(folder, arguments), (224, 224), cache=cache / f"{folder.name}.npy", workers=workers
+                pictures_without(folder, arguments),
+                (whole, whole),
+                cache=cache / f"{folder.name}-{whole}.npy",
+                workers=workers,
             )
             for folder in arguments.without
         ]
         photos = [whole_photos(folder, path, arguments.sure, cache, workers) for folder, path in arguments.photos]
     composer = Composer(faces, backgrounds, arguments.sizes, photos, arguments.photo_share)
+    if arguments.proposer:
+        composer = WindowComposer(composer, load_model(LNet, arguments.proposer)[0].fold_batch_norm())
 
     if arguments.start:
         model = load_model(LNet, arguments.start)[0]

@@ -2,10 +2,10 @@
 
     python training/people_csv.py DATA/fairface-train.csv DATA/utkface-more.csv DATA/mask-faces.csv > people.csv
 
-Each table has a column `image` and any of `age` (years or a group: 34, 20-29, more than 70), `gender` (male, female) and
-`label` (with_mask: a mask is worn). Where a table has no labels of masks, nobody wears one. Other columns, such as race,
-are not read. The CSV has the columns image, Male, age, Wearing_Mask and partition: by their names alone a tenth of the
-pictures are of partition 1, half as many of partition 2.
+Each table has a column `image` and any of `age` (years or a group: 34, 20-29, more than 70), `gender` (male, female)
+and `label` (with_mask: a mask is worn). Where a table has no labels of masks, nobody wears one. Other columns, such as
+race, are not read. The CSV has the columns image, Male, age, Wearing_Mask and partition: by their names alone a tenth
+of the pictures are of partition 1, half as many of partition 2.
 """
 
 import argparse

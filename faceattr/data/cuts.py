@@ -11,7 +11,6 @@ from faceattr.data.layout import Layout, inside
 from faceattr.data.photos import Pictures
 from faceattr.data.warping import sample, to_images
 
-
 PHOTO_SIZE = (480, 480)
 """Rows and columns within which whole photos are decoded."""
 

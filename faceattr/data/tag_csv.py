@@ -16,9 +16,9 @@ _VALUES = {"1": True, "true": True, "0": False, "-1": False, "false": False}
 def read_tag_csv(path: str | Path, root: str | Path | None = None, skip_missing: bool = False) -> TaggedPictures:
     """Reads a CSV whose column ``image`` has the pictures' paths below ``root``; the other columns are attributes.
 
-    Columns named ``identity`` (any text, equal for one person), ``partition`` (0 train, 1 validation, 2 test) and ``age``
-    (years or a group: 34, 20-29, 70+) are no attributes. Values are 1, true, 0, -1 or false; an empty one means that
-    nobody has said.
+    Columns named ``identity`` (any text, equal for one person), ``partition`` (0 train, 1 validation, 2 test) and
+    ``age`` (years or a group: 34, 20-29, 70+) are no attributes. Values are 1, true, 0, -1 or false; an empty one means
+    that nobody has said.
 
     Args:
         path: the CSV file.

@@ -17,11 +17,11 @@ from faceattr.explain.inputs import choose_pictures, progress
 from faceattr.explain.nets import is_anet_alone
 from faceattr.explain.output import FreeNames, make_folder, new_figure, write_csv, write_json
 from faceattr.images import Photo, load_photo
-from faceattr.localization import LocalizerSettings, Proposal, resample, size_maps
+from faceattr.localization import LocalizerSettings, resample, size_maps
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
 from faceattr.ops import density_peaks, find_peaks
-from faceattr.pipeline import FaceAttributes, choose_device, find_weights
+from faceattr.pipeline import Face, FaceAttributes, choose_device, find_weights
 
 OFFSETS = 9
 """Rows and columns of crops round the face over which ANet is asked."""
@@ -48,13 +48,14 @@ class DecisionGraph:
 class FaceMaps:
     """One face on its way through the cascade.
 
-    proposal: the face. window: what LNet_s saw of the photo, x0, y0, x1, y1 in its pixels, and `view` as uint8 pixels.
+    face: as the pipeline reports it. window: what LNet_s saw of the photo, x0, y0, x1, y1 in its pixels, and `view` as
+    uint8 pixels.
     response_s: LNet_s's response over the window, [h, w], and its graph.
     crop: what ANet can see, uint8 [h, w, 3], with all offsets. strength: [OFFSETS, OFFSETS], the largest response of C4
     at each (Fig. 4b). best: row and column of the largest (eq. 5).
     """
 
-    proposal: Proposal
+    face: Face
     window: tuple[float, ...]
     view: np.ndarray
     response_s: np.ndarray
@@ -85,7 +86,6 @@ def trace(checkpoint: Checkpoint, photo: Photo, faces: int = FACES_SHOWN) -> Pho
     preprocessing = checkpoint.metadata["preprocessing"]
     settings, crop = LocalizerSettings(**preprocessing["localization"]), CropSettings(**preprocessing["crop"])
     [result] = FaceAttributes(checkpoint).iter_predict([photo.pixels], detect_only=True)
-    proposals = [Proposal(face.box, face.score) for face in result.faces]
     response, windows = result.response_maps["lnet_o"], result.windows
     y, x = ((np.arange(count) + 0.5) / count for count in response.shape)
     return PhotoMaps(
@@ -94,8 +94,8 @@ def trace(checkpoint: Checkpoint, photo: Photo, faces: int = FACES_SHOWN) -> Pho
         _mean_response(checkpoint, settings, torch.from_numpy(photo.pixels).permute(2, 0, 1).float() / 255),
         windows,
         [
-            _trace_face(checkpoint, settings, crop, photo, proposal, _window_of(proposal, windows))
-            for proposal in proposals[:faces]
+            _trace_face(checkpoint, settings, crop, photo, face, _window_of(face, windows))
+            for face in result.faces[:faces]
         ],
     )
 
@@ -121,7 +121,7 @@ def decision_graph(response: np.ndarray, threshold: float, x: np.ndarray, y: np.
 
 
 def _trace_face(
-    checkpoint: Checkpoint, settings: LocalizerSettings, crop: CropSettings, photo: Photo, proposal: Proposal, window
+    checkpoint: Checkpoint, settings: LocalizerSettings, crop: CropSettings, photo: Photo, face: Face, window
 ) -> FaceMaps:
     side, stride = settings.window_pixels, checkpoint.lnet_s.trunk.stride
     view = crop_window(photo.pixels, window, (side, side))
@@ -135,10 +135,10 @@ def _trace_face(
     cells = ((torch.arange(side // 4) + 0.5) * side / (side // 4) - 0.5) / stride
     anet = checkpoint.anet
     wide, size = replace(crop, positions=(OFFSETS, OFFSETS)), tuple(anet.config["input_size"])
-    pixels = crop_window(photo.pixels, wide.window(proposal.box, size, anet.step), wide.size(size, anet.step))
+    pixels = crop_window(photo.pixels, wide.window(face.box, size, anet.step), wide.size(size, anet.step))
     dense, best = dense_score(anet, pixels)
     return FaceMaps(
-        proposal, tuple(window), view, resample(response, cells, cells, "border").numpy(), graph, pixels, dense, best
+        face, tuple(window), view, resample(response, cells, cells, "border").numpy(), graph, pixels, dense, best
     )
 
 
@@ -159,13 +159,13 @@ def _mean_response(checkpoint: Checkpoint, settings: LocalizerSettings, pixels: 
     return checkpoint.lnet_o.response_map(image, "mean")[0].cpu().numpy()
 
 
-def _window_of(proposal: Proposal, windows: np.ndarray) -> np.ndarray:
+def _window_of(face: Face, windows: np.ndarray) -> np.ndarray:
     """The window that led to a face: the one whose middle is nearest to the face's, in its own size."""
-    x, y = (proposal.box[0] + proposal.box[2]) / 2, (proposal.box[1] + proposal.box[3]) / 2
+    x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
     middles, sides = (windows[:, :2] + windows[:, 2:]) / 2, windows[:, 2] - windows[:, 0]
     distances = np.hypot(middles[:, 0] - x, middles[:, 1] - y) / sides
     # Faces of several heights at one place: the box is half a window high.
-    unlike = np.abs(np.log((proposal.box[3] - proposal.box[1]) * 2 / sides))
+    unlike = np.abs(np.log((face.box[3] - face.box[1]) * 2 / sides))
     return windows[np.argmin(distances + unlike)]
 
 
@@ -177,13 +177,15 @@ def to_dict(photo: Photo, maps: PhotoMaps) -> dict:
         "windows": maps.windows * photo.scale + np.tile(photo.origin, 2),
         "faces": [
             {
-                "box": photo.to_original(np.array(face.proposal.box)),
-                "score": face.proposal.score,
-                "lnet_s": face.response_s,
-                "dense_score": face.strength,
-                "best_offset": [i - (count - 1) // 2 for i, count in zip(face.best, face.strength.shape, strict=True)],
+                "box": photo.to_original(np.array(traced.face.box)),
+                "score": traced.face.score,
+                "lnet_s": traced.response_s,
+                "dense_score": traced.strength,
+                "best_offset": [
+                    i - (count - 1) // 2 for i, count in zip(traced.best, traced.strength.shape, strict=True)
+                ],
             }
-            for face in maps.faces
+            for traced in maps.faces
         ],
     }
 
@@ -214,8 +216,8 @@ def draw(photo: Photo, maps: PhotoMaps, step: int) -> Figure:
     for axes in grid.flat:
         axes.set_xticks([])
         axes.set_yticks([])
-    boxes = np.array([face.proposal.box for face in maps.faces]).reshape(-1, 4)
-    scores = [[f"{face.proposal.score:.2f}"] for face in maps.faces]
+    boxes = np.array([traced.face.box for traced in maps.faces]).reshape(-1, 4)
+    scores = [[f"{traced.face.score:.2f}"] for traced in maps.faces]
     first = grid[0]
     first[0].imshow(draw_faces(photo.pixels, boxes, scores))
     height, width = photo.pixels.shape[:2]

@@ -1,4 +1,4 @@
-"""The localisation nets: a trunk, AlexNet's or a pyramid, with an object head (LNet+) or a tag head (LNet_o, LNet_s)."""
+"""The localisation nets: a trunk, AlexNet's or a pyramid, and an object head (LNet+) or a tag head (LNet_o, LNet_s)."""
 
 from __future__ import annotations
 

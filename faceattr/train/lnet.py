@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceattr.data.composites import Batch, Composer
-from faceattr.data.warping import to_images
 from faceattr.data.objects import ObjectFolder
+from faceattr.data.warping import to_images
 from faceattr.models.lnet import LNet
 from faceattr.train import parallel
 from faceattr.train.loop import Ahead, fit
@@ -148,7 +148,7 @@ def finetune(
     folder: Path,
     steps: int = 3000,
     batch_size: int = 32,
-    picture_sizes: Sequence[int] = (113, 129, 145, 161),
+    picture_sizes: Sequence[int] = (57, 65, 73, 81),
     learning_rate: float = 0.02,
     weight_decay: float = 5e-4,
     seed: int = 0,

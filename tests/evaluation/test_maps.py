@@ -21,7 +21,7 @@ def test_a_position_is_spread_to_the_pixel_it_is_centred_on(i, j):
     response = torch.zeros(10, 20)
     response[i, j] = 1
     level = (160, 320)
-    grid = spread(response, level)
+    grid = spread(response, level, 16)
     assert grid.shape == (GRID_SIDE // 2, GRID_SIDE)
     row, column = np.unravel_index(grid.argmax(), grid.shape)
     pixel = (np.array([row, column]) + 0.5) * 320 / GRID_SIDE - 0.5

@@ -41,7 +41,7 @@ def test_windows_hold_the_faces(traced):
     assert len(traced.faces) == 2
     for face in traced.faces:
         x0, y0, x1, y1 = face.window
-        left, top, right, bottom = face.proposal.box
+        left, top, right, bottom = face.face.box
         assert x0 < left and y0 < top and right < x1 and bottom < y1
         # A window is two faces high, and the disc is in its middle: red there, grey at the border.
         side = len(face.view)

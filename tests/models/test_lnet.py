@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from faceattr.models.lnet import STRIDE, LNet, LNetPlus, LNetTrunk, map_size
+from faceattr.models.lnet import LNet, LNetPlus, LNetTrunk, PyramidTrunk, fold_trunk, make_trunk, map_size
 
 TINY = (4, 6, 5, 5, 3)
+SLIM = {"kind": "pyramid", "widths": (3, 4, 5, 6), "depths": (0, 1, 1)}
 
 
 def randomise_statistics(net: nn.Module):
@@ -16,60 +17,91 @@ def randomise_statistics(net: nn.Module):
             nn.init.normal_(module.bias, std=0.2)
 
 
-def point_trunk() -> LNetTrunk:
+def point_trunk(kind: str):
     """Every filter passes its centre alone, so a response can be traced to the pixels it saw by hand."""
-    trunk = LNetTrunk((1, 1, 1, 1, 1), batch_norm=False, mean=(0, 0, 0), std=(1, 1, 1)).eval()
-    for layer in (trunk.c1, trunk.c2, trunk.c3, trunk.c4, trunk.c5):
-        conv = layer[0]
-        nn.init.zeros_(conv.weight)
-        nn.init.zeros_(conv.bias)
-        middle = conv.kernel_size[0] // 2
-        conv.weight.data[:, :, middle, middle] = 1 / conv.in_channels
+    widths = (1, 1, 1, 1, 1) if kind == "alexnet" else (1, 1, 1, 1)
+    trunk = make_trunk({"kind": kind, "widths": widths, "batch_norm": False, "mean": (0,) * 3, "std": (1,) * 3}).eval()
+    for conv in trunk.modules():
+        if isinstance(conv, nn.Conv2d):
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)
+            middle = conv.kernel_size[0] // 2
+            conv.weight.data[:, :, middle, middle] = 1 / conv.in_channels
     return trunk
 
 
-@pytest.mark.parametrize("size", [1, 11, 16, 17, 32, 33, 100])
-def test_map_has_a_position_every_sixteen_pixels(size):
-    trunk = LNetTrunk(TINY).eval()
+def tiny(kind: str):
+    return LNetTrunk(TINY).eval() if kind == "alexnet" else make_trunk(SLIM).eval()
+
+
+both = pytest.mark.parametrize("kind", ["alexnet", "pyramid"])
+
+
+@both
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 11, 15, 16, 17, 25, 32, 33, 100])
+def test_map_has_a_position_every_stride(kind, size):
+    trunk = tiny(kind)
     shape = trunk(torch.zeros(1, 3, size, 49)).shape
-    positions = len(range(0, size, STRIDE))
-    assert shape == (1, TINY[-1], positions, 4)
-    assert map_size(size) == positions
+    positions = len(range(0, size, trunk.stride))
+    assert shape == (1, trunk.channels, positions, len(range(0, 49, trunk.stride)))
+    assert map_size(size, trunk.stride) == positions
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 3), (4, 1)])
 def test_a_bright_pixel_answers_at_its_own_position(row, column):
     image = torch.zeros(1, 3, 65, 65)
-    image[:, :, STRIDE * row, STRIDE * column] = 1
-    response = point_trunk()(image)[0, 0]
+    image[:, :, 16 * row, 16 * column] = 1
+    response = point_trunk("alexnet")(image)[0, 0]
     expected = torch.zeros(5, 5)
     expected[row, column] = 1
     torch.testing.assert_close(response, expected)
 
 
-def test_moving_the_picture_by_the_stride_moves_the_map_by_one():
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 4), (6, 8), (3, 5), (4, 7), (8, 1)])
+def test_a_bright_pixel_answers_at_its_own_position_of_the_pyramid_and_half_beside_it(row, column):
+    image = torch.zeros(1, 3, 65, 65)
+    image[:, :, 8 * row, 8 * column] = 1
+    response = point_trunk("pyramid")(image)[0, 0]
+    expected = torch.zeros(9, 9)
+    expected[row, column] = 1
+    if row % 2 == column % 2 == 0:
+        # The coarse map, which sees every other position, answers too: as much here, half as much beside.
+        for down in (-1, 0, 1):
+            for right in (-1, 0, 1):
+                if 0 <= row + down < 9 and 0 <= column + right < 9:
+                    expected[row + down, column + right] += 0.5 ** (abs(down) + abs(right))
+    torch.testing.assert_close(response, expected)
+
+
+@both
+def test_moving_the_picture_by_the_coarsest_stride_moves_the_map_with_it(kind):
     torch.manual_seed(0)
-    trunk = LNetTrunk(TINY).eval()
+    trunk = tiny(kind)
     randomise_statistics(trunk)
     image = torch.rand(1, 3, 305, 305)
-    shifted = image.roll((STRIDE, 2 * STRIDE), (2, 3))
+    shifted = image.roll((16, 32), (2, 3))
     a, b = trunk(image), trunk(shifted)
-    # The receptive field is 163 pixels wide; positions farther from the border see no padding and no seam.
-    torch.testing.assert_close(a[:, :, 7:11, 7:11], b[:, :, 8:12, 9:13])
+    # Receptive fields are 163 pixels wide at most; positions farther from the border see no padding and no seam.
+    step, least, most = 16 // trunk.stride, 112 // trunk.stride, 176 // trunk.stride
+    moved = b[:, :, least + step : most + step, least + 2 * step : most + 2 * step]
+    torch.testing.assert_close(a[:, :, least:most, least:most], moved)
 
 
-def test_a_mirrored_picture_gives_a_mirrored_map_when_filters_are_symmetric():
+@both
+def test_a_mirrored_picture_gives_a_mirrored_map_when_filters_are_symmetric(kind):
     torch.manual_seed(1)
-    trunk = LNetTrunk(TINY).eval()
-    for layer in (trunk.c1, trunk.c2, trunk.c3, trunk.c4, trunk.c5):
-        layer[0].weight.data += layer[0].weight.data.flip(3)
+    trunk = tiny(kind)
+    for layer in trunk.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data += layer.weight.data.flip(3)
     image = torch.rand(1, 3, 81, 97)
     torch.testing.assert_close(trunk(image).flip(3), trunk(image.flip(3)), rtol=1e-4, atol=1e-4)
 
 
-def test_folding_batch_norm_changes_nothing_but_rounding():
+@pytest.mark.parametrize("trunk", [{"widths": TINY}, SLIM], ids=["alexnet", "pyramid"])
+def test_folding_batch_norm_changes_nothing_but_rounding(trunk):
     torch.manual_seed(2)
-    net = LNet(tags=("a", "b"), sizes=(20.0, 30.0), trunk={"widths": TINY})
+    net = LNet(tags=("a", "b"), sizes=(20.0, 30.0), trunk=trunk)
     randomise_statistics(net)
     net.eval()
     images = torch.rand(2, 3, 70, 90)
@@ -79,8 +111,9 @@ def test_folding_batch_norm_changes_nothing_but_rounding():
     assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
 
 
-def test_a_folded_net_is_rebuilt_from_its_config():
-    net = LNet(tags=("a",), sizes=(20.0, 30.0), trunk={"widths": TINY}).eval().fold_batch_norm()
+@pytest.mark.parametrize("trunk", [{"widths": TINY}, SLIM], ids=["alexnet", "pyramid"])
+def test_a_folded_net_is_rebuilt_from_its_config(trunk):
+    net = LNet(tags=("a",), sizes=(20.0, 30.0), trunk=trunk).eval().fold_batch_norm()
     again = LNet(**net.config).eval()
     again.load_state_dict(net.state_dict())
     images = torch.rand(1, 3, 50, 50)
@@ -89,7 +122,7 @@ def test_a_folded_net_is_rebuilt_from_its_config():
 
 def test_folding_in_training_mode_is_refused():
     with pytest.raises(ValueError, match="eval"):
-        LNetTrunk(TINY).fold_batch_norm()
+        fold_trunk(LNetTrunk(TINY))
 
 
 def test_lnet_plus_takes_any_size_and_is_rebuilt_from_its_config():
@@ -127,9 +160,13 @@ def test_sizes_must_rise_in_equal_ratios(sizes):
         LNet(sizes=sizes)
 
 
-def test_five_widths_are_needed():
+def test_a_width_a_layer_is_needed():
     with pytest.raises(ValueError, match="C1 to C5"):
         LNetTrunk((1, 2, 3))
+    with pytest.raises(ValueError, match="2, 4, 8 and 16"):
+        PyramidTrunk((1, 2, 3))
+    with pytest.raises(ValueError, match="'vgg'"):
+        make_trunk({"kind": "vgg"})
 
 
 def test_the_paper_s_widths():

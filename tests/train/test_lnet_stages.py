@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from faceattr.data.composites import Batch, Composer
+from faceattr.data.composites import Batch, Composer, FaceSet
 from faceattr.data.photos import Pictures
 from faceattr.models.lnet import LNet, LNetPlus
 from faceattr.train.lnet import finetune, pretrain, random_crops, tag_loss, ten_crops
@@ -94,7 +94,8 @@ def test_a_face_of_unknown_size_class_leaves_the_face_tag_out():
 def composer():
     white = Pictures(np.full((3, 40, 33, 3), 255, np.uint8), np.tile([40, 33], (3, 1)))
     black = Pictures(np.zeros((3, 40, 40, 3), np.uint8), np.tile([40, 40], (3, 1)))
-    return Composer(white, np.ones((3, 2), bool), [black], [20.0, 30.0])
+    told = np.ones((3, 2), bool)
+    return Composer([FaceSet(white, told, told)], [black], [20.0, 30.0])
 
 
 def tune(composer, folder, steps, resume=False):
