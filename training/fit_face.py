@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from faceattr.data.celeba import read_celeba
 from faceattr.data.photos import hold_out, list_pictures
-from faceattr.models.checkpoint import NETS, load_checkpoint, save_checkpoint
+from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 from faceattr.train.arguments import add_machine, prepare
 from faceattr.train.face import fit_face, least_score, piece, propose, scores, tight, with_plane
 
@@ -98,7 +98,7 @@ def main():
     print(json.dumps({"score_threshold": threshold, **notes}, indent=1))
     metadata = with_plane(checkpoint, plane, args.least, threshold).metadata
     metadata = {**metadata, "training": {**metadata["training"], "face": notes}}
-    nets = {name: getattr(checkpoint, name) for name in NETS} | {"face": plane}
+    nets = checkpoint.nets() | {"face": plane}
     save_checkpoint(args.output, **nets, metadata=metadata)
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")
 

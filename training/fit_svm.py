@@ -29,7 +29,7 @@ from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.attributes import evaluate, table
 from faceattr.evaluation.predict import ALIGNED_FACES, predict_pictures
 from faceattr.models.anet import CONFIGS, ANet
-from faceattr.models.checkpoint import NETS, load_checkpoint, save_checkpoint
+from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 from faceattr.pipeline import FaceAttributes, find_weights
 from faceattr.train import parallel
 from faceattr.train.anet import pooled_features
@@ -153,8 +153,7 @@ def own_attributes(args: argparse.Namespace, device: torch.device, dtype: torch.
         figures["held out"] = result["mean"]
         print(f"held out, {result['n']} pictures:\n{table(result)}\n")
     print(json.dumps(figures, indent=1))
-    nets = {name: getattr(own, name) for name in NETS}
-    save_checkpoint(args.output, **nets, metadata=own.metadata)
+    save_checkpoint(args.output, **own.nets(), metadata=own.metadata)
     args.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
 
 

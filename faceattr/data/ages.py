@@ -6,10 +6,11 @@ import re
 
 import numpy as np
 
-LIMITS = (3, 10, 20, 30, 40, 50, 60, 70)
-"""Ages in years: the tag Age_T says that somebody is at least T years old."""
+from faceattr.ages import LIMITS
+
 AGE_TAGS = tuple(f"Age_{limit}" for limit in LIMITS)
-OLDEST = 120
+"""The tag Age_T says that somebody is at least T years old."""
+ELDEST = 120
 CHILD, SENIOR = 13, 65
 """A Child is younger, a Senior as old or older, in years."""
 YOUNG, OLD = 30, 60
@@ -30,11 +31,11 @@ def parse_age(text: str) -> tuple[float, float]:
     elif match := re.fullmatch(r"(\d+)\s*(?:-|–|to)\s*(\d+)", text):
         low, high = float(match[1]), float(match[2]) + 1
     elif match := re.fullmatch(r"(?:more than|over)\s*(\d+)|(\d+)\s*\+", text):
-        low, high = float(match[1] or match[2]), float(OLDEST)
+        low, high = float(match[1] or match[2]), float(ELDEST)
     else:
         raise ValueError(f"age {text!r}, expected years (34), a group (20-29, 70+) or nothing")
-    if not 0 <= low < high <= OLDEST:
-        raise ValueError(f"age {text!r}, expected years from 0 to {OLDEST - 1}")
+    if not 0 <= low < high <= ELDEST:
+        raise ValueError(f"age {text!r}, expected years from 0 to {ELDEST - 1}")
     return low, high
 
 

@@ -1,14 +1,15 @@
-"""The whole cascade in one safetensors file: five nets, and in its header what it takes to use them.
+"""The whole cascade in one safetensors file: five nets or six, and in its header what it takes to use them.
 
 The header's metadata has one key, ``faceattr``, whose value is JSON:
 
-- ``format_version``: 2
-- ``configs``: for each of ``lnet_o``, ``lnet_s``, ``anet``, ``svm``, ``face`` the arguments that rebuild it; ``face``
-  is one plane over ANet's features and, last, the log-odds of the localiser's score
+- ``format_version``: 3; files of version 2, which have no ``age``, are read too
+- ``configs``: for each of ``lnet_o``, ``lnet_s``, ``anet``, ``svm``, ``face``, ``age`` the arguments that rebuild it;
+  ``face`` is one plane over ANet's features and, last, the log-odds of the localiser's score; ``age``, which may be
+  left out, has a plane for each of :data:`faceattr.ages.LIMITS`: is somebody at least so old?
 - ``attributes``: their names, in the order of the logits
 - ``preprocessing``: how photos become input: the localiser's settings, whose own threshold is for what ``face`` is to
   look at, and ``score_threshold`` for what it then takes for a face; ANet's crop from its box, and ``aligned_box``,
-  where that box lies on an aligned 178x218 picture
+  where that box lies on an aligned 178x218 picture; ``age_tail``, the share of ages beyond each end of the interval
 - ``thresholds``: ``accuracy`` and ``balanced``, on the calibrated probability, one an attribute
 - ``training``, ``metrics``: on what data the weights were trained and how they do
 - ``sha256``: of the metadata without this key and of every tensor; safetensors itself notices no flipped bit
@@ -30,14 +31,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from faceattr.ages import LIMITS
 from faceattr.models.anet import ANet
 from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+OLDEST_VERSION = 2
 MADE_ON_SAVING = ("format_version", "configs", "sha256")
 """Keys of the metadata that follow from the rest."""
 NETS: dict[str, type[nn.Module]] = {"lnet_o": LNet, "lnet_s": LNet, "anet": ANet, "svm": LinearSVM, "face": LinearSVM}
+OPTIONAL_NETS: dict[str, type[nn.Module]] = {"age": LinearSVM}
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,12 @@ class Checkpoint:
     svm: LinearSVM
     face: LinearSVM
     metadata: dict[str, Any]
+    age: LinearSVM | None = None
+
+    def nets(self) -> dict[str, nn.Module]:
+        """The nets that it has, by name, as :func:`save_checkpoint` takes them."""
+        every = {name: getattr(self, name) for name in (*NETS, *OPTIONAL_NETS)}
+        return {name: net for name, net in every.items() if net is not None}
 
 
 def save_checkpoint(
@@ -61,6 +71,7 @@ def save_checkpoint(
     svm: LinearSVM,
     face: LinearSVM,
     metadata: dict[str, Any],
+    age: LinearSVM | None = None,
 ) -> None:
     """Writes the nets and ``metadata`` to ``path``, all or nothing.
 
@@ -71,6 +82,7 @@ def save_checkpoint(
         ValueError: a key is missing or unknown, or a list has not one value an attribute.
     """
     nets: dict[str, nn.Module] = {"lnet_o": lnet_o, "lnet_s": lnet_s, "anet": anet, "svm": svm, "face": face}
+    nets |= {} if age is None else {"age": age}
     metadata = {
         "format_version": FORMAT_VERSION,
         "configs": {name: net.config for name, net in nets.items()},
@@ -103,14 +115,15 @@ def load_checkpoint(
     """
     metadata, tensors = _read(Path(path))
     nets = {}
-    for name, cls in NETS.items():
+    every = {name: cls for name, cls in (NETS | OPTIONAL_NETS).items() if name in metadata["configs"]}
+    for name, cls in every.items():
         net = _build(path, name, cls, metadata["configs"][name])
         prefix = name + "."
         _fill(
             path, name, net, {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         )
         nets[name] = net.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    foreign = sorted(key for key in tensors if key.split(".")[0] not in NETS)
+    foreign = sorted(key for key in tensors if key.split(".")[0] not in every)
     if foreign:
         raise ValueError(f"{path}: holds the tensor {foreign[0]!r}, which belongs to no net of faceattr")
     if metadata["sha256"] != _checksum(metadata, tensors):
@@ -145,10 +158,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                     f"{path}: made by a newer faceattr (format {version}, this one reads {FORMAT_VERSION}); "
                     "upgrade faceattr"
                 )
-            if version < FORMAT_VERSION:
+            if version < OLDEST_VERSION:
                 raise ValueError(
-                    f"{path}: made by an older faceattr (format {version}, this one reads {FORMAT_VERSION}); make it "
-                    "again with training/bundle.py"
+                    f"{path}: made by an older faceattr (format {version}, this one reads {OLDEST_VERSION} to "
+                    f"{FORMAT_VERSION}); make it again with training/bundle.py"
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
@@ -167,7 +180,7 @@ def _metadata_problem(metadata: dict[str, Any]) -> str | None:
     if metadata.keys() != expected:
         key = min(metadata.keys() ^ expected)
         return f"metadata {'has the unknown' if key in metadata else 'lacks the'} key {key!r}"
-    if set(metadata["configs"]) != set(NETS):
+    if not set(NETS) <= set(metadata["configs"]) <= {*NETS, *OPTIONAL_NETS}:
         return f"configs are of {sorted(metadata['configs'])}, not of {sorted(NETS)}"
     count = len(metadata["attributes"])
     for name in ("accuracy", "balanced"):
@@ -176,6 +189,9 @@ def _metadata_problem(metadata: dict[str, Any]) -> str | None:
     for name in ("anet", "svm"):
         if metadata["configs"][name]["attributes"] != count:
             return f"{name} has {metadata['configs'][name]['attributes']} attributes, {count} are named"
+    age = metadata["configs"].get("age")
+    if age is not None and age["attributes"] != len(LIMITS):
+        return f"age has {age['attributes']} planes, not {len(LIMITS)}"
     face, features = metadata["configs"]["face"], metadata["configs"]["anet"]["features"]
     if (face["attributes"], face["features"]) != (1, features + 1):
         return f"face has {face['attributes']} planes over {face['features']} features, not 1 over {features + 1}"
@@ -185,7 +201,7 @@ def _metadata_problem(metadata: dict[str, Any]) -> str | None:
 def _stored(net: str, tensor: Tensor) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
     if tensor.is_floating_point():
-        tensor = tensor.to(torch.float32 if net in ("svm", "face") or tensor.dim() < 2 else torch.float16)
+        tensor = tensor.to(torch.float32 if net in ("svm", "face", "age") or tensor.dim() < 2 else torch.float16)
     return tensor.clone()
 
 

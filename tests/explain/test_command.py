@@ -234,13 +234,13 @@ def test_size_of_baselines(explain, celeba, tmp_path, crop):
 
 
 def test_compare(explain, celeba, weights, tmp_path):
-    from faceattr.models.checkpoint import NETS, load_checkpoint, save_checkpoint
+    from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 
     # The same checkpoint but for one plane: it sees no smile.
     checkpoint = load_checkpoint(weights)
     checkpoint.svm.bias[0] -= 20
     keys = ("attributes", "preprocessing", "thresholds", "training", "metrics")
-    nets = {name: getattr(checkpoint, name) for name in NETS}
+    nets = checkpoint.nets()
     other = tmp_path / "other.safetensors"
     save_checkpoint(other, **nets, metadata={key: checkpoint.metadata[key] for key in keys})
     status, captured = explain("compare", "--root", celeba, "--before", other, "--shown", 4)

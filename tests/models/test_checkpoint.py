@@ -9,6 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from faceattr.ages import LIMITS
+from faceattr.models import checkpoint
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import NETS, load_checkpoint, save_checkpoint
 from faceattr.models.lnet import LNet
@@ -74,10 +76,31 @@ def test_round_trip_is_bit_exact(path, parts, tmp_path):
     assert loaded.metadata["thresholds"] == parts["metadata"]["thresholds"]
     assert loaded.metadata["preprocessing"] == {"crop": {"face": [38, 48, 140, 188]}}
     # Saved again, the file is the same to the last byte.
-    nets = {name: getattr(loaded, name) for name in NETS}
+    nets = loaded.nets()
     own = {key: value for key, value in loaded.metadata.items() if key not in ("format_version", "configs", "sha256")}
     save_checkpoint(tmp_path / "again.safetensors", **nets, metadata=own)
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_ages_go_with_the_rest(parts, tmp_path):
+    age = LinearSVM(len(LIMITS), parts["anet"].config["features"]).eval()
+    torch.nn.init.normal_(age.weight)
+    path = tmp_path / "ages.safetensors"
+    save_checkpoint(path, **parts, age=age)
+    loaded = load_checkpoint(path)
+    assert torch.equal(loaded.age.weight, age.weight) and set(loaded.nets()) == {*NETS, "age"}
+    save_checkpoint(tmp_path / "again.safetensors", **loaded.nets(), metadata=loaded.metadata)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    with pytest.raises(ValueError, match="age has 3 planes"):
+        save_checkpoint(path, **parts, age=LinearSVM(3, 9))
+
+
+def test_a_file_of_the_version_before_is_read(path):
+    tensors, metadata = content(path)
+    metadata["format_version"] = 2
+    metadata["sha256"] = checkpoint._checksum(metadata, tensors)
+    save_file(tensors, path, {"faceattr": json.dumps(metadata)})
+    assert load_checkpoint(path).age is None
 
 
 def test_matrices_are_stored_as_float16_and_the_rest_as_float32(path):
@@ -163,12 +186,12 @@ def rewrite(path, change):
     ("change", "message"),
     [
         (
-            lambda tensors, metadata: metadata.update(format_version=3),
-            r"newer faceattr \(format 3, this one reads 2\); upgrade",
+            lambda tensors, metadata: metadata.update(format_version=4),
+            r"newer faceattr \(format 4, this one reads 3\); upgrade",
         ),
         (
             lambda tensors, metadata: metadata.update(format_version=1),
-            r"older faceattr \(format 1, this one reads 2\); make it again",
+            r"older faceattr \(format 1, this one reads 2 to 3\); make it again",
         ),
         (
             lambda tensors, metadata: metadata["configs"]["face"].update(features=9),
