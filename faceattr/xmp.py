@@ -30,6 +30,8 @@ AREA = "http://ns.adobe.com/xmp/sType/Area#"
 DIMENSIONS = "http://ns.adobe.com/xap/1.0/sType/Dimensions#"
 SUBJECT = ("http://purl.org/dc/elements/1.1/", "dc:subject")
 HIERARCHICAL = ("http://ns.adobe.com/lightroom/1.0/", "lr:hierarchicalSubject")
+OUR_LISTS = {SUBJECT: "faceattr:Keywords", HIERARCHICAL: "faceattr:HierarchicalKeywords"}
+"""For each list of keywords our list of those that we added to it."""
 _XMLNS = "http://www.w3.org/2000/xmlns/"
 _EMPTY = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/">\n <rdf:RDF xmlns:rdf="' + RDF + '">\n  <rdf:Description rdf:about=""/>\n'
@@ -115,69 +117,102 @@ def merge(
     """
     document = _parse(old) if old else minidom.parseString(_EMPTY)
     rdf = _rdf(document)
+    # All of ours goes, then comes anew: the same prediction again makes the same file.
+    others = {tag: _take_keywords(rdf, tag, ours) for tag, ours in OUR_LISTS.items()}
+    regions, stay = _take_regions(rdf)
+    for description in _children(rdf, RDF, ("Description",)):
+        for child in list(description.childNodes):
+            if child.namespaceURI == OURS:
+                _remove(child)
+
     labels = sorted({label.replace("_", " ") for face in prediction.faces for label in face.labels})
-    for tag, ours, words in (
-        (SUBJECT, "faceattr:Keywords", labels),
-        (HIERARCHICAL, "faceattr:HierarchicalKeywords", [f"{prefix}|{label}" for label in labels]),
-    ):
-        _merge_keywords(rdf, tag, ours, words)
-    _merge_regions(rdf, prediction, frame)
-    _set_text(rdf, "faceattr:Software", f"faceattr {__version__}")
-    _set_text(rdf, "faceattr:Weights", weights)
-    _set_text(rdf, "faceattr:Faces", str(len(prediction.faces)))
+    for tag, words in ((SUBJECT, labels), (HIERARCHICAL, [f"{prefix}|{label}" for label in labels])):
+        _put_keywords(rdf, tag, [word for word in words if word not in others[tag]])
+    if prediction.faces:
+        _put_regions(rdf, regions, stay, prediction, frame)
+    for name, text in (("Software", f"faceattr {__version__}"), ("Weights", weights), ("Faces", len(prediction.faces))):
+        _add(_description(rdf), OURS, f"faceattr:{name}", str(text))
     return ("\n".join(_written(node) for node in document.childNodes) + "\n").encode()
 
 
-def _merge_keywords(rdf: minidom.Element, tag: tuple[str, str], ours: str, words: Sequence[str]) -> None:
-    """Takes the keywords that we added earlier out of the list, and adds those that are not there."""
+def _take_keywords(rdf: minidom.Element, tag: tuple[str, str], ours: str) -> set[str]:
+    """Takes the keywords that we added earlier out of a list; those that are left."""
     earlier = {_text(item) for bag in _bags(rdf, OURS, ours) for item in _items(bag)}
-    others = set()
-    for bag in _bags(rdf, *tag):
+    left = set()
+    for bag in list(_bags(rdf, *tag)):
         for item in _items(bag):
             if _text(item) in earlier:
                 _remove(item)
             else:
-                others.add(_text(item))
-    added = [word for word in words if word not in others]
-    _set_list(rdf, OURS, ours, added, fresh=True)
-    _set_list(rdf, *tag, added)
+                left.add(_text(item))
+        if earlier and not any(True for _ in _items(bag)):
+            _remove(bag.parentNode)
+    return left
 
 
-def _merge_regions(rdf: minidom.Element, prediction: Prediction, frame: str) -> None:
+def _put_keywords(rdf: minidom.Element, tag: tuple[str, str], words: Sequence[str]) -> None:
+    if not words:
+        return
+    bag = next(_bags(rdf, *tag), None)
+    if bag is None:
+        bag = _add(_add(_description(rdf), *tag), RDF, "rdf:Bag")
+    ours = _add(_add(_description(rdf), OURS, OUR_LISTS[tag]), RDF, "rdf:Bag")
+    for word in words:
+        _add(bag, RDF, "rdf:li", word)
+        _add(ours, RDF, "rdf:li", word)
+
+
+def _take_regions(rdf: minidom.Element) -> tuple[minidom.Element | None, list[minidom.Element]]:
+    """Takes our regions and entries out; the property mwg-rs:Regions and the items that stay in its list."""
     regions = next(_properties(rdf, REGIONS, "Regions"), None)
-    bag = None
-    if regions is not None:
-        found = _field(_struct(regions), REGIONS, "RegionList")
-        bag = next(_children(found, RDF, ("Bag", "Seq")), None) if isinstance(found, minidom.Element) else None
-    stay = []
-    for item in list(_items(bag)) if bag is not None else []:
-        own = _take_extension(item)
-        if own and not _plain(_field(_struct(item), REGIONS, "Name")):
+    bag = None if regions is None else _region_list(_struct(regions))
+    if bag is None:
+        return regions, []
+    stay, taken = [], False
+    for item in _items(bag):
+        if _take_extension(item) and not _plain(_field(_struct(item), REGIONS, "Name")):
             _remove(item)
+            taken = True
         else:
             stay.append(item)
-    if not stay and not prediction.faces:
-        if regions is not None and bag is not None and not any(True for _ in _items(bag)):
-            _remove(regions)
-        return
-    width, height = prediction.width, prediction.height
+    if taken and not stay:
+        _remove(regions)
+        regions = None
+    return regions, stay
+
+
+def _region_list(struct: minidom.Element) -> minidom.Element | None:
+    found = _field(struct, REGIONS, "RegionList")
+    return next(_children(found, RDF, ("Bag", "Seq")), None) if isinstance(found, minidom.Element) else None
+
+
+def _put_regions(
+    rdf: minidom.Element,
+    regions: minidom.Element | None,
+    stay: Sequence[minidom.Element],
+    prediction: Prediction,
+    frame: str,
+) -> None:
+    sides = prediction.width, prediction.height
     sideways = prediction.orientation >= 5
-    if stay:
-        frame = _frame_of(_struct(regions), (width, height), sideways, frame)
-    boxes = [_region(face, prediction, frame) for face in prediction.faces]
     if regions is None:
         regions = _add(_description(rdf), REGIONS, "mwg-rs:Regions", resource=True)
     struct = _struct(regions)
+    if stay:
+        frame = _frame_of(struct, sides, sideways, frame)
     if not stay or _field(struct, REGIONS, "AppliedToDimensions") is None:
         for element in _children(struct, REGIONS, ("AppliedToDimensions",)):
             _remove(element)
         applied = _add(struct, REGIONS, "mwg-rs:AppliedToDimensions", resource=True)
-        sides = (height, width) if sideways and frame == "stored" else (width, height)
+        sides = sides[::-1] if sideways and frame == "stored" else sides
         for name, value in zip(("w", "h", "unit"), (*map(str, sides), "pixel"), strict=True):
             _add(applied, DIMENSIONS, f"stDim:{name}", value)
+    bag = _region_list(struct)
     if bag is None:
-        listed = _add(struct, REGIONS, "mwg-rs:RegionList")
-        bag = _add(listed, RDF, "rdf:Bag")
+        for element in _children(struct, REGIONS, ("RegionList",)):
+            _remove(element)
+        bag = _add(_add(struct, REGIONS, "mwg-rs:RegionList"), RDF, "rdf:Bag")
+    boxes = [_region(face, prediction, frame) for face in prediction.faces]
     taken = dict(_pairs(boxes, [_box_of(item, struct) for item in stay]))
     for number, face in enumerate(prediction.faces):
         if number in taken:
@@ -367,31 +402,6 @@ def _items(bag: minidom.Element) -> Iterator[minidom.Element]:
     return _children(bag, RDF, ("li",))
 
 
-def _set_list(rdf: minidom.Element, namespace: str, tag: str, words: Sequence[str], fresh: bool = False) -> None:
-    """Adds words to a list, or with `fresh` makes it of them; an empty one is taken away."""
-    name = tag.split(":")[1]
-    if fresh:
-        for found in _properties(rdf, namespace, name):
-            _remove(found)
-    bag = next(_bags(rdf, namespace, tag), None)
-    if bag is None and words:
-        bag = _add(_add(_description(rdf), namespace, tag), RDF, "rdf:Bag")
-    for word in words:
-        _add(bag, RDF, "rdf:li", word)
-    if bag is not None and not any(True for _ in _items(bag)):
-        _remove(bag.parentNode)
-
-
-def _set_text(rdf: minidom.Element, tag: str, text: str) -> None:
-    name = tag.split(":")[1]
-    for description in _children(rdf, RDF, ("Description",)):
-        if description.hasAttributeNS(OURS, name):
-            description.removeAttributeNS(OURS, name)
-    for found in _properties(rdf, OURS, name):
-        _remove(found)
-    _add(_description(rdf), OURS, tag, text)
-
-
 def _struct(element: minidom.Element) -> minidom.Element:
     """The element whose children the fields are, made if fields are so far attributes alone."""
     inner = next(_children(element, RDF, ("Description",)), None)
@@ -401,8 +411,8 @@ def _struct(element: minidom.Element) -> minidom.Element:
     inner.setAttributeNS(_XMLNS, "xmlns:rdf", RDF)
     for attribute in list(element.attributes.values()):
         if attribute.namespaceURI not in (_XMLNS, RDF, None):
+            inner.setAttributeNS(attribute.namespaceURI, attribute.name, attribute.value)
             element.removeAttributeNode(attribute)
-            inner.setAttributeNodeNS(attribute)
     for child in list(element.childNodes):
         inner.appendChild(child)
     element.appendChild(inner)

@@ -313,9 +313,11 @@ class TestHardships:
         closed.chmod(0)
         long = str(open_folder / ("x" * 300 + ".jpg"))
         weights = shutil.copy(weights, open_folder)
+        os.chmod(weights, 0o644)
+        self.predict(weights, capsys, photos / "a.png")  # loads modules from where only root may look
         with unprivileged():
             status, records, err = self.predict(weights, capsys, "", long, closed / "a.png", open_folder / "photos")
-        assert status == 1 and len(records) == 8
+        assert status == 1 and len(records) == 8, err
         errors = {record["image"]: record["error"] for record in records if record["error"]}
         assert "an empty path" in errors[""] and "File name too long" in errors[long]
         assert "(Permission denied); check" in errors[str(closed / "a.png")]
