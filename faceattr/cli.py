@@ -1,4 +1,4 @@
-"""The command line: `faceattr predict | detect | evaluate | explain | info`."""
+"""The command line: `faceattr predict | detect | index | search | serve | evaluate | explain | info`."""
 
 import argparse
 import importlib
@@ -15,6 +15,7 @@ from faceattr import __version__
 from faceattr.arguments import positive, span
 from faceattr.evaluation import command as evaluation_command
 from faceattr.explain import command as explain_command
+from faceattr.search import command as search_command
 
 # torch and the pipeline are imported when a command runs, so that --help and wrong options answer at once.
 
@@ -124,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_pictures(detect)
     _add_engine(detect)
     detect.set_defaults(run=_predict, attributes=None, exclude=None, thresholds="accuracy", xmp=None)
+
+    search_command.add_arguments(commands)
 
     evaluate = commands.add_parser("evaluate", help="figures on labelled pictures", description="Figures on labels.")
     evaluation_command.add_arguments(evaluate)

@@ -61,7 +61,8 @@ class RecordWriter:
         time = [prediction.time] if self._timed else []
         photo = [prediction.image, *time, prediction.width, prediction.height]
         for number, face in enumerate(prediction.faces, 1):
-            values = [f"{face.attributes[name]:.4f}" for name in self._attributes] if face.attributes else []
+            known = [face.attributes.get(name) for name in self._attributes] if face.attributes else []
+            values = ["" if value is None else f"{value:.4f}" for value in known]
             score = "" if face.score is None else f"{face.score:.4f}"
             rows.writerow([*photo, number, *(f"{edge:.1f}" for edge in face.box), score, *values, _notes(face), ""])
         if not prediction.faces:
