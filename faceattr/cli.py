@@ -1,41 +1,87 @@
-"""The command line: `faceattr predict | detect | evaluate | explain | info`."""
+"""The command line: `faceattr predict | detect | index | search | serve | evaluate | explain | info`."""
 
 import argparse
 import importlib
 import os
 import signal
 import sys
+import threading
 import warnings
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 
 from faceattr import __version__
-from faceattr.arguments import positive
+from faceattr.arguments import positive, span
 from faceattr.evaluation import command as evaluation_command
 from faceattr.explain import command as explain_command
+from faceattr.search import command as search_command
 
 # torch and the pipeline are imported when a command runs, so that --help and wrong options answer at once.
 
 EXIT_SOME_FAILED, EXIT_NOT_STARTED = 1, 2
+BESIDE = object()
+"""Of --xmp without a folder: sidecars lie beside their photos."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command. Exit status: 0, or 1 when a picture failed, 2 when nothing could start."""
+    """Runs one command. Exit status: 0, or 1 when a picture failed, 2 when nothing could start or go on."""
+    _open_standard_streams()
     options = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+    before = _end_on_sigterm()
     try:
         return options.run(options)
     except BrokenPipeError:
         # `| head` has what it wanted. Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 128 + signal.SIGPIPE
+    except _Terminated:
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except ValueError as error:
-        print(f"faceattr: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError):  # a full disk below stdout, say
+            _give_up_stdout()
+        from faceattr.records import printable
+
+        print(f"faceattr: {printable(str(error))}", file=sys.stderr)
         return EXIT_NOT_STARTED
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: as an interruption, so that what was begun is completed."""
+
+
+def _end_on_sigterm():
+    """Makes SIGTERM an exception; gives the handler that was there before, None where this may not be done."""
+
+    def end(*_):
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, end)
+
+
+def _open_standard_streams() -> None:
+    """Where the program was started with one of them closed: nothing else that it opens may come to be stdout."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, mode))
+
+
+def _give_up_stdout() -> None:
+    with suppress(OSError, ValueError):  # ValueError: it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,12 +101,32 @@ def _parser() -> argparse.ArgumentParser:
         help="what the labels' thresholds were chosen for: plain or balanced accuracy (default: %(default)s)",
     )
     _add_engine(predict)
+    sidecars = predict.add_argument_group("tags for photo managers")
+    sidecars.add_argument(
+        "--xmp",
+        nargs="?",
+        const=BESIDE,
+        metavar="DIR",
+        help="write an XMP sidecar beside each photo, or below DIR; one that is there is merged",
+    )
+    sidecars.add_argument(
+        "--xmp-prefix", default="Face", metavar="NAME", help="above the labels as hierarchical keywords (default: Face)"
+    )
+    sidecars.add_argument(
+        "--xmp-frame",
+        choices=("stored", "displayed"),
+        default="stored",
+        help="regions of photos that EXIF turns: as the pixels are stored, which digiKam and Immich expect, or as the "
+        "photo is displayed (default: %(default)s)",
+    )
     predict.set_defaults(run=_predict)
 
     detect = commands.add_parser("detect", help="boxes of faces alone", description="Boxes of faces alone.")
     _add_pictures(detect)
     _add_engine(detect)
-    detect.set_defaults(run=_predict, attributes=None, exclude=None, thresholds="accuracy")
+    detect.set_defaults(run=_predict, attributes=None, exclude=None, thresholds="accuracy", xmp=None)
+
+    search_command.add_arguments(commands)
 
     evaluate = commands.add_parser("evaluate", help="figures on labelled pictures", description="Figures on labels.")
     evaluation_command.add_arguments(evaluate)
@@ -89,7 +155,14 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, or folder to walk")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture or video, or folder to walk")
+    parser.add_argument("--follow-links", action="store_true", help="also walk folders that are links")
+    parser.add_argument(
+        "--every",
+        type=span,
+        metavar="T",
+        help="of videos a frame each 1s, 500ms, 2m, ... (default: 1s); of folders then also their videos",
+    )
     parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
     parser.add_argument(
         "--output",
@@ -121,22 +194,24 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} holds no name")
+    return names
 
 
 def _predict(options: argparse.Namespace) -> int:
     if options.engine == "ray":
         return _predict_on_ray(options)
-    from PIL import Image
     from tqdm import tqdm
 
+    from faceattr.collection import collect
     from faceattr.gallery import Gallery
-    from faceattr.images import find_pictures
     from faceattr.pipeline import Prediction, find_weights, load
-    from faceattr.records import RecordWriter
+    from faceattr.records import RecordWriter, printable
+    from faceattr.video import is_video
 
-    # Bombs are refused by name; Pillow's warning below that size would only spoil the progress bar.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    name_warnings(options.quiet)
     weights = find_weights(options.weights)
     model = load(
         weights,
@@ -147,43 +222,111 @@ def _predict(options: argparse.Namespace) -> int:
         min_score=options.min_score,
         max_faces=options.max_faces,
     )
-    found = {path: list(find_pictures(path)) for path in options.paths}
-    photos = [photo for pictures in found.values() for photo in pictures]
-    empty = [Prediction(path, error=f"{path}: no pictures in this folder") for path in found if not found[path]]
+    found = collect(options.paths, follow_links=options.follow_links, videos=options.every is not None)
     if not options.quiet:
         print(f"faceattr {__version__} on {model.device}, weights {weights}", file=sys.stderr)
+        for note in found.notes():
+            print(f"faceattr: {printable(note)}", file=sys.stderr)
 
     detect_only = options.command == "detect"
     columns = () if detect_only else model.attributes
-    gallery = Gallery(options.output, photos, columns) if options.output else None
-    stream = model.iter_predict(photos, detect_only=detect_only, batch_size=options.batch_size, workers=options.workers)
-    progress = tqdm(total=len(photos) + len(empty), unit="photo", disable=options.quiet, dynamic_ncols=True)
+    videos = any(map(is_video, found.pictures))
+    gallery = Gallery(options.output, found.pictures, columns) if options.output else None
+    sidecars = None
+    if options.xmp is not None:
+        from faceattr.xmp import Sidecars
+
+        folder = None if options.xmp is BESIDE else Path(options.xmp)
+        sidecars = Sidecars(folder, model.metadata["sha256"], options.xmp_prefix, options.xmp_frame)
+    stream = model.iter_predict(
+        found.pictures,
+        detect_only=detect_only,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        every=options.every or 1.0,
+        keep_photos=gallery is not None,
+    )
+    folders = {str(picture): folder for picture, folder in zip(found.pictures, found.folders, strict=True)}
+    total = None if videos else len(found.pictures) + len(found.errors)
+    progress = tqdm(total=total, unit="photo", disable=options.quiet, dynamic_ncols=True)
     failed = 0
-    writer = RecordWriter(sys.stdout, options.format, columns)
+
+    def report(error: object) -> None:
+        nonlocal failed
+        failed += 1
+        tqdm.write(f"faceattr: {printable(str(error))}", file=sys.stderr)
+
+    writer = RecordWriter(sys.stdout, options.format, columns, timed=videos)
     with closing(stream), progress, writer, gallery or nullcontext():
-        for prediction in chain(empty, stream):
+        for prediction in chain((Prediction(path, error=error) for path, error in found.errors), stream):
             if prediction.error is not None:
-                failed += 1
-                tqdm.write(f"faceattr: {prediction.error}", file=sys.stderr)
+                report(prediction.error)
             # Where results and progress share a terminal, the bar makes room.
             with tqdm.external_write_mode() if sys.stdout.isatty() else nullcontext():
                 writer.write(prediction)
-            if gallery is not None and prediction.photo is not None:
-                gallery.write(prediction)
+            if prediction.error is None:
+                folder = folders[prediction.image]
+                if gallery is not None:
+                    try:
+                        gallery.write(prediction, _name_in(folder, prediction))
+                    except ValueError as error:  # its names are made to be writable: the next would fail as well
+                        report(f"{error}; no more pictures are written")
+                        gallery = _closed(gallery)
+                if sidecars is not None and prediction.time is None:
+                    try:
+                        sidecars.write(prediction, folder)
+                    except ValueError as error:
+                        report(error)
             progress.update()
     if gallery is not None and not options.quiet:
         print(f"faceattr: pictures are in {options.output}, gallery.html shows them all", file=sys.stderr)
     return EXIT_SOME_FAILED if failed else 0
 
 
+def _name_in(folder: Path, prediction) -> str:
+    """How a page names a photo: below the folder that was given, which need not be told to whoever sees the page."""
+    name = os.path.relpath(prediction.image, folder)
+    return name if prediction.time is None else f"{name} at {prediction.time:g} s"
+
+
+def _closed(gallery) -> None:
+    with suppress(ValueError):  # it has been said
+        gallery.__exit__(None, None, None)
+
+
+def name_warnings(quiet: bool) -> None:
+    """Warnings while a photo is decoded: with its name, or none."""
+    from PIL import Image
+    from tqdm import tqdm
+
+    from faceattr.images import being_read
+    from faceattr.records import printable
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        name = being_read()
+        tqdm.write(f"faceattr: {printable(f'{name}: {message}' if name else str(message))}", file=sys.stderr)
+
+    warnings.simplefilter("ignore" if quiet else "always")
+    # Bombs are refused by name; the warning below that size says nothing that matters here.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    warnings.showwarning = show
+
+
 def _predict_on_ray(options: argparse.Namespace) -> int:
-    from faceattr.images import find_pictures
+    from faceattr.collection import collect
     from faceattr.ray import predict_parts
+    from faceattr.records import printable
 
     if options.output is None:
         raise ValueError("--engine ray: give the folder for its parts with --output")
+    for option, value in (("--xmp", options.xmp), ("--every", options.every)):
+        if value is not None:
+            raise ValueError(f"{option}: only with --engine local")
+    found = collect(options.paths, follow_links=options.follow_links)
+    for _, error in found.errors:
+        print(f"faceattr: {printable(error)}", file=sys.stderr)
     done = predict_parts(
-        [photo for path in options.paths for photo in find_pictures(path)],
+        found.pictures,
         options.output,
         options.weights,
         format=options.parts,
@@ -200,12 +343,14 @@ def _predict_on_ray(options: argparse.Namespace) -> int:
         max_faces=options.max_faces,
     )
     if not options.quiet:
+        for note in found.notes():
+            print(f"faceattr: {printable(note)}", file=sys.stderr)
         kept = f", {done.kept_parts} parts were there before" if done.kept_parts else ""
         print(
             f"faceattr: {done.photos} photos, {done.failed} failed{kept}; parts are in {options.output}",
             file=sys.stderr,
         )
-    return EXIT_SOME_FAILED if done.failed else 0
+    return EXIT_SOME_FAILED if done.failed or found.errors else 0
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -1,10 +1,16 @@
 """The pictures that `--output` writes: each photo with its faces, its response maps, and a page of all photos."""
 
+from __future__ import annotations
+
+import fcntl
+import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from faceattr.collection import OUTPUT_LIST
 from faceattr.drawing import draw_faces, draw_response_map
 from faceattr.page import Page, PageFace
 from faceattr.pipeline import Face, Prediction
@@ -16,42 +22,68 @@ class Gallery:
     """Writes into `folder`, made if need be; no input is ever overwritten, equal names are told apart by a number.
 
     attributes: the names that the faces' attributes have; empty where only boxes are asked for. Leaving the context
-    completes gallery.html.
+    completes gallery.html. The folder then also has a list of what was written, by which these pictures are known for
+    no photos. One program at a time writes into a folder.
+
+    Raises ValueError where the folder, a picture or the page cannot be written.
     """
 
     def __init__(self, folder: Path, inputs: Iterable[Path], attributes: Sequence[str] = ()):
         self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._list = open(folder / OUTPUT_LIST, "a", encoding="utf-8")
         except OSError as error:
-            raise ValueError(f"{folder}: cannot be made a folder for the pictures ({error}); choose another") from error
+            reason = error.strerror
+            raise ValueError(
+                f"{folder}: cannot be made a folder for the pictures ({reason}); choose another"
+            ) from error
+        try:
+            fcntl.flock(self._list, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{folder}: another run writes its pictures here; choose another folder") from error
+        except OSError:  # a file system without locks
+            pass
+        self._real = os.path.realpath(folder)
         # As text in one case: some file systems do not tell A.jpg from a.jpg.
-        self._taken = {str(path.resolve()).casefold() for path in inputs}
+        self._taken = {os.path.realpath(path).casefold() for path in inputs}
+        self._numbers: dict[str, int] = {}
         self._attributes = attributes
         self._page = Page(self._free_page(), "Faces and their attributes" if attributes else "Faces", attributes)
 
-    def __enter__(self) -> "Gallery":
+    def __enter__(self) -> Gallery:
         return self
 
     def __exit__(self, *error) -> None:
-        self._page.__exit__(*error)
+        if self._list.closed:
+            return
+        try:
+            self._page.__exit__(*error)
+        finally:
+            self._list.close()
 
-    def write(self, prediction: Prediction) -> None:
-        """Writes NAME.faces.jpg and NAME.MAP.jpg for each response map of a prediction that holds its photo."""
+    def write(self, prediction: Prediction, name: str) -> None:
+        """Writes STEM.faces.jpg and STEM.MAP.jpg for each response map of a prediction that holds its photo.
+
+        name: of the photo in the page, and in its last part the STEM.
+        """
         photo = prediction.photo
         boxes = photo.from_original(np.array([face.box for face in prediction.faces]).reshape(-1, 4))
         pictures = {"faces": draw_faces(photo.pixels, boxes, [_caption(face) for face in prediction.faces])}
-        for name, response in prediction.response_maps.items():
-            pictures[name] = draw_response_map(photo.pixels, response)
-        stem = self._free_stem(Path(prediction.image).stem, list(pictures))
-        for name, picture in pictures.items():
-            path = self._path(stem, name)
+        for key, response in prediction.response_maps.items():
+            pictures[key] = draw_response_map(photo.pixels, response)
+        stem = self._free_stem(Path(name).stem, list(pictures))
+        for key, picture in pictures.items():
+            path = self._folder / f"{stem}.{key}.jpg"
             try:
+                self._list.write(json.dumps(path.name) + "\n")
+                self._list.flush()
                 picture.save(path, quality=90)
             except OSError as error:
-                raise ValueError(f"{path}: cannot be written ({error}); choose another folder") from error
+                reason = error.strerror or error
+                raise ValueError(f"{path}: cannot be written ({reason}); choose another folder") from error
         faces = [self._page_face(face, prediction) for face in prediction.faces]
-        self._page.add(prediction.image, photo.pixels, faces)
+        self._page.add(name, photo.pixels, faces)
 
     def _page_face(self, face: Face, prediction: Prediction) -> PageFace:
         sides = (prediction.width, prediction.height) * 2
@@ -61,25 +93,36 @@ class Gallery:
         box = [edge / side for edge, side in zip(face.box, sides, strict=True)]
         return PageFace(box, [labels], [values], [*score, *face.notes])
 
-    def _free_page(self) -> Path:
-        number, path = 1, self._folder / "gallery.html"
-        while str(path.resolve()).casefold() in self._taken:
-            number += 1
-            path = self._folder / f"gallery-{number}.html"
-        return path
+    def _key(self, name: str) -> str:
+        return os.path.join(self._real, name).casefold()
 
-    def _path(self, stem: str, name: str) -> Path:
-        return self._folder / f"{stem}.{name}.jpg"
+    def _free_page(self) -> Path:
+        number, name = 1, "gallery.html"
+        while self._key(name) in self._taken:
+            number += 1
+            name = f"gallery-{number}.html"
+        return self._folder / name
 
     def _free_stem(self, stem: str, names: list[str]) -> str:
-        number, candidate = 1, stem
+        # Room for the longest ending and a number: a name has so many bytes at most.
+        room = _longest_name(self._real) - max(len(f".{name}.jpg") for name in names) - len("-1000000")
+        stem = os.fsencode(stem)[:room].decode(errors="ignore") or "photo"
+        number = self._numbers.get(stem, 0)
         while True:
-            keys = {str(self._path(candidate, name).resolve()).casefold() for name in names}
+            number += 1
+            candidate = stem if number == 1 else f"{stem}-{number}"
+            keys = {self._key(f"{candidate}.{name}.jpg") for name in names}
             if not keys & self._taken:
                 self._taken |= keys
+                self._numbers[stem] = number
                 return candidate
-            number += 1
-            candidate = f"{stem}-{number}"
+
+
+def _longest_name(folder: str) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return 255
 
 
 def _caption(face: Face) -> list[str]:

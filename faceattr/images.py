@@ -1,21 +1,34 @@
-"""Read any picture as upright 8-bit RGB, in bounded memory, or say what is wrong with it."""
+"""Read any picture as upright 8-bit sRGB, in bounded memory, or say what is wrong with it."""
 
 import io
 import math
 import os
+import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-# Folders are searched for these. HEIC needs Pillow's plugin; without it the file is reported rather than passed over.
-PICTURE_SUFFIXES = frozenset(
+RAW_SUFFIXES = frozenset(
+    ".3fr .arw .cr2 .cr3 .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf .srw "
+    ".x3f".split()
+)
+# Folders are searched for these. HEIC and raw photos need packages of their own; without them such a file is reported
+# rather than passed over.
+PICTURE_SUFFIXES = RAW_SUFFIXES | frozenset(
     ".avif .bmp .gif .heic .heif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .pgm .png .ppm .tga .tif .tiff .webp".split()
 )
+
+_LEAST_PREVIEW = 1024
+"""A raw photo's embedded preview with a shorter long side, in pixels, is too small to look for faces in."""
+_EXIF_OF_RAW = {3: 3, 5: 8, 6: 6}
+"""EXIF's orientation for LibRaw's `flip`; others are 1."""
 
 # Decoded rows are converted in bands of about this many pixels, so that no second full-size copy is made.
 _BAND_PIXELS = 2**21
@@ -34,6 +47,9 @@ _FROM_THE_RIGHT = {2, 3, 6, 7}  # orientations whose upright x runs against the 
 _FROM_THE_BOTTOM = {3, 4, 7, 8}  # likewise y
 
 
+_reading = threading.local()
+
+
 class ImageError(ValueError):
     """A picture that cannot be used. The message names it, what is wrong, and what to do."""
 
@@ -46,6 +62,7 @@ class Photo:
     scale: side in original pixels of the square that one pixel stands for.
     origin: (x, y) in original pixels of the left upper corner of `pixels`; below 0 when turning the picture upright put
         the incomplete last column or row first.
+    orientation: EXIF's, 1 to 8: how the picture lay in its file.
     """
 
     pixels: np.ndarray
@@ -53,6 +70,7 @@ class Photo:
     height: int
     scale: int = 1
     origin: tuple[int, int] = (0, 0)
+    orientation: int = 1
 
     def to_original(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes [..., 4] (x0, y0, x1, y1) in `pixels` to original pixels, clipped to the picture."""
@@ -69,8 +87,9 @@ def load_image(source) -> np.ndarray:
 
     source: a path, encoded bytes, a PIL image, an array [H, W] or [H, W, C], or a tensor [C, H, W], with 1, 3 or 4
         channels; arrays and tensors are uint8 in 0..255, uint16 in 0..65535 or floating point in 0..1.
-    EXIF orientation is applied, transparency is laid over white, 16 bits are scaled to 8, of an animation the first
-    frame is taken. Raises ImageError.
+    EXIF orientation is applied, colours are brought to sRGB by the picture's ICC profile, transparency is laid over
+    white, 16 bits are scaled to 8; of an animation the first frame is taken, of a raw photo the preview that the camera
+    put in, where it is large enough. Raises ImageError.
     """
     return load_photo(source, max_side=None).pixels
 
@@ -89,7 +108,9 @@ def load_photo(source, max_side: int | None = 2048) -> Photo:
     if isinstance(source, np.ndarray):
         return _from_array(source, name, max_side)
     if isinstance(source, str | os.PathLike):
-        _check_file(Path(source), name)
+        check_file(source)
+        if Path(name).suffix.lower() in RAW_SUFFIXES:
+            return _from_raw(source, name, max_side)
         return _from_file(source, name, max_side)
     if isinstance(source, bytes | bytearray | memoryview):
         if len(source) == 0:
@@ -115,44 +136,96 @@ def describe(source) -> str:
     return type(source).__name__
 
 
-def find_pictures(path: str | os.PathLike) -> Iterator[Path]:
-    """The path itself if it is no folder, else the picture files below it, sorted, hidden ones left out."""
-    path = Path(path)
-    if not path.is_dir():
-        yield path
-        return
-    for folder, folders, files in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in sorted(files):
-            if Path(file).suffix.lower() in PICTURE_SUFFIXES and not file.startswith("."):
-                yield Path(folder, file)
+def being_read() -> str | None:
+    """The name of the picture that this thread reads just now: for warnings, which do not say."""
+    return getattr(_reading, "name", None)
 
 
-def _check_file(path: Path, name: str) -> None:
+def check_file(path: str | os.PathLike) -> None:
+    """Raises ImageError for what is no file with something in it, or may not be looked at."""
+    name = describe(path)
+    if not name:
+        raise ImageError("'': an empty path; give the name of a picture")
     try:
-        if path.is_dir():
-            raise ImageError(f"{name}: is a folder; pass the pictures in it (the command line walks folders)")
-        if not path.exists():
-            raise ImageError(f"{name}: no such file; check the path")
-        if path.is_file() and path.stat().st_size == 0:
-            raise ImageError(f"{name}: empty (0 bytes); copy or download the picture again")
-    except (OSError, ValueError) as error:  # ValueError also covers a NUL in the path
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{name}: cannot be read ({error}); check the path and its permissions") from error
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        problem = (
+            "links to what is not there; check the link" if os.path.islink(path) else "no such file; check the path"
+        )
+        raise ImageError(f"{name}: {problem}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise _cannot_be_read(name, error) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(f"{name}: is a folder; pass the pictures in it (the command line walks folders)")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(f"{name}: is a pipe, socket or device; save the picture as a file")  # a pipe may never answer
+    if status.st_size == 0:
+        raise ImageError(f"{name}: empty (0 bytes); copy or download the picture again")
 
 
-def _from_file(file, name: str, max_side: int | None) -> Photo:
+def _cannot_be_read(name: str, error: Exception) -> ImageError:
+    reason = getattr(error, "strerror", None) or error
+    return ImageError(f"{name}: cannot be read ({reason}); check the path, its permissions and the disk")
+
+
+@cache
+def _register_plugins() -> None:
     Image.init()
-    # Pillow would run Ghostscript on an EPS file: no picture is worth running a program that it brings along.
-    formats = [known for known in Image.ID if known != "EPS"]
-    with _errors_name(name), Image.open(file, formats=formats) as image:
-        return _from_pil(image, name, max_side, draft=True)
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener()
+
+
+def _from_file(file, name: str, max_side: int | None, orientation: int | None = None) -> Photo:
+    with _errors_name(name):
+        _register_plugins()
+        # Pillow would run Ghostscript on an EPS file: no picture is worth running a program that it brings along.
+        formats = [known for known in Image.ID if known != "EPS"]
+        try:
+            image = Image.open(file, formats=formats)
+        except UnidentifiedImageError as error:
+            if "HEIF" not in Image.ID and _is_heif(file):
+                raise ImageError(f"{name}: HEIC; pip install 'faceattr[heif]' to read it, or convert it") from error
+            raise
+        with image:
+            return _from_pil(image, name, max_side, draft=True, orientation=orientation)
+
+
+def _is_heif(file) -> bool:
+    if not isinstance(file, io.BytesIO):
+        with open(file, "rb") as opened:
+            return _is_heif(io.BytesIO(opened.read(12)))
+    start = file.getvalue()[:12]
+    return start[4:8] == b"ftyp" and start[8:] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+def _from_raw(path: str | os.PathLike, name: str, max_side: int | None) -> Photo:
+    try:
+        import rawpy
+    except ImportError as error:
+        raise ImageError(f"{name}: a raw photo; pip install 'faceattr[raw]' to read it, or convert it") from error
+    with _errors_name(name), open(path, "rb") as file, rawpy.imread(file) as raw:
+        orientation = _EXIF_OF_RAW.get(raw.sizes.flip, 1)
+        try:
+            preview = raw.extract_thumb()
+        except rawpy.LibRawError:
+            preview = None
+        if preview is not None and preview.format == rawpy.ThumbFormat.JPEG:
+            with Image.open(io.BytesIO(preview.data), formats=["JPEG"]) as image:
+                large = max(image.size) >= _LEAST_PREVIEW
+            if large:
+                return _from_file(io.BytesIO(preview.data), name, max_side, orientation)
+        # As bright as the camera meant it; upright already.
+        developed = _from_array(raw.postprocess(use_camera_wb=True, no_auto_bright=True), name, max_side)
+        return replace(developed, orientation=orientation)
 
 
 @contextmanager
 def _errors_name(name: str) -> Iterator[None]:
     """Whatever Pillow raises becomes an ImageError about the picture of that name."""
+    before, _reading.name = being_read(), name
     try:
         yield
     except ImageError:
@@ -167,12 +240,19 @@ def _errors_name(name: str) -> Iterator[None]:
     except MemoryError as error:
         raise ImageError(f"{name}: does not fit in memory; reduce it first") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not the decoder's
+            raise _cannot_be_read(name, error) from error
         raise ImageError(
             f"{name}: truncated or damaged, cannot be decoded ({error}); copy or download it again"
         ) from error
+    finally:
+        _reading.name = before
 
 
-def _from_pil(image: Image.Image, name: str, max_side: int | None, draft: bool = False) -> Photo:
+def _from_pil(
+    image: Image.Image, name: str, max_side: int | None, draft: bool = False, orientation: int | None = None
+) -> Photo:
+    """orientation: of a picture that does not say it itself."""
     full_size = image.size
     _check_size(*full_size, name)
     if draft and max_side is not None:
@@ -186,11 +266,15 @@ def _from_pil(image: Image.Image, name: str, max_side: int | None, draft: bool =
         raise ImageError(f"{name}: cannot be read ({error}); pass an open image") from error
     drafted = round(max(full_size) / max(image.size))
     # After load(): Pillow turns TIFF files upright itself.
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, orientation or 1)
+    except Exception:  # the pixels are sound: EXIF that cannot be read turns nothing
+        orientation = orientation or 1
     width, height = full_size if drafted > 1 else image.size
+    white, transform = _white(image, name), _to_srgb(image)
 
     def band(top: int, bottom: int) -> Image.Image:
-        return _rgb(image.crop((0, top, image.width, bottom)), name)
+        return _rgb(image.crop((0, top, image.width, bottom)), name, white, transform)
 
     pixels, factor = _assemble(band, *image.size, max_side)
     scale = drafted * factor
@@ -200,24 +284,55 @@ def _from_pil(image: Image.Image, name: str, max_side: int | None, draft: bool =
         width, height = height, width
     x = width - pixels.width * scale if orientation in _FROM_THE_RIGHT else 0
     y = height - pixels.height * scale if orientation in _FROM_THE_BOTTOM else 0
-    return Photo(np.array(pixels), width, height, scale, (x, y))
+    # HEIC lies upright when it is decoded; what its EXIF said is for those who read the file otherwise.
+    lay = image.info.get("original_orientation") or orientation
+    return Photo(np.array(pixels), width, height, scale, (x, y), lay if lay in _TRANSPOSE else 1)
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
+def _white(image: Image.Image, name: str) -> int:
+    """The value of white in a picture of whole numbers, of the whole of it: a dark band must not pass for 8 bits."""
+    if image.mode != "I":
+        return 255 if image.mode != "F" and not image.mode.startswith("I;16") else 65535
+    low, high = image.getextrema()
+    if low < 0 or high > 65535:
+        raise ImageError(f"{name}: 32-bit pixels of unknown range; save it with 8 or 16 bits a channel")
+    return 255 if high <= 255 and image.format not in ("PNG", "PPM") else 65535  # these two have 16 bits
+
+
+def _to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
+    """What brings pixels of the picture, as RGB, L or CMYK, to sRGB; None where they are that, or nothing says more."""
+    data = image.info.get("icc_profile")
+    if not data:
+        return None
+    mode = {"CMYK": "CMYK", "1": "L", "L": "L", "LA": "L"}.get(image.mode, "L" if image.mode.startswith("I") else "RGB")
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        space = profile.profile.xcolor_space.strip()
+        if space != {"L": "GRAY"}.get(mode, mode) or "sRGB" in ImageCms.getProfileDescription(profile):
+            return None
+        transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except Exception:  # a damaged profile; the pixels are sound
+        return None
+    return lambda pixels: ImageCms.applyTransform(pixels.convert(mode), transform)
+
+
+def _rgb(
+    image: Image.Image, name: str, white: int = 255, to_srgb: Callable[[Image.Image], Image.Image] | None = None
+) -> Image.Image:
     if image.mode == "F":
         raise ImageError(f"{name}: floating-point pixels of unknown range; save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
         values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(f"{name}: 32-bit pixels of unknown range; save it with 8 or 16 bits a channel")
-        image = Image.fromarray(_eight_bits(values))
+        image = Image.fromarray(values.astype(np.uint8) if white == 255 else _eight_bits(values))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image.convert("RGB") if to_srgb is None else to_srgb(image)
 
 
 def _channels_last(tensor: torch.Tensor, name: str) -> np.ndarray:
+    if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_quantized:
+        raise ImageError(f"{name}: a sparse, quantized or meta tensor has no pixels to look at; pass a dense one")
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
         hint = "; pass the pictures of a batch as a list" if tensor.ndim == 4 else ""
         raise ImageError(f"{name}: a tensor is [C, H, W] with 1, 3 or 4 channels{hint}")

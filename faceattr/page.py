@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -37,6 +39,8 @@ class PageFace:
 class Page:
     """Writes one HTML file, a photo at a time, in memory that does not grow; it appears when the context is left.
 
+    A page that cannot be completed (the disk is full, say) leaves nothing behind; the error is a ValueError.
+
     columns: what the probabilities are of: one name, or two for a comparison, whose changes are then shown.
     table: rows of text, the first the header, shown above the photos.
     """
@@ -49,7 +53,7 @@ class Page:
         columns: Sequence[str] = ("probability",),
         table: Sequence[Sequence[str]] = (),
     ):
-        self._path, self._partial = path, path.with_name(path.name + ".partial")
+        self._path = path
         template = resources.files("faceattr").joinpath("page.html").read_text(encoding="utf-8")
         # A plain replacement of the markers: what replaces one is not searched for the next.
         head, self._tail = template.split("{{photos}}")
@@ -58,19 +62,33 @@ class Page:
         pieces = head.split("{{")
         head = pieces[0] + "".join(parts[name] + rest for name, rest in (piece.split("}}", 1) for piece in pieces[1:]))
         try:
-            self._file = open(self._partial, "w", encoding="utf-8")
+            # A name of its own: two programs may write the same page, of which the last one then stays.
+            handle, self._partial = tempfile.mkstemp(".partial", f".{path.name}.", path.parent)
+            os.chmod(self._partial, 0o666 & ~_umask())
+            self._file = open(handle, "w", encoding="utf-8")
+            self._file.write(head)
         except OSError as error:
-            raise ValueError(f"{path}: cannot be written ({error}); choose another folder") from error
-        self._file.write(head)
+            raise self._unwritten(error) from error
 
     def __enter__(self) -> Page:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, raised: type[BaseException] | None, *_) -> None:
         # Also after an interruption: what is there makes a page.
-        self._file.write(self._tail)
-        self._file.close()
-        os.replace(self._partial, self._path)
+        try:
+            try:
+                self._file.write(self._tail)
+            finally:
+                self._file.close()
+            os.replace(self._partial, self._path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(self._partial)
+            if raised is None:  # what was raised before says more
+                raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> ValueError:
+        return ValueError(f"{self._path}: cannot be written ({error.strerror}); choose another folder")
 
     def add(self, name: str, pixels: np.ndarray, faces: Sequence[PageFace]) -> None:
         """One more photo: its name, its pixels, uint8 RGB [H, W, 3], which are reduced, and its faces."""
@@ -87,7 +105,16 @@ class Page:
                 for face in faces
             ],
         }
-        self._file.write(f'<script type="application/json" class="photo">{_json(photo)}</script>\n')
+        try:
+            self._file.write(f'<script type="application/json" class="photo">{_json(photo)}</script>\n')
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _as_span(box: Sequence[float]) -> tuple[float, ...]:

@@ -18,11 +18,13 @@ from threading import Barrier
 
 import numpy as np
 import torch
+from PIL import Image
 
 from faceattr.crops import CropSettings, crop_window
 from faceattr.images import ImageError, Photo, describe, load_photo
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
+from faceattr.video import Frame, frames, is_video
 
 # A stream holds decoded photos until their faces fill a batch, but no more bytes of them than this.
 _HELD_BYTES = 64 * 2**20
@@ -62,8 +64,11 @@ class Prediction:
     """The record of one photo of a stream.
 
     image: its name. width, height: of the upright original; None when it could not be read.
-    error: None, or why it could not be read. photo: the decoded picture, at most 2048 pixels a side.
-    response_maps: name to [h, w] over the whole photo. windows: [K, 4], what LNet_s looked at, in pixels of `photo`.
+    error: None, or why it could not be read. time: of a video's frame, in seconds from the start.
+    orientation: EXIF's, 1 to 8: how the photo lies in its file.
+    Only where a stream is asked to keep them, for they are large: photo, the decoded picture, at most 2048 pixels a
+    side; response_maps, name to [h, w] over the whole photo; windows, [K, 4], what LNet_s looked at, in pixels of
+    `photo`.
     """
 
     image: str
@@ -71,6 +76,8 @@ class Prediction:
     height: int | None = None
     faces: list[Face] = field(default_factory=list)
     error: str | None = None
+    time: float | None = None
+    orientation: int = 1
     photo: Photo | None = field(default=None, repr=False, compare=False)
     response_maps: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
     windows: np.ndarray | None = field(default=None, repr=False, compare=False)
@@ -78,7 +85,15 @@ class Prediction:
     def to_dict(self) -> dict:
         """The JSON record."""
         faces = [face.to_dict() for face in self.faces]
-        return {"image": self.image, "width": self.width, "height": self.height, "faces": faces, "error": self.error}
+        time = {} if self.time is None else {"time": self.time}
+        return {
+            "image": self.image,
+            **time,
+            "width": self.width,
+            "height": self.height,
+            "faces": faces,
+            "error": self.error,
+        }
 
 
 @dataclass(frozen=True)
@@ -168,40 +183,74 @@ class FaceAttributes:
         detect_only: bool = False,
         batch_size: int = 32,
         workers: int = 2,
+        every: float = 1.0,
+        keep_photos: bool = False,
     ) -> Iterator[Prediction]:
         """One record a photo, in order, as they come, in memory that does not grow with their number.
 
         `workers` threads decode and localise ahead, a photo each; ANet sees `batch_size` faces at a time, of several
-        photos where need be. A photo that cannot be read gives a record with its error. boxes: for each photo [K, 4] or
-        None, as in `predict`.
+        photos where need be. A photo that cannot be read, or whose boxes cannot be used, gives a record with its error.
+        boxes: for each photo [K, 4] or None, as in `predict`. The path of a video gives a record for a frame `every`
+        so many seconds. keep_photos: the records also hold the decoded photo, response maps and windows.
         """
+        single = str | os.PathLike | bytes | bytearray | memoryview | Image.Image
+        if isinstance(images, single) or (isinstance(images, np.ndarray | torch.Tensor) and images.ndim != 4):
+            raise ValueError(f"iter_predict: takes photos, not one ({describe(images)}); pass [photo], or use predict")
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: at least 1 is needed")
+        if hasattr(images, "__len__") and hasattr(boxes, "__len__") and len(images) != len(boxes):
+            raise ValueError(
+                f"boxes: {len(boxes)} entries for {len(images)} photos; give one a photo, None to find them"
+            )
+        tasks = _sources(zip(images, repeat(None) if boxes is None else boxes, strict=boxes is not None), every)
+        return self._stream(tasks, detect_only, batch_size, workers, keep_photos)
 
-        def locate(image, boxes_of_photo) -> _Located:
+    def _stream(
+        self, tasks: Iterable[tuple], detect_only: bool, batch_size: int, workers: int, keep_photos: bool
+    ) -> Iterator[Prediction]:
+        def locate(source, boxes_of_photo) -> _Located:
+            name = source.video if isinstance(source, Frame) else describe(source)
             try:
-                return self._locate(describe(image), load_photo(image), boxes_of_photo)
-            except ImageError as error:
-                return _Located(Prediction(describe(image), error=str(error)))
+                pixels = source.pixels if isinstance(source, Frame) else source
+                if isinstance(pixels, ImageError):
+                    raise pixels
+                located = self._locate(name, load_photo(pixels), boxes_of_photo)
+            except Exception as error:
+                return _Located(Prediction(name, error=_in_words(name, error)))
+            prediction = located.prediction
+            if isinstance(source, Frame):
+                prediction = replace(prediction, time=source.time)
+            return replace(located, prediction=prediction if keep_photos else _without_pixels(prediction))
 
         waiting: list[_Located] = []
-        tasks = zip(images, repeat(None) if boxes is None else boxes, strict=boxes is not None)
         with closing(_ahead(locate, tasks, workers)) as all_located:
             for located in all_located:
                 waiting.append(located)
                 faces = sum(len(each.crops) for each in waiting)
                 held = sum(each.prediction.photo.pixels.nbytes for each in waiting if each.prediction.photo)
-                if faces >= batch_size or held >= _HELD_BYTES:
-                    yield from self._complete(waiting, detect_only, batch_size)
+                if faces >= batch_size or held >= _HELD_BYTES or len(waiting) >= batch_size:
+                    yield from self._finish(waiting, detect_only, batch_size)
                     waiting = []
-            yield from self._complete(waiting, detect_only, batch_size)
+            yield from self._finish(waiting, detect_only, batch_size)
+
+    def _finish(self, waiting: list[_Located], detect_only: bool, batch_size: int) -> Iterator[Prediction]:
+        """As `_complete`; where it fails, a photo at a time, so that only those that fail alone have an error."""
+        try:
+            yield from list(self._complete(waiting, detect_only, batch_size))
+            return
+        except Exception as error:  # the device's memory, say
+            if len(waiting) == 1:
+                prediction = waiting[0].prediction
+                yield replace(prediction, faces=[], error=_in_words(prediction.image, error))
+                return
+        for located in waiting:
+            yield from self._finish([located], detect_only, 1)
 
     def _faces(self, image, boxes, detect_only: bool) -> list:
         if not isinstance(image, list | tuple):
             located = self._locate(describe(image), load_photo(image), boxes)
             return next(self._complete([located], detect_only)).faces
-        if boxes is not None and len(boxes) != len(image):
-            raise ValueError(
-                f"boxes: {len(boxes)} entries for {len(image)} photos; give one a photo, None to find them"
-            )
         faces = []
         for prediction in self.iter_predict(image, boxes, detect_only=detect_only):
             if prediction.error is not None:
@@ -229,7 +278,17 @@ class FaceAttributes:
             notes = ("small face, attributes uncertain",) if small else ()
             faces.append(Face(tuple(box.tolist()), score, notes=notes))
         crops = [crop_window(photo.pixels, photo.from_original(window), size) for window in windows]
-        return _Located(Prediction(name, photo.width, photo.height, faces, None, photo, maps, seen), crops)
+        prediction = Prediction(
+            name,
+            photo.width,
+            photo.height,
+            faces,
+            orientation=photo.orientation,
+            photo=photo,
+            response_maps=maps,
+            windows=seen,
+        )
+        return _Located(prediction, crops)
 
     def candidates(self, image) -> tuple[list[Face], np.ndarray]:
         """What the LNets propose in a photo, before ANet has its say: K faces with the LNets' score, best first.
@@ -340,7 +399,7 @@ def find_weights(weights: str | os.PathLike | None = None) -> Path:
     else:
         path = Path(weights)
         missing = f"{path}: no .safetensors file in this folder; give the checkpoint itself"
-    if weights is not None and not path.is_dir():
+    if weights is not None and not os.path.isdir(path):  # also a name that no path can have: reading it says so
         return path
     files = sorted(path.glob("*.safetensors"))
     if not files:
@@ -366,16 +425,49 @@ def choose_device(device: str | torch.device) -> torch.device:
 def _choose(names: Sequence[str], attributes: Sequence[str] | None, exclude: Sequence[str] | None) -> tuple[str, ...]:
     if attributes is not None and exclude is not None:
         raise ValueError("attributes and exclude: give one of them, not both")
+    for given, value in (("attributes", attributes), ("exclude", exclude)):
+        if isinstance(value, str):
+            raise ValueError(f"{given}={value!r}: a list of names is needed, [{value!r}]")
     for name in [*(attributes or ()), *(exclude or ())]:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names
             raise ValueError(f"attribute {name!r} is unknown to these weights; choose from {', '.join(close)}")
-    return tuple(name for name in names if (attributes is None or name in attributes) and name not in (exclude or ()))
+    chosen = tuple(name for name in names if (attributes is None or name in attributes) and name not in (exclude or ()))
+    if not chosen:
+        raise ValueError("attributes, exclude: none is left; for boxes alone use detect")
+    return chosen
+
+
+def _sources(tasks: Iterable[tuple], every: float) -> Iterator[tuple]:
+    """The tasks, with each video replaced by its frames; an error that ends them stands in place of pixels."""
+    for image, boxes in tasks:
+        if not is_video(image):
+            yield image, boxes
+            continue
+        try:
+            for frame in frames(image, every):
+                yield frame, boxes
+        except ImageError as error:
+            yield Frame(describe(image), 0.0, error), None
+
+
+def _in_words(name: str, error: Exception) -> str:
+    """What went wrong with one photo of many."""
+    if isinstance(error, ValueError) and str(error).startswith(name):  # ours: it names the photo and what to do
+        return str(error)
+    return f"{name}: failed ({type(error).__name__}: {error})"
+
+
+def _without_pixels(prediction: Prediction) -> Prediction:
+    return replace(prediction, photo=None, response_maps={}, windows=None)
 
 
 def _check_boxes(boxes, photo: Photo, name: str) -> np.ndarray:
     """Given boxes as float64 [K, 4], clipped to the photo."""
-    boxes = np.asarray(boxes, dtype=np.float64)
+    try:
+        boxes = np.asarray(boxes.cpu() if isinstance(boxes, torch.Tensor) else boxes, dtype=np.float64)
+    except Exception as error:  # ragged, text, a tensor without values
+        raise ValueError(f"{name}: boxes are no numbers of shape [K, 4] ({error})") from error
     if boxes.size == 0:
         return np.zeros((0, 4))
     if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -401,8 +493,12 @@ def _ahead(run: Callable, tasks: Iterable[tuple], workers: int) -> Iterator:
 
     pool = ThreadPoolExecutor(workers, initializer=start)
     try:
-        for _ in range(workers):
-            pool.submit(int)  # starts a thread
+        try:
+            for _ in range(workers):
+                pool.submit(int)  # starts a thread
+        except RuntimeError as error:
+            started.abort()
+            raise ValueError(f"workers={workers}: the system starts no so many threads; ask for fewer") from error
         started.wait()
         # What a thread sets counts for itself and for threads that are yet to come: those are not ours.
         torch.set_num_threads(threads)

@@ -15,13 +15,16 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from faceattr.pipeline import Prediction, find_weights, load
+from faceattr.pipeline import find_weights, load
+from faceattr.video import is_video
 
 FORMATS = ("jsonl", "parquet")
 
@@ -42,12 +45,13 @@ class PredictBatches:
         self.model = load(weights, **options)
         self.detect_only, self.faces_a_batch = detect_only, faces_a_batch
 
-    def predict(self, images: Sequence) -> list[Prediction]:
-        """The records of some pictures."""
-        return list(self.model.iter_predict(images, detect_only=self.detect_only, batch_size=self.faces_a_batch))
+    def records(self, images: Sequence) -> Iterator[dict]:
+        """The record of each picture, as it comes."""
+        for prediction in self.model.iter_predict(images, detect_only=self.detect_only, batch_size=self.faces_a_batch):
+            yield prediction.to_dict()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        records = [prediction.to_dict() for prediction in self.predict(list(batch["image"]))]
+        records = list(self.records(list(batch["image"])))
         for record in records:
             record["faces"] = json.dumps(record["faces"])
         return {key: np.array([record[key] for record in records], dtype=object) for key in records[0]}
@@ -56,8 +60,9 @@ class PredictBatches:
 class PartWriter(PredictBatches):
     """For `map_batches`: rows with part, path and images (a list); writes each part's file and gives its counts.
 
-    A part's file appears whole or not at all, under a name that follows from its number: a worker that is killed leaves
-    none, and the one that does its work again writes the same one.
+    A part's file appears whole or not at all, under a name that follows from its number. Until then its records are in
+    a file of the worker's own, each as soon as it is there; the worker that takes the part after one was killed takes
+    them over and does what is missing.
     """
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -70,14 +75,24 @@ class PartWriter(PredictBatches):
 
     def write(self, path: Path, images: Sequence[str]) -> tuple[int, int]:
         """Writes the records of some pictures; how many there are, and how many of them could not be read."""
-        predictions = self.predict([str(image) for image in images])
-        records = [prediction.to_dict() for prediction in predictions]
+        images = [str(image) for image in images]
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        before = _records_of_others(path)
+        with open(partial, "w", encoding="utf-8") as file:
+            for image in [image for image in images if image in before]:
+                file.write(json.dumps(before[image]) + "\n")
+            for record in self.records([image for image in images if image not in before]):
+                before[record["image"]] = record
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+        records = [before[image] for image in images]
+        complete = partial.with_suffix(".complete")
         if path.suffix == ".parquet":
-            self._write_parquet(partial, records)
+            self._write_parquet(complete, records)
         else:
-            partial.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        os.replace(partial, path)
+            complete.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        os.replace(complete, path)
+        partial.unlink(missing_ok=True)
         return len(records), sum(record["error"] is not None for record in records)
 
     def _write_parquet(self, path: Path, records: list[dict]) -> None:
@@ -106,6 +121,22 @@ class PartWriter(PredictBatches):
             for each in record["faces"]:
                 each["attributes"] = [(name, each["attributes"][name]) for name in names]
         parquet.write_table(pa.Table.from_pylist(records, pa.schema(schema)), path)
+
+
+def _records_of_others(path: Path) -> dict[str, dict]:
+    """By picture, the records of a part that killed workers left. A line without its end is half a record."""
+    records = {}
+    for partial in path.parent.glob(f".{path.name}.*.partial"):
+        try:
+            text = partial.read_text(encoding="utf-8")
+        except OSError:  # its worker has just finished
+            continue
+        for line in text.splitlines(keepends=True):
+            if line.endswith("\n"):
+                with suppress(ValueError):  # what a machine left that lost its power
+                    record = json.loads(line)
+                    records[record["image"]] = record
+    return records
 
 
 @dataclass(frozen=True)
@@ -138,7 +169,7 @@ def predict_parts(
     Args:
         images: paths; the records have them absolute. output: a folder; plan.json in it says what its parts hold.
         format: "jsonl", a record a line, or "parquet", a record a row.
-        part_size: pictures a part: what a killed worker has to do again, at most.
+        part_size: pictures a part. A killed worker has to do again what it had in hand, a few pictures.
         workers: processes, each with the model; with CUDA, each with a GPU of its own.
         faces_a_batch, options: as :class:`PredictBatches`.
 
@@ -155,6 +186,9 @@ def predict_parts(
     except ImportError:
         raise ValueError("Ray is not installed; pip install 'faceattr[ray]'") from None
     images = [os.path.abspath(image) for image in images]
+    videos = [image for image in images if is_video(image)]
+    if videos:
+        raise ValueError(f"{videos[0]}: a video; these are for the local engine")
     weights = find_weights(weights).resolve()
     output = Path(output).resolve()
     plan = {"pictures": len(images), "part_size": part_size, "format": format, "options": options}
@@ -189,8 +223,8 @@ def predict_parts(
             num_gpus=1 if _wants_gpu(device) else 0,
         )
         counts = results.take_all()
-        for partial in output.glob(".*.partial"):  # of workers that were killed
-            partial.unlink()
+        for left in chain(output.glob(".part-*.partial"), output.glob(".part-*.complete")):  # of killed workers
+            left.unlink(missing_ok=True)
     return Done(sum(row["photos"] for row in counts), sum(row["failed"] for row in counts), count - len(missing))
 
 
@@ -203,13 +237,18 @@ def _wants_gpu(device: str) -> bool:
 def _keep_plan(path: Path, plan: dict) -> None:
     """Writes the plan, or checks that the folder's is the same."""
     plan = json.loads(json.dumps(plan))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(plan, indent=2))
-        os.replace(partial, path)
-        return
-    found = json.loads(path.read_text())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(plan, indent=2))
+            os.replace(partial, path)
+            return
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written or read ({error.strerror}); choose another folder") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); give another folder") from error
     if found != plan:
         different = next(key for key in plan if found.get(key) != plan[key])
         what = "the pictures or the weights" if different == "sha256" else different

@@ -13,11 +13,13 @@ FORMATS = ("table", "json", "jsonl", "csv")
 class RecordWriter:
     """Writes predictions to `stream` as they come; leaving the context completes the document.
 
-    format: one of FORMATS. attributes: the names that the CSV columns take.
+    format: one of FORMATS. attributes: the names that the CSV columns take. timed: also a column for the time, of
+    videos' frames.
     """
 
-    def __init__(self, stream: TextIO, format: str, attributes: Sequence[str] = ()):
+    def __init__(self, stream: TextIO, format: str, attributes: Sequence[str] = (), timed: bool = False):
         self._stream = stream
+        self._timed = timed
         self._count = 0
         self._attributes = attributes
         write: dict[str, Callable[[Prediction], None]] = {
@@ -54,10 +56,13 @@ class RecordWriter:
         rows = csv.writer(self._stream, lineterminator="\n")
         if self._count == 0:
             box = ["x0", "y0", "x1", "y1"]
-            rows.writerow(["image", "width", "height", "face", *box, "score", *self._attributes, "notes", "error"])
-        photo = [prediction.image, prediction.width, prediction.height]
+            photo = ["image", *(["time"] if self._timed else []), "width", "height"]
+            rows.writerow([*photo, "face", *box, "score", *self._attributes, "notes", "error"])
+        time = [prediction.time] if self._timed else []
+        photo = [prediction.image, *time, prediction.width, prediction.height]
         for number, face in enumerate(prediction.faces, 1):
-            values = [f"{face.attributes[name]:.4f}" for name in self._attributes] if face.attributes else []
+            known = [face.attributes.get(name) for name in self._attributes] if face.attributes else []
+            values = ["" if value is None else f"{value:.4f}" for value in known]
             score = "" if face.score is None else f"{face.score:.4f}"
             rows.writerow([*photo, number, *(f"{edge:.1f}" for edge in face.box), score, *values, _notes(face), ""])
         if not prediction.faces:
@@ -67,9 +72,10 @@ class RecordWriter:
     def _table(self, prediction: Prediction) -> None:
         if self._count == 0:
             self._print(f"{'image':<28} {'size':>11}  {'box':<23} {'score':>5}  attributes")
-        start = f"{_shorten(prediction.image, 28):<28} "
+        at = "" if prediction.time is None else f" at {prediction.time:g} s"
+        start = f"{_shorten(printable(prediction.image), 28 - len(at)) + at:<28} "
         if prediction.error is not None:
-            self._print(f"{start}{'':>11}  error: {prediction.error}")
+            self._print(f"{start}{'':>11}  error: {printable(prediction.error)}")
             return
         start += f"{f'{prediction.width} x {prediction.height}':>11}  "
         if not prediction.faces:
@@ -81,6 +87,11 @@ class RecordWriter:
             notes = f"  ({_notes(face)})" if face.notes else ""
             self._print(f"{start}{box:<23} {score:>5}  {labels}{notes}")
             start = " " * len(start)
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: line ends and control characters, which a file's name may hold, as escapes."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _notes(face) -> str:

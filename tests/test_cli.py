@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+from unprivileged import open_folder, unprivileged  # noqa: F401 a fixture
 
 import faceattr
 from faceattr.cli import main
@@ -181,7 +182,7 @@ class TestOutput:
         assert f"pictures are in {output}" in capsys.readouterr().err
         names = {path.name for path in output.iterdir()}
         pictures = {f"{stem}.{kind}.jpg" for stem in ("a", "a-2", "b") for kind in ("faces", "lnet_o", "lnet_s")}
-        assert names == {*pictures, "gallery.html"}
+        assert names == {*pictures, "gallery.html", ".faceattr-output"}
         for path in output.glob("*.jpg"):
             with Image.open(path) as picture:
                 assert picture.size == (320, 240)
@@ -202,7 +203,7 @@ class TestOutput:
         assert taken.read_text() == "no picture, but asked for by name"
         page = (tmp_path / "out" / "gallery-2.html").read_text()
         found = [json.loads(photo) for photo in re.findall(r'class="photo">(.*)</script>', page)]
-        assert [photo["name"] for photo in found] == [str(photos / name) for name in ("a.png", "b.jpg", "sub/a.png")]
+        assert [photo["name"] for photo in found] == ["a.png", "b.jpg", "sub/a.png"] and str(photos) not in page
         assert [len(photo["faces"]) for photo in found] == [2, 0, 1] and "Frowning" in page
         (face,) = found[2]["faces"]
         assert face["labels"] == [[1, 0, 0]] and face["values"][0][0] > 0.99 and face["notes"][0].startswith("score ")
@@ -232,7 +233,7 @@ class TestProcess:
         assert result.returncode == 1
         assert [len(record["faces"]) for record in records] == FACES
         assert "Traceback" not in result.stderr
-        assert len(list((tmp_path / "out").iterdir())) == 10
+        assert len(list((tmp_path / "out").glob("*.*"))) == 11
 
     def test_broken_pipe(self, weights, photos, tmp_path):
         many = tmp_path / "many"
@@ -296,3 +297,156 @@ def test_info_times_the_cascade(weights, capsys, tmp_path, monkeypatch):
     out = capsys.readouterr().out
     assert "300x300 pixels with 1 faces" in out and "whole cascade 12.0 ms" in out
     assert float(out.split("threads: ")[1].split()[0]) > 0
+
+
+class TestHardships:
+    """What collections and machines are like: the run goes on, and says what was wrong."""
+
+    def predict(self, weights, capsys, *arguments):
+        status = main(["predict", "--weights", weights, "--device", "cpu", "--format", "jsonl", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, [json.loads(line) for line in captured.out.splitlines()], captured.err
+
+    def test_paths_that_cannot_be_read(self, weights, photos, open_folder, capsys):  # noqa: F811
+        shutil.copytree(photos, open_folder / "photos")
+        closed = open_folder / "photos" / "sub"
+        closed.chmod(0)
+        long = str(open_folder / ("x" * 300 + ".jpg"))
+        weights = shutil.copy(weights, open_folder)
+        os.chmod(weights, 0o644)
+        self.predict(weights, capsys, photos / "a.png")  # loads modules from where only root may look
+        with unprivileged():
+            status, records, err = self.predict(weights, capsys, "", long, closed / "a.png", open_folder / "photos")
+        assert status == 1 and len(records) == 8, err
+        errors = {record["image"]: record["error"] for record in records if record["error"]}
+        assert "an empty path" in errors[""] and "File name too long" in errors[long]
+        assert "(Permission denied); check" in errors[str(closed / "a.png")]
+        assert "this folder cannot be read" in errors[str(closed)]
+        assert [len(record["faces"]) for record in records if not record["error"]] == [2, 0]
+        assert err.count("Permission denied") == 2 and "Traceback" not in err
+
+    def test_no_weights_have_such_a_name(self, photos, capsys):
+        assert main(["predict", str(photos), "--weights", "x" * 300]) == 2
+        assert "File name too long" in capsys.readouterr().err
+
+    def test_files_that_are_none(self, weights, photos, capsys):
+        os.mkfifo(photos / "pipe.jpg")
+        (photos / "round.jpg").symlink_to("round.jpg")
+        (photos / "gone.jpg").symlink_to("nothing.jpg")
+        status, records, err = self.predict(weights, capsys, photos, "--output", photos.parent / "out")
+        errors = {os.path.basename(record["image"]): record["error"] for record in records}
+        assert status == 1 and "Traceback" not in err
+        assert "is a pipe" in errors["pipe.jpg"] and "links to what is not there" in errors["gone.jpg"]
+        assert "symbolic links" in errors["round.jpg"] and errors["a.png"] is None
+
+    @pytest.mark.parametrize("name", ["あ" * 82 + ".png", "x" * 251 + ".png", os.fsdecode(b"\xff" * 240 + b".png")])
+    def test_output_of_long_names(self, weights, photos, tmp_path, capsys, name):
+        for folder in ("one", "two"):
+            (tmp_path / folder).mkdir()
+            shutil.copy(photos / "a.png", tmp_path / folder / name)
+        out = tmp_path / "out"
+        status, _, err = self.predict(weights, capsys, tmp_path / "one", tmp_path / "two", "--output", out, "--quiet")
+        assert (status, err) == (0, "") and len(list(out.glob("*.faces.jpg"))) == 2
+
+    def test_output_inside_the_input_is_no_input(self, weights, photos, capsys):
+        for output in (photos, photos / "out", photos / "sub" / "out"):
+            for _ in range(3):
+                _, records, err = self.predict(weights, capsys, photos, "--output", output)
+                assert [os.path.relpath(record["image"], photos) for record in records] == NAMES
+        assert "pictures that --output wrote were passed over" in err
+        # Neither for a run that writes nothing, nor are names taken twice.
+        _, records, _ = self.predict(weights, capsys, photos)
+        assert len(records) == len(NAMES) and len(list((photos / "out").glob("*.faces.jpg"))) == 3
+
+    def test_one_run_at_a_time_writes_into_a_folder(self, weights, photos, tmp_path, capsys):
+        from faceattr.gallery import Gallery
+
+        with Gallery(tmp_path / "out", []):
+            status, records, err = self.predict(weights, capsys, photos, "--output", tmp_path / "out")
+            assert status == 2 and records == [] and "another run writes its pictures here" in err
+        assert self.predict(weights, capsys, photos, "--output", tmp_path / "out")[0] == 1
+
+    def limited(self, weights, arguments, cwd, size):
+        """Runs with files limited in size, as a disk that gets full limits them."""
+        import resource
+
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
+        return run(weights, "predict", *arguments, cwd=cwd, preexec_fn=limit)
+
+    def test_no_room_for_pictures(self, weights, photos, tmp_path):
+        arguments = [photos, "--format", "jsonl", "--output", "out", "--quiet"]
+        result = self.limited(weights, arguments, tmp_path, 900)
+        assert result.returncode == 1 and len(result.stdout.splitlines()) == 5  # all records
+        assert result.stderr.count("no more pictures are written") == 1 and "Traceback" not in result.stderr
+        assert "(File too large); choose another folder" in result.stderr
+        assert not list((tmp_path / "out").glob("*gallery.html*"))
+
+    def test_no_room_for_the_page(self, weights, photos, tmp_path):
+        arguments = ["photos", "--format", "jsonl", "--output", "out", "--quiet"]
+        result = self.limited(weights, arguments, tmp_path, 13000)  # the page alone is larger
+        assert len(result.stdout.splitlines()) == 5 and "Traceback" not in result.stderr
+        assert "gallery.html: cannot be written (File too large)" in result.stderr
+        assert not list((tmp_path / "out").glob("*gallery*")) and not list((tmp_path / "out").glob(".gallery*"))
+
+    def test_no_room_for_results(self, weights, photos, tmp_path):
+        command = [sys.executable, "-m", "faceattr.cli", "predict", photos, "--weights", weights]
+        with open("/dev/full", "w") as full:
+            for format in ("json", "csv"):
+                result = subprocess.run(
+                    [*command, "--format", format], stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+                )
+                assert result.returncode == 2
+                assert "No space left on device" in result.stderr and "Traceback" not in result.stderr
+
+    @pytest.mark.parametrize("closed", ["0<&-", ">&-", "2>&-", "0<&- >&- 2>&-"])
+    def test_started_without_standard_streams(self, weights, photos, tmp_path, closed):
+        command = (
+            f"exec {sys.executable} -m faceattr.cli predict {photos} --weights {weights} --format jsonl --output out"
+        )
+        result = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, text=True, cwd=tmp_path)
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert len(result.stdout.splitlines()) == (0 if " >&-" in f" {closed}" else 5)
+        assert len(list((tmp_path / "out").glob("*.faces.jpg"))) == 3
+
+    def test_terminated(self, weights, photos, tmp_path):
+        many = tmp_path / "many"
+        many.mkdir()
+        for number in range(2000):
+            os.link(photos / "a.png", many / f"{number:04}.png")
+        command = [sys.executable, "-m", "faceattr.cli", "predict", many, "--weights", weights, "--format", "json"]
+        with open(tmp_path / "out.json", "w+") as out:
+            process = subprocess.Popen(
+                [*command, "--output", "out"], cwd=tmp_path, stdout=out, stderr=subprocess.DEVNULL
+            )
+            while process.poll() is None and os.path.getsize(out.name) < 1000:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+            out.seek(0)
+            records = json.load(out)
+        assert process.returncode == 128 + signal.SIGTERM and 0 < len(records) < 2000
+        assert (tmp_path / "out" / "gallery.html").read_text().rstrip().endswith("</html>")
+
+    def test_warnings_have_the_name_of_the_photo(self, weights, photos, capsys):
+        data = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(data, "JPEG", exif=b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x05\x01\x12")
+        (photos / "exif.jpg").write_bytes(data.getvalue())
+        status, _, err = self.predict(weights, capsys, photos / "exif.jpg")
+        assert status == 0 and f"faceattr: {photos / 'exif.jpg'}: Corrupt EXIF data" in err
+        assert self.predict(weights, capsys, photos / "exif.jpg", "--quiet")[::2] == (0, "")
+
+    def test_names_cannot_write_on_the_terminal(self, weights, photos, capsys):
+        (photos / "\x1b[2Jevil\n.jpg").write_text("text")
+        main(["predict", "--weights", weights, "--quiet", str(photos)])
+        captured = capsys.readouterr()
+        assert "\x1b" not in captured.out + captured.err and r"\x1b[2Jevil\n.jpg: not a picture" in captured.err
+
+    def test_no_names(self, capsys):
+        with pytest.raises(SystemExit):
+            main(["predict", "a.jpg", "--attributes", ","])
+        assert "',' holds no name" in capsys.readouterr().err
+
+    def test_none_left(self, weights, photos, capsys):
+        names = ",".join(ATTRIBUTES)
+        assert main(["predict", "--weights", weights, str(photos), "--exclude", names]) == 2
+        assert "for boxes alone use detect" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Every way a picture can be odd is either read right or refused with the reason."""
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from unprivileged import open_folder, unprivileged  # noqa: F401 a fixture
 
-from faceattr.images import ImageError, find_pictures, load_image, load_photo
+from faceattr.images import ImageError, load_image, load_photo
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -303,17 +305,64 @@ class TestBadInput:
     def test_nul_in_the_path(self):
         self.refused("a\0b.jpg", names="a\0b.jpg", match="(no such file|cannot be read)")
 
+    @pytest.mark.parametrize("tensor", [torch.zeros(3, 8, 8).to_sparse(), torch.zeros(3, 8, 8, device="meta")])
+    def test_tensors_without_pixels(self, tensor):
+        self.refused(tensor, names="tensor [3, 8, 8]", match="sparse, quantized or meta tensor has no pixels")
 
-class TestFindPictures:
-    def test_walks_sorted_and_leaves_other_files_out(self, tmp_path):
-        for name in ("b.JPG", "a.png", "notes.txt", ".hidden.png", "sub/c.webp", ".git/d.png"):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).touch()
-        found = [str(path.relative_to(tmp_path)) for path in find_pictures(tmp_path)]
-        assert found == ["a.png", "b.JPG", "sub/c.webp"]
+    def test_empty_path(self):
+        self.refused("", names="''", match="an empty path")
 
-    def test_a_file_is_itself_whatever_its_name(self, tmp_path):
-        assert list(find_pictures(tmp_path / "missing.txt")) == [tmp_path / "missing.txt"]
+    @pytest.mark.parametrize("path", ["x" * 300 + ".jpg", "a/" * 3000])
+    def test_path_that_no_file_can_have(self, path):
+        self.refused(path, names=path, match="File name too long")
+
+    def test_pipe(self, tmp_path):
+        os.mkfifo(tmp_path / "x.jpg")
+        self.refused(tmp_path / "x.jpg", names=str(tmp_path), match="is a pipe, socket or device")
+
+    def test_links_to_nothing_and_to_themselves(self, tmp_path):
+        (tmp_path / "gone.jpg").symlink_to("nothing")
+        (tmp_path / "round.jpg").symlink_to("round.jpg")
+        self.refused(tmp_path / "gone.jpg", names=str(tmp_path), match="links to what is not there")
+        self.refused(tmp_path / "round.jpg", names=str(tmp_path), match="cannot be read .Too many levels of symb")
+
+    def test_permission_is_no_damage(self, open_folder):  # noqa: F811
+        path = open_folder / "a.png"
+        Image.fromarray(noise(8, 8)).save(path)
+        path.chmod(0)
+        with unprivileged():
+            self.refused(path, names=str(path), match=r"cannot be read \(Permission denied\); check")
+
+
+class TestSoundPictures:
+    """What is odd about these is beside the pixels."""
+
+    @pytest.mark.parametrize("format", ["PNG", "WEBP", "JPEG"])
+    @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"x" * 60])
+    @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+    def test_unusable_exif(self, format, exif):
+        pixels = noise(16, 16)
+        options = {"lossless": True} if format == "WEBP" else {"quality": 95} if format == "JPEG" else {}
+        data = encoded(Image.fromarray(pixels), format, exif=exif, **options)
+        assert load_photo(data).orientation == 1 and load_image(data).shape == (16, 16, 3)
+
+    def test_orientation_that_is_none(self):
+        exif = Image.Exif()
+        exif[0x0112] = 77
+        assert load_photo(encoded(Image.fromarray(noise(8, 9)), exif=exif)).orientation == 1
+
+    def test_a_damaged_profile(self):
+        pixels = noise(8, 8)
+        np.testing.assert_array_equal(load_image(encoded(Image.fromarray(pixels), icc_profile=b"x" * 200)), pixels)
+
+    def test_eight_bits_in_thirty_two(self):
+        values = np.arange(256, dtype=np.int32).reshape(16, 16)
+        for source in (Image.fromarray(values), encoded(Image.fromarray(values), "TIFF")):
+            np.testing.assert_array_equal(load_image(source)[..., 0], values)
+        # The range is the whole picture's: a dark part of a 16-bit picture stays dark.
+        values = np.zeros((3000, 2000), np.int32)
+        values[:1500], values[-1, -1] = 200, 65535
+        assert load_image(Image.fromarray(values))[:1500].max() == 1
 
 
 # Peak memory of one 100-megapixel photo above that of the imports, in MiB. A JPEG is decoded at an eighth of its size;

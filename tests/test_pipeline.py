@@ -190,7 +190,8 @@ class TestBatch:
     def test_stream_records(self, model, tmp_path):
         draw_photo(DISCS).save(tmp_path / "good.png")
         (tmp_path / "bad.jpg").write_text("text")
-        good, bad, again = model.iter_predict([tmp_path / "good.png", tmp_path / "bad.jpg", tmp_path / "good.png"])
+        paths = [tmp_path / "good.png", tmp_path / "bad.jpg", tmp_path / "good.png"]
+        good, bad, again = model.iter_predict(paths, keep_photos=True)
         assert bad == Prediction(str(tmp_path / "bad.jpg"), error=bad.error)
         assert bad.error.startswith(f"{tmp_path / 'bad.jpg'}: not a picture")
         assert bad.to_dict()["faces"] == [] and bad.to_dict()["width"] is None
@@ -274,6 +275,82 @@ class TestBoxes:
             model.predict([draw_photo([]), draw_photo([])], boxes=[None])
 
 
+class TestStreamsGoOn:
+    """One bad item is one record with an error."""
+
+    def test_bad_boxes(self, model):
+        photo = draw_photo(DISCS)
+        good = [disc_box(DISCS[1])]
+        bad = [[[1, 2, 3]], [[20, 20, 10, 30]], "box", [[1, 2], [3]], [[None] * 4], torch.empty(1, 4, device="meta")]
+        records = list(model.iter_predict([photo] * 8, [good, *bad, good], batch_size=2))
+        assert [record.error is None for record in records] == [True, *[False] * 6, True]
+        assert [len(record.faces) for record in records] == [1, *[0] * 6, 1]
+        assert all("PIL image: box" in record.error for record in records[1:7])
+        with pytest.warns(UserWarning, match="has no area"):
+            assert [len(faces) for faces in model.predict([photo, photo], boxes=[bad[1], good])] == [0, 1]
+
+    def test_boxes_of_next_to_no_area(self, model):
+        photo = draw_photo(DISCS)
+        boxes = [[10, 10, 10 + 1e-9, 10 + 1e-9], [0, 0, 1e-300, 1e-300], [319.999, 239.999, 320, 240], [5, 5, 5.5, 200]]
+        for box in boxes:
+            (record,) = model.iter_predict([photo], [[box]])
+            assert (record.error is None) == (len(record.faces) == 1)
+
+    def test_bad_tensors(self, model):
+        good = torch.from_numpy(np.asarray(draw_photo(DISCS)).copy()).permute(2, 0, 1)
+        sources = [good, good.to_sparse(), torch.zeros(3, 8, 8, device="meta"), None, b"", good]
+        errors = [record.error for record in model.iter_predict(sources)]
+        assert [error is None for error in errors] == [True, False, False, False, False, True]
+
+    def test_what_fails_in_a_batch_fails_alone(self, model, monkeypatch):
+        photos = [draw_photo(DISCS), draw_photo([DISCS[1]]), draw_photo(DISCS)]
+        describe = type(model)._describe
+
+        def short_of_memory(self, crops):
+            if len(crops) > 1:
+                raise RuntimeError("out of memory")
+            return describe(self, crops)
+
+        monkeypatch.setattr(type(model), "_describe", short_of_memory)
+        assert [len(record.faces) for record in model.iter_predict(photos)] == [2, 1, 2]
+        monkeypatch.setattr(type(model), "_describe", lambda self, crops: 1 / 0)
+        (record,) = model.iter_predict(photos[:1])
+        assert "failed (ZeroDivisionError: division by zero)" in record.error and record.faces == []
+
+    def test_one_photo_is_no_list(self, model, tmp_path):
+        photo = draw_photo([])
+        pixels = np.asarray(photo)
+        for source in ("photo.jpg", tmp_path, b"bytes", photo, pixels, torch.zeros(3, 8, 8)):
+            with pytest.raises(ValueError, match="takes photos, not one"):
+                model.iter_predict(source)
+        assert len(list(model.iter_predict(np.stack([pixels] * 2)))) == 2
+
+    @pytest.mark.parametrize("options", [{"batch_size": 0}, {"workers": 0}])
+    def test_counts(self, model, options):
+        with pytest.raises(ValueError, match="=0: at least 1 is needed"):
+            model.iter_predict([], **options)
+
+    def test_more_workers_than_threads(self, model, monkeypatch):
+        import threading
+
+        start, started = threading.Thread.start, []
+
+        def scarce(self):
+            if len(started) == 3:
+                raise RuntimeError("can't start new thread")
+            started.append(self)
+            start(self)
+
+        monkeypatch.setattr(threading.Thread, "start", scarce)
+        with pytest.raises(ValueError, match="workers=9: the system starts no so many threads"):
+            list(model.iter_predict([draw_photo([])], workers=9))
+
+    def test_records_hold_no_pixels(self, model):
+        (record,) = model.iter_predict([draw_photo(DISCS)])
+        assert len(record.faces) == 2
+        assert record.photo is None and record.response_maps == {} and record.windows is None
+
+
 class TestOptions:
     def faces(self, weights, **options):
         return faceattr.load(weights, device="cpu", **options).predict(draw_photo(DISCS))
@@ -305,6 +382,9 @@ class TestOptions:
             ({"attributes": ["Smiling"], "exclude": ["Present"]}, "give one of them, not both"),
             ({"thresholds": "best"}, "thresholds='best': these weights have accuracy, balanced"),
             ({"min_score": 2}, "min_score=2: a score is between 0 and 1"),
+            ({"attributes": "Smiling"}, r"attributes='Smiling': a list of names is needed, \['Smiling'\]"),
+            ({"exclude": "Smiling"}, "exclude='Smiling': a list of names"),
+            ({"attributes": []}, "none is left; for boxes alone use detect"),
             ({"max_faces": 0}, "max_faces=0: ask for at least one face"),
             ({"device": "tpu9"}, "device 'tpu9' cannot be used.*use cpu, cuda"),
         ],

@@ -78,12 +78,12 @@ def test_a_killed_worker_loses_and_doubles_nothing(local_ray, photos, weights, e
     class Dying(faceattr_ray.PartWriter):
         """Is killed, once, in the middle of the third part."""
 
-        def predict(self, images):
-            predictions = super().predict(images)
-            if images[0].endswith("04.png") and not os.path.exists(marker):
-                open(marker, "w").close()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return predictions
+        def records(self, images):
+            for record in super().records(images):
+                if record["image"].endswith("05.png") and not os.path.exists(marker):
+                    open(marker, "w").close()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield record
 
     monkeypatch.setattr(faceattr_ray, "PartWriter", Dying)
     output = tmp_path / "parts"
@@ -109,6 +109,41 @@ def test_it_goes_on_where_it_was_stopped(local_ray, photos, weights, expected, t
     assert predict(photos, output, weights).photos == 0
     with pytest.raises(ValueError, match="holds the parts of another job .options differ."):
         predict(photos, output, weights, detect_only=True)
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_part_goes_on_where_its_worker_was_killed(photos, weights, expected, tmp_path, format, monkeypatch):
+    if format == "parquet":
+        pytest.importorskip("pyarrow")
+    images = [str(path) for path in sorted(photos.iterdir())]
+    path = tmp_path / f"part-00000-of-00001.{format}"
+
+    class Dying(faceattr_ray.PartWriter):
+        def records(self, images):
+            for number, record in enumerate(super().records(images)):
+                if number == 4:
+                    raise KeyboardInterrupt
+                yield record
+
+    with pytest.raises(KeyboardInterrupt):
+        Dying(weights, device="cpu").write(path, images)
+    (partial,) = tmp_path.glob(".*.partial")
+    partial.write_text(partial.read_text() + '{"image": "half')
+    writer, looked_at = faceattr_ray.PartWriter(weights, device="cpu"), []
+    iter_predict = writer.model.iter_predict
+    monkeypatch.setattr(
+        writer.model, "iter_predict", lambda paths, **options: looked_at.extend(paths) or iter_predict(paths, **options)
+    )
+    assert writer.write(path, images) == (11, 1)
+    assert looked_at == images[4:]
+    if format == "jsonl":
+        same(read(tmp_path), expected)
+
+
+def test_videos_are_refused(weights, tmp_path):
+    pytest.importorskip("ray", reason=NO_RAY)
+    with pytest.raises(ValueError, match="film.mp4: a video; these are for the local engine"):
+        faceattr_ray.predict_parts(["film.mp4"], tmp_path, weights)
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def parse_age(text: str) -> tuple[float, float]:
 
 
 def at_least(ages: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
-    """Whether people of ages [N, 2] (low, high) are at least ``limit`` years old, and whether that is known: two [N]."""
+    """Whether people of ages [N, 2] (low, high) are at least ``limit`` years old, and whether that is known, [N]."""
     low, high = ages.T
     with np.errstate(invalid="ignore"):
         old, young = low >= limit, high <= limit

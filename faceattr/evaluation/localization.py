@@ -62,7 +62,8 @@ def evaluate_boxes(
     model = FaceAttributes(checkpoint, min_score=min_score, localization_dtype=localization_dtype)
     settings = LocalizerSettings(**checkpoint.metadata["preprocessing"]["localization"])
     found, responses, baselines, sizes = [], [], [], []
-    stream = model.iter_predict([root / photo.image for photo in photos], detect_only=True, workers=workers)
+    paths = [root / photo.image for photo in photos]
+    stream = model.iter_predict(paths, detect_only=True, workers=workers, keep_photos=True)
     with closing(stream):
         for prediction in tqdm(stream, total=len(photos), unit="photo", disable=quiet, dynamic_ncols=True):
             if prediction.error is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from faceattr.collection import find_pictures
 from faceattr.crops import crop_window
 from faceattr.data.celeba import read_celeba
 from faceattr.data.faces import FACE
@@ -18,7 +19,6 @@ from faceattr.data.tag_csv import read_tag_csv
 from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.predict import ALIGNED_FACES, aligned_boxes, carried
 from faceattr.explain.nets import Net
-from faceattr.images import find_pictures
 from faceattr.pipeline import FaceAttributes
 
 
@@ -93,7 +93,7 @@ def cut_faces(
     if crop == "aligned":
         given, frame = aligned_boxes(pictures.paths, aligned_face(pictures)), FACE
     rows, crops = [], [[] for _ in nets]
-    stream = localiser.iter_predict(pictures.paths, given, detect_only=True, workers=workers)
+    stream = localiser.iter_predict(pictures.paths, given, detect_only=True, workers=workers, keep_photos=True)
     with closing(stream):
         progress = tqdm(stream, total=len(pictures), desc="faces", unit="picture", disable=quiet, dynamic_ncols=True)
         for row, prediction in enumerate(progress):

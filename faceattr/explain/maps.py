@@ -85,7 +85,7 @@ def trace(checkpoint: Checkpoint, photo: Photo, faces: int = FACES_SHOWN) -> Pho
     """The photo's way through the cascade, for its best `faces` faces."""
     preprocessing = checkpoint.metadata["preprocessing"]
     settings, crop = LocalizerSettings(**preprocessing["localization"]), CropSettings(**preprocessing["crop"])
-    [result] = FaceAttributes(checkpoint).iter_predict([photo.pixels], detect_only=True)
+    [result] = FaceAttributes(checkpoint).iter_predict([photo.pixels], detect_only=True, keep_photos=True)
     response, windows = result.response_maps["lnet_o"], result.windows
     y, x = ((np.arange(count) + 0.5) / count for count in response.shape)
     return PhotoMaps(

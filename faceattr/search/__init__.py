@@ -1,0 +1,1 @@
+"""An index of photo collections and a search over it: `faceattr index`, `search` and `serve`."""
