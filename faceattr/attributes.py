@@ -1,4 +1,4 @@
-"""The 40 face attributes of CelebA in the order of its official files."""
+"""The 40 face attributes of CelebA in the order of its official files, and what the weights tell beyond them."""
 
 ATTRIBUTES = (
     "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose",
@@ -8,6 +8,11 @@ ATTRIBUTES = (
     "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace",
     "Wearing_Necktie", "Young",
 )  # fmt: skip
+
+BEYOND = ("Child", "Senior", "Wearing_Mask")
+"""Attributes that are not CelebA's: younger than 13, 65 or older, a face mask."""
+AGE = "age"
+"""What the age in years goes by among the attributes to report or to leave out."""
 
 GROUPS = {
     "hair": (

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from faceattr.ages import Age, read_ages
+from faceattr.attributes import AGE
 from faceattr.crops import CropSettings, crop_window
 from faceattr.images import ImageError, Photo, describe, load_photo
 from faceattr.localization import Localizer, LocalizerSettings
@@ -39,6 +41,7 @@ class Face:
     attributes: calibrated probability of each attribute. labels: those that reach their threshold.
     features: float32 [F], what the SVMs see; None where only boxes were asked for.
     notes: what speaks against trusting the rest, in words; mostly empty.
+    age: how old the person looks; None where the weights do not tell, or where it was not asked for.
     """
 
     box: tuple[float, float, float, float]
@@ -47,14 +50,17 @@ class Face:
     labels: tuple[str, ...] = ()
     features: np.ndarray | None = field(default=None, repr=False, compare=False)
     notes: tuple[str, ...] = ()
+    age: Age | None = None
 
     def to_dict(self) -> dict:
-        """As JSON takes it, without the features."""
+        """As JSON takes it, without the features; `age` only where there is one."""
+        age = {} if self.age is None else {"age": self.age.to_dict()}
         return {
             "box": [round(edge, 2) for edge in self.box],
             "score": None if self.score is None else round(self.score, 4),
             "attributes": {name: round(value, 4) for name, value in self.attributes.items()},
             "labels": list(self.labels),
+            **age,
             "notes": list(self.notes),
         }
 
@@ -113,7 +119,7 @@ class FaceAttributes:
     A photo is what `faceattr.images.load_image` takes: path, bytes, PIL image, array [H, W, 3] or tensor [3, H, W].
 
     checkpoint: the nets, on the device and of the dtype they are to run with.
-    attributes, exclude: report only these, or all but these.
+    attributes, exclude: report only these, or all but these; AGE is one of them where the weights tell ages.
     thresholds: "accuracy" or "balanced", what the labels' thresholds were chosen for.
     min_score: leave out faces of a lower score. max_faces: at most so many of a photo, the best.
     localization_dtype: in which LNet_o and LNet_s run; None: what suits the device, `faceattr.precision`.
@@ -139,7 +145,10 @@ class FaceAttributes:
         if max_faces is not None and max_faces < 1:
             raise ValueError(f"max_faces={max_faces}: ask for at least one face")
         self.metadata = metadata
-        self.attributes = _choose(names, attributes, exclude)
+        tells_age = checkpoint.age is not None
+        chosen = _choose([*names, AGE] if tells_age else names, attributes, exclude)
+        self.attributes = tuple(name for name in chosen if name != AGE)
+        self._age = checkpoint.age if AGE in chosen else None
         self._thresholds = dict(zip(names, metadata["thresholds"][thresholds], strict=True))
         self._min_score, self._max_faces = min_score, max_faces
         self._anet, self._svm, self._face = checkpoint.anet, checkpoint.svm, checkpoint.face
@@ -364,11 +373,15 @@ class FaceAttributes:
         features = self._anet.pooled_features(self._images(crops))
         probabilities = self._svm(features).float().cpu()
         described = []
-        for row, row_features in zip(probabilities.tolist(), features.float().cpu().numpy(), strict=True):
+        ages = [None] * len(crops)
+        if self._age is not None:
+            tail = self.metadata["preprocessing"]["age_tail"]
+            ages = read_ages(self._age(features).double().cpu().numpy(), tail)
+        for row, row_features, age in zip(probabilities.tolist(), features.float().cpu().numpy(), ages, strict=True):
             values = dict(zip(self.metadata["attributes"], row, strict=True))
             attributes = {name: values[name] for name in self.attributes}
             labels = tuple(name for name, value in attributes.items() if value >= self._thresholds[name])
-            described.append({"attributes": attributes, "labels": labels, "features": row_features})
+            described.append({"attributes": attributes, "labels": labels, "features": row_features, "age": age})
         return described
 
 
@@ -388,6 +401,8 @@ def load(
     checkpoint.anet.to(dtype)
     checkpoint.svm.to(dtype)
     checkpoint.face.to(dtype)
+    if checkpoint.age is not None:
+        checkpoint.age.to(dtype)
     return FaceAttributes(checkpoint, **options)
 
 
