@@ -23,6 +23,7 @@ parser.add_argument("--lnet-s", type=Path, required=True, help="safetensors of f
 parser.add_argument("--localization", type=Path, required=True, help="JSON with the localiser's settings")
 parser.add_argument("--anet", type=Path, required=True, help="safetensors of finetune_anet.py")
 parser.add_argument("--svm", type=Path, required=True, help="safetensors of fit_svm.py")
+parser.add_argument("--age", type=Path, help="safetensors of fit_svm.py --people")
 box = parser.add_mutually_exclusive_group(required=True)
 box.add_argument("--box", type=Path, help="JSON of measure_geometry.py")
 box.add_argument(
@@ -39,6 +40,13 @@ lnet_o, notes_o = load_model(LNet, args.lnet_o)
 lnet_s, notes_s = load_model(LNet, args.lnet_s)
 anet, notes_anet = load_model(ANet, args.anet)
 svm, notes_svm = load_model(LinearSVM, args.svm)
+# Of the logits those of the SVMs' attributes; ANet may have learnt more tags than are reported.
+attributes, tags = notes_svm.pop("attributes", ATTRIBUTES), notes_anet.pop("tags", ATTRIBUTES)
+anet = anet.with_logits([list(tags).index(name) for name in attributes])
+age, preprocessing = None, {}
+if args.age:
+    age, notes_age = load_model(LinearSVM, args.age)
+    preprocessing["age_tail"] = notes_age["tail"]
 notes = {"lnet_o": notes_o, "lnet_s": notes_s, "anet": notes_anet, "svm": notes_svm}
 for note in notes.values():
     note.pop("config")
@@ -55,8 +63,9 @@ save_checkpoint(
     anet=anet.fold_batch_norm(),
     svm=svm,
     face=lnets_alone(anet.config["features"]),
+    age=age,
     metadata={
-        "attributes": ATTRIBUTES,
+        "attributes": attributes,
         "preprocessing": {
             "localization": localization.to_dict(),
             "score_threshold": localization.score_threshold,
@@ -66,6 +75,7 @@ save_checkpoint(
                 "height": (CROP[3] - CROP[1]) / (y1 - y0),
                 "positions": notes_svm.pop("positions"),
             },
+            **preprocessing,
         },
         "thresholds": notes_svm.pop("thresholds"),
         "metrics": notes_svm.pop("metrics"),

@@ -15,28 +15,32 @@ partition; with partitions the SVMs learn from 0 and the figures of 2 are printe
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from faceattr.attributes import ATTRIBUTES
+from faceattr.ages import read_ages
+from faceattr.attributes import ATTRIBUTES, BEYOND
+from faceattr.data.ages import AGE_TAGS
 from faceattr.data.celeba import read_celeba
 from faceattr.data.faces import FaceCache
 from faceattr.data.lfwa import read_lfwa
 from faceattr.data.tag_csv import read_tag_csv
-from faceattr.data.tagged import TaggedPictures
+from faceattr.data.tagged import TaggedPictures, joined
 from faceattr.evaluation.attributes import evaluate, table
 from faceattr.evaluation.predict import ALIGNED_FACES, predict_pictures
 from faceattr.models.anet import CONFIGS, ANet
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 from faceattr.pipeline import FaceAttributes, find_weights
 from faceattr.train import parallel
+from faceattr.train.age import fit_age, measure_ages
 from faceattr.train.anet import pooled_features
 from faceattr.train.arguments import add_machine, prepare
 from faceattr.train.loop import load_model, save_model
 from faceattr.train.own import fit_own
-from faceattr.train.svm import fit_svm, to_base_rates
+from faceattr.train.svm import Planes, fit_svm, to_base_rates
 
 
 def main():
@@ -54,6 +58,15 @@ def main():
     celeba.add_argument("--anet", type=Path, help="anet.safetensors of finetune_anet.py")
     celeba.add_argument(
         "--images", default="img_align_celeba", help="aligned pictures: a folder below --celeba, or a full path"
+    )
+    celeba.add_argument(
+        "--people",
+        type=Path,
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("CSV", "DIR"),
+        help="as finetune_anet.py had them: they tell sex, age and masks; ages go to OUTPUT-age.safetensors",
     )
     celeba.add_argument("--split", choices=("official", "paper"), default="official", help="paper: by its identities")
     celeba.add_argument("--partition", type=int, default=1, help="that they learn from, unseen by ANet (default: 1)")
@@ -78,48 +91,101 @@ def main():
 
 
 def last_stage(args: argparse.Namespace, device: torch.device) -> None:
-    """SVMs on ANet's features of CelebA."""
-    anet = load_model(ANet, args.anet)[0]
+    """SVMs on ANet's features of CelebA, and of more people."""
+    anet, notes = load_model(ANet, args.anet)
+    tags = notes.get("tags", ATTRIBUTES)
     # A cache of pictures serves all nets of one input size.
     size = anet.config["input_size"]
     name = next(name for name, config in CONFIGS.items() if ANet(**config).config["input_size"] == size)
-    kind = "aligned" if args.images == "img_align_celeba" else Path(args.images).name
+    kinds = ["aligned" if args.images == "img_align_celeba" else Path(args.images).name]
+    kinds += [folder.name for _, folder in args.people]
     with parallel.first_on_machine():
-        data = read_celeba(args.celeba, args.images, args.skip_missing, args.split)
-        cache = args.cache / f"{kind}-{name}.npy"
-        faces = FaceCache(data.folder, data.names, size, cache, args.workers)
+        celeba = read_celeba(args.celeba, args.images, args.skip_missing, args.split)
+        more = [read_tag_csv(csv, folder, skip_missing=True) for csv, folder in args.people]
+        ages = np.concatenate([np.full((len(celeba), 2), np.nan), *[_ages(part) for part in more]])
+        data = joined([celeba, *[part.with_ages() for part in more]])
+        faces = FaceCache(data.folder, data.names, size, args.cache / f"{'-'.join(kinds)}-{name}.npy", args.workers)
     anet = anet.fold_batch_norm().to(device)
+    reported = [name for name in data.attributes if name in (*ATTRIBUTES, *BEYOND)]
 
-    def features_of(partition: int) -> tuple[np.ndarray, TaggedPictures]:
+    def features_of(partition: int) -> tuple[np.ndarray, TaggedPictures, np.ndarray]:
         rows = np.flatnonzero(data.partitions == partition)
-        return pooled_features(anet, faces, rows, tuple(args.positions)).double().numpy(), data.select(rows)
+        features = pooled_features(anet, faces, rows, tuple(args.positions)).double().numpy()
+        return features, data.select(rows).columns(reported), ages[rows]
 
-    features, learnt = features_of(args.partition)
-    looked_at, looked = features_of(args.look)
+    features, learnt, ages_learnt = features_of(args.partition)
+    looked_at, looked, ages_looked = features_of(args.look)
     if parallel.rank() > 0:
         return
     people = np.arange(len(learnt)) if learnt.identities is None else learnt.identities
-    head = (anet.head.weight.detach().cpu().double().numpy(), anet.head.bias.detach().cpu().double().numpy())
+    weights, biases = (tensor.detach().cpu().double().numpy() for tensor in (anet.head.weight, anet.head.bias))
+
+    def head(names: Sequence[str]) -> Planes:
+        rows = [tags.index(name) for name in names]
+        return weights[rows], biases[rows]
+
     svm, thresholds, probabilities, strength = fit_svm(
-        features, learnt.tags, people, folds=args.folds, prior=head, names=ATTRIBUTES
+        features,
+        learnt.tags,
+        people,
+        folds=args.folds,
+        prior=head(reported),
+        known=learnt.known,
+        names=reported,
     )
     figures = {"cross-validated": {}, "held out": {}}
+    of_celeba = learnt.known[:, : len(ATTRIBUTES)].all(1)
     for goal in thresholds:
-        result = evaluate(probabilities, learnt.tags, thresholds[goal], ATTRIBUTES)
-        figures["cross-validated"][goal] = result["mean"]
+        figures["cross-validated"][goal] = _forty(probabilities, learnt, thresholds[goal], of_celeba)["mean"]
     # How common an attribute is, all pictures that training may know tell better than the few the SVMs learn from.
-    rates = data.tags[data.partitions != args.look].mean(0)
-    thresholds = to_base_rates(svm, thresholds, learnt.tags.mean(0), rates)
+    others = data.select(data.partitions != args.look).columns(reported)
+    rates, own = (
+        np.array([part.tags[known, i].mean() for i, known in enumerate(part.known.T)]) for part in (others, learnt)
+    )
+    if more:
+        # What CelebA tells is reckoned at CelebA's rates.
+        rates[: len(ATTRIBUTES)] = celeba.tags[celeba.partitions != args.look].mean(0)
+        own[: len(ATTRIBUTES)] = learnt.tags[of_celeba, : len(ATTRIBUTES)].mean(0)
+    thresholds = to_base_rates(svm, thresholds, own, rates)
     with torch.no_grad():
         predicted = svm(torch.from_numpy(looked_at).float()).numpy()
+    of_celeba = looked.known[:, : len(ATTRIBUTES)].all(1)
     for goal in thresholds:
-        result = evaluate(predicted, looked.tags, thresholds[goal], ATTRIBUTES)
+        result = _forty(predicted, looked, thresholds[goal], of_celeba)
         figures["held out"][goal] = result["mean"]
         print(f"partition {args.look}, thresholds for {goal}:\n{table(result)}\n")
+    notes = {"positions": list(args.positions), "strength": strength, "thresholds": thresholds}
+    if more:
+        result = evaluate(
+            predicted[~of_celeba],
+            looked.tags[~of_celeba],
+            thresholds["balanced"],
+            tuple(reported),
+            looked.known[~of_celeba],
+        )
+        figures["others"] = result["mean"]
+        print(f"other people of partition {args.look}, thresholds for balanced:\n{table(result)}\n")
+        told = np.isfinite(ages_learnt).all(1)
+        age, tail, _ = fit_age(features[told], ages_learnt[told], np.flatnonzero(told), head(AGE_TAGS), args.folds)
+        told = np.isfinite(ages_looked).all(1)
+        with torch.no_grad():
+            found = read_ages(age(torch.from_numpy(looked_at[told]).float()).double().numpy(), tail)
+        figures["age"] = measure_ages(found, ages_looked[told])
+        save_model(age, args.output.with_name(f"{args.output.stem}-age.safetensors"), tail=tail)
     print(json.dumps(figures, indent=1))
-    notes = {"positions": list(args.positions), "strength": strength, "thresholds": thresholds, "metrics": figures}
-    save_model(svm, args.output, **notes)
+    save_model(svm, args.output, attributes=reported, metrics=figures, **notes)
     args.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _forty(values: np.ndarray, data: TaggedPictures, thresholds: list[float], rows: np.ndarray) -> dict:
+    """The figures of CelebA's 40 attributes on its pictures, which are the ``rows`` of ``data``."""
+    forty = slice(len(ATTRIBUTES))
+    return evaluate(values[rows, forty], data.tags[rows, forty], thresholds[forty], ATTRIBUTES)
+
+
+def _ages(data: TaggedPictures) -> np.ndarray:
+    """The ages of pictures, [N, 2]; NaN where nobody has said."""
+    return np.full((len(data), 2), np.nan) if data.ages is None else data.ages
 
 
 def own_attributes(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> None:

@@ -28,6 +28,10 @@ class Layout:
     visible: np.ndarray
     """[N, F]: the part of each face's frame that is there."""
 
+    def of(self, rows: np.ndarray) -> Layout:
+        """The faces of some pictures, each as often as it is named."""
+        return Layout(self.heights[rows], self.centres[rows], self.sure[rows], self.visible[rows])
+
     @staticmethod
     def joined(parts: Sequence[Layout]) -> Layout:
         """The faces of several lots of pictures, one lot after the other."""

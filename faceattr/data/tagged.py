@@ -111,7 +111,8 @@ def joined(parts: Sequence[TaggedPictures]) -> TaggedPictures:
     """The pictures of several folders, with their full paths as names; one picture may be in more than one.
 
     The attributes are those of all parts, in the order in which they come; what a part does not speak of is not known
-    of its pictures. Identities and partitions are kept if all have them; ages are not. One folder stays as it is.
+    of its pictures. Partitions are kept if all have them, identities if any has: of the others every picture is of
+    somebody else. Ages are not kept. One folder stays as it is.
     """
     if len(parts) == 1:
         return parts[0]
@@ -123,14 +124,18 @@ def joined(parts: Sequence[TaggedPictures]) -> TaggedPictures:
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else np.concatenate(values)
 
+    identities = None
+    if any(part.identities is not None for part in parts):
+        first = -len(names) - 1  # of people nobody has numbered; numbers are not negative
+        starts = np.cumsum([0, *map(len, parts)])
+        identities = np.concatenate(
+            [
+                np.arange(first + start, first + start + len(part)) if part.identities is None else part.identities
+                for part, start in zip(parts, starts, strict=False)
+            ]
+        )
     return TaggedPictures(
-        Path("/"),
-        names,
-        attributes,
-        column("tags"),
-        column("known"),
-        column("identities"),
-        column("partitions"),
+        Path("/"), names, attributes, column("tags"), column("known"), identities, column("partitions")
     )
 
 

@@ -15,8 +15,10 @@ from faceattr.models.lnet import LNet
 
 SCENE = 2.0
 """Side of the pictures in which LNet_o proposes, over that of a window."""
+WINDOWS = 3
+"""Cut from each picture."""
 PEAKS = 6
-"""Proposals of a picture that a window is drawn from."""
+"""Proposals of a picture that they are drawn from."""
 
 
 class WindowComposer:
@@ -34,9 +36,11 @@ class WindowComposer:
 
     def batch(self, count: int, size: int, random: np.random.Generator) -> Batch:
         """`count` windows of `size` x `size` pixels."""
-        scenes, tags, known, layout = self.composer.scenes(count, round(SCENE * size), random)
+        scenes, tags, known, layout = self.composer.scenes(-(-count // WINDOWS), round(SCENE * size), random)
         scenes = degrade(scenes, random)
-        proposed = self._propose(scenes, random)
+        proposed = self._propose(scenes, random).reshape(-1, 3)[:count]
+        of = np.repeat(np.arange(len(scenes)), WINDOWS)[:count]
+        scenes, tags, known, layout = scenes[of], tags[of], known[of], layout.of(of)
         scale = size / (self.window * proposed[:, 2])
         corner = proposed[:, :2] - size / scale[:, None] / 2
         matrices = np.zeros((count, 2, 3))
@@ -60,18 +64,18 @@ class WindowComposer:
 
     @torch.inference_mode()
     def _propose(self, scenes: Tensor, random: np.random.Generator) -> np.ndarray:
-        """One proposal of LNet_o in each scene, [N, 3] (x, y, height), drawn from its strongest; a random one where it
-        has none."""
+        """WINDOWS of LNet_o's strongest proposals in each scene, [N, WINDOWS, 3] (x, y, height); random ones where it
+        has fewer."""
         small = F.interpolate(scenes, scale_factor=self.scale, mode="bilinear", antialias=True)
         ratio = scenes.shape[3] / small.shape[3]
         sizes = torch.tensor(self.lnet_o.config["sizes"])
         side = scenes.shape[3]
         low, high = np.log(self.composer.sizes[[0, -1]])
-        heights = np.exp(random.uniform(low, high, len(scenes)))
-        proposed = np.column_stack([random.uniform(0, side, (len(scenes), 2)), heights])
+        shape = len(scenes), WINDOWS
+        proposed = np.stack([*random.uniform(0, side, (2, *shape)), np.exp(random.uniform(low, high, shape))], -1)
         for row, maps in enumerate(size_maps(self.lnet_o, small)):
             faces, _ = read_peaks(maps, sizes, self.lnet_o.trunk.stride, 0.02, PEAKS)
-            draw = random.random()
-            if len(faces):
-                proposed[row] = faces[int(draw * len(faces))].double().numpy() * ratio
+            order = random.permutation(PEAKS)
+            drawn = order[order < len(faces)][:WINDOWS]
+            proposed[row, : len(drawn)] = faces[drawn].double().numpy() * ratio
         return proposed

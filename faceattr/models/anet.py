@@ -264,6 +264,14 @@ class ANet(nn.Module):
         both = torch.cat([images, images.flip(3)])
         return self.forward_dense(both).features.mean((2, 3)).unflatten(0, (2, -1)).mean(0)
 
+    def with_logits(self, rows: Sequence[int]) -> ANet:
+        """The same net with some of its logits, in evaluation mode."""
+        net = ANet(**{**self.config, "attributes": len(rows)}).to(self.head.weight)
+        state = self.state_dict()
+        state |= {name: state[name][list(rows)] for name in ("head.weight", "head.bias")}
+        net.load_state_dict(state)
+        return net.eval()
+
     def fold_batch_norm(self) -> ANet:
         """The same net for inference with its batch normalisation folded into the weights, in evaluation mode."""
         folded = ANet(**{**self.config, "batch_norm": False}).to(self.head.weight)

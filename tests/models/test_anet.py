@@ -150,3 +150,10 @@ def test_pooled_features_are_the_mean_over_crops_and_mirror_images():
         ]
         expected = torch.stack([net.features(each) for each in crops]).mean(0)
         torch.testing.assert_close(net.pooled_features(images), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_some_of_the_logits_alone():
+    net = random_net(**SMALL)
+    images = torch.rand(2, 3, 31, 23, dtype=torch.float64)
+    torch.testing.assert_close(net.with_logits([2, 0])(images), net(images)[:, [2, 0]])
+    assert net.with_logits([1]).config["attributes"] == 1
