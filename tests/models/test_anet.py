@@ -87,7 +87,8 @@ def test_paper_configuration_has_the_papers_sizes():
 def test_named_configurations_fit_the_size_allowed(name):
     net = ANet(**CONFIGS[name])
     assert net(torch.zeros(2, 3, *net.config["input_size"])).shape == (2, 40)
-    assert sum(parameter.numel() for parameter in net.parameters()) * 2 < 9e6
+    # As float16; the bundle of 25 MB also holds two LNets of 2 MB.
+    assert sum(parameter.numel() for parameter in net.parameters()) * 2 < 14e6
 
 
 def test_config_rebuilds_the_net():
