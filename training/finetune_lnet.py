@@ -4,15 +4,18 @@ python training/finetune_lnet.py --celeba CELEBA --without OBJECTS SCENES --cach
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
+from torch import nn
 
 from faceattr.attributes import ATTRIBUTES
 from faceattr.data.celeba import read_celeba
 from faceattr.data.composites import Composer, FaceSet
-from faceattr.data.cuts import PHOTO_SIZE, PhotoSet
-from faceattr.data.photos import decode_pictures, hold_out, list_pictures
+from faceattr.data.cuts import PhotoSet, decode_photos
+from faceattr.data.photos import LARGE, decode_pictures, hold_out, list_pictures, without_faces
 from faceattr.data.windows import WindowComposer
 from faceattr.models.lnet import TRUNKS, LNet, LNetPlus
 from faceattr.train import parallel
@@ -22,13 +25,11 @@ from faceattr.train.loop import load_model, save_model, seeded
 
 TIGHT_HELD_OUT = 0.05
 """Share of tight pictures kept to measure on."""
-LARGE = 10_000
-"""Pictures in a folder of which none need be kept to measure on."""
 
 
 def pictures_without(folder: Path, arguments: argparse.Namespace) -> list[Path]:
     """The pictures of a folder without faces that training may see."""
-    paths = [path for path in list_pictures(folder) if not path.name.startswith(tuple(arguments.undecided))]
+    paths = without_faces(folder, arguments.undecided)
     return paths if len(paths) >= LARGE else hold_out(paths, arguments.hold_out)[0]
 
 
@@ -41,16 +42,22 @@ def tight_faces(folder: Path, face: list[float], side: int, cache: Path, workers
     return FaceSet(pictures, nothing, nothing, ((x0 + x1) / 2, (y0 + y1) / 2), y1 - y0)
 
 
-def whole_photos(folder: Path, proposals: Path, sure: float, cache: Path, workers: int) -> PhotoSet:
-    """The photos of a folder with what propose_faces.py found in them, rows of x, y, height and score."""
-    paths = list_pictures(folder)
+def whole_photos(
+    paths: list[Path], proposals: Path, arguments: argparse.Namespace, tags: np.ndarray | None = None
+) -> PhotoSet:
+    """Photos with what propose_faces.py found in them, rows of x, y, height and score."""
     rows = np.load(proposals, allow_pickle=False)
     if len(rows) != len(paths):
-        raise ValueError(f"{proposals}: made for {len(rows)} photos, {folder} has {len(paths)}; make it again")
-    pictures = decode_pictures(
-        paths, PHOTO_SIZE, keep_aspect=True, cache=cache / f"{folder.name}-whole.npy", workers=workers
-    )
-    return PhotoSet(pictures, rows[..., :3], rows[..., 3] >= sure, share=len(paths) ** 0.5)
+        raise ValueError(f"{proposals}: made for {len(rows)} photos, here are {len(paths)}; run propose_faces.py again")
+    pictures = decode_photos(paths, arguments.cache, arguments.workers)
+    return PhotoSet(pictures, rows[..., :3], rows[..., 3] >= arguments.sure, tags, share=len(paths) ** 0.5)
+
+
+def trunk_of(path: Path) -> nn.Module:
+    """The trunk of an LNet+ or an LNet."""
+    with safe_open(path, "pt") as file:
+        config = json.loads((file.metadata() or {}).get("faceattr", "{}")).get("config", {})
+    return load_model(LNetPlus if "classes" in config else LNet, path)[0].trunk
 
 
 def main():
@@ -77,6 +84,7 @@ def main():
     begin.add_argument("--trunk", type=Path, help="start from the trunk of this LNet+ or LNet")
     begin.add_argument("--start", type=Path, help="start from this LNet")
     begin.add_argument("--kind", choices=TRUNKS, help="start from random weights of this trunk")
+    parser.add_argument("--proposals", type=Path, help="what propose_faces.py found in CelebA's whole photos")
     parser.add_argument(
         "--photos",
         type=Path,
@@ -84,7 +92,7 @@ def main():
         action="append",
         default=[],
         metavar=("DIR", "NPY"),
-        help="whole photos, and what propose_faces.py found in them",
+        help="more whole photos, and what propose_faces.py found in them",
     )
     parser.add_argument("--sure", type=float, default=0.8, help="least score of a proposal that is a face")
     parser.add_argument("--proposer", type=Path, help="for LNet_s: the LNet_o in whose windows it learns")
@@ -120,7 +128,11 @@ def main():
             )
             for folder in arguments.without
         ]
-        photos = [whole_photos(folder, path, arguments.sure, cache, workers) for folder, path in arguments.photos]
+        photos = []
+        if arguments.proposals:
+            wild = read_celeba(arguments.celeba, images="img_celeba", skip_missing=True).partition(0)
+            photos.append(whole_photos(wild.paths, arguments.proposals, arguments, wild.tags))
+        photos += [whole_photos(list_pictures(folder), path, arguments) for folder, path in arguments.photos]
     composer = Composer(faces, backgrounds, arguments.sizes, photos, arguments.photo_share)
     if arguments.proposer:
         composer = WindowComposer(composer, load_model(LNet, arguments.proposer)[0].fold_batch_norm())
@@ -130,7 +142,7 @@ def main():
         if model.config["sizes"] != arguments.sizes:
             parser.error(f"{arguments.start}: knows faces of {model.config['sizes']} pixels, not {arguments.sizes}")
     elif arguments.trunk:
-        trunk = load_model(LNetPlus, arguments.trunk)[0].trunk
+        trunk = trunk_of(arguments.trunk)
         with seeded(arguments.seed):
             model = LNet(sizes=arguments.sizes, trunk=trunk.config)
         model.trunk.load_state_dict(trunk.state_dict())

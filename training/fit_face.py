@@ -1,11 +1,13 @@
 """Teaches a checkpoint to tell faces from what else its LNets propose: one plane on ANet's features.
 
-    fit_face.py --weights cascade.safetensors --celeba DIR --objects DIR --scenes DIR --output faceattr.safetensors
+    fit_face.py --weights cascade.safetensors --celeba DIR --people DIR ... --without DIR 0.03 --without DIR 0.05 \
+        --output faceattr.safetensors
 
 It is told whether a picture has a face, never where. With one: CelebA's whole photos and aligned pictures of partition
-0, the latter cut tightly, and --people; of each the LNets' best proposal counts. Without: OBJECTS, and SCENES but for a
-fifth, at several sizes, and pieces of them; all proposals count. Each half of the fifth chooses a least score of a
-face, which is measured on the other half; the mean of the two is kept.
+0, the latter cut tightly, and --people; of each the LNets' best proposal counts. Without: the pictures of each folder,
+at several sizes, and pieces of them; all proposals count. A fifth of each small folder is kept: each half of it chooses
+the least score of a face by which the folder's share of pictures gets one, which is measured on the other half; the
+mean of the two is the folder's, and the largest of the folders' is kept.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from faceattr.data.celeba import read_celeba
-from faceattr.data.photos import hold_out, list_pictures
+from faceattr.data.photos import LARGE, hold_out, list_pictures, without_faces
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 from faceattr.train.arguments import add_machine, prepare
 from faceattr.train.face import fit_face, least_score, piece, propose, scores, tight, with_plane
@@ -36,15 +38,21 @@ def main():
     parser.add_argument("--weights", required=True, help="checkpoint of bundle.py")
     parser.add_argument("--celeba", type=Path, required=True, help="label files, img_celeba and img_align_celeba")
     parser.add_argument("--people", type=Path, nargs="*", default=[], help="folders of photos with a face each")
-    parser.add_argument("--objects", type=Path, required=True)
-    parser.add_argument("--scenes", type=Path, required=True)
+    parser.add_argument(
+        "--without",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("DIR", "SHARE"),
+        help="pictures without a face, and how many of them may get one",
+    )
+    parser.add_argument(
+        "--undecided", nargs="*", default=[], help="of these, files whose names begin so are left out (statue cartoon)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="the checkpoint with the plane")
     parser.add_argument("--pictures", type=int, default=1500, help="of each kind with a face, at most (default: 1500)")
-    parser.add_argument("--without", type=int, default=4000, help="pieces of scenes, and of objects (default: 4000)")
+    parser.add_argument("--pieces", type=int, default=4000, help="of each folder without a face (default: 4000)")
     parser.add_argument("--least", type=float, default=0.1, help="LNets' score that is looked at (default: 0.1)")
-    parser.add_argument(
-        "--share", type=float, default=0.03, help="of pictures without a face that may get one (default: 0.03)"
-    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
     add_machine(parser)
@@ -66,7 +74,11 @@ def main():
         read_celeba(args.celeba, images, args.skip_missing, partition=0).paths
         for images in ("img_celeba", "img_align_celeba")
     )
-    seen, held = hold_out(list_pictures(args.scenes), 0.2)
+    folders = {Path(folder): float(share) for folder, share in args.without}
+    seen, kept = {}, {}
+    for folder in folders:
+        paths = without_faces(folder, args.undecided)
+        seen[folder], kept[folder] = (paths, []) if len(paths) >= LARGE else hold_out(paths, 0.2)
 
     def with_face() -> Iterator[Image.Image]:
         yield from pictures(up_to(whole), lambda image: piece(image, random, cut=False), "photos")
@@ -75,26 +87,31 @@ def main():
             yield from pictures(up_to(list_pictures(folder)), lambda image: piece(image, random, cut=False), "people")
 
     def without() -> Iterator[Image.Image]:
-        for paths, what in ((seen, "scenes"), (list_pictures(args.objects), "objects")):
-            yield from pictures(some(paths, args.without), lambda image: piece(image, random, cut=True), what)
+        for folder, paths in seen.items():
+            yield from pictures(
+                some(paths, args.pieces), lambda image: piece(image, random, cut=True), f"without: {folder.name}"
+            )
 
     plane, notes = fit_face(
         propose(checkpoint, with_face(), args.least, dtype), propose(checkpoint, without(), args.least, dtype)
     )
-    apart = propose(checkpoint, pictures(held, lambda image: image, "held out"), args.least, dtype)
-    best = apart.best(scores(plane, apart))
-    lnets = apart.best(apart.inputs[:, -1])
-    halves = best[::2], best[1::2]
-    chosen = [least_score(half, args.share) for half in halves]
-    threshold = float(np.mean(chosen))
-    wrong = sum((half >= other).sum() for half, other in zip(halves, reversed(chosen), strict=True))
-    notes |= {
-        "least": args.least,
-        "chosen": chosen,
-        "pictures kept from training": len(best),
-        "share that gets a face": float(wrong / len(best)),
-        "share that the LNets propose in": float(np.isfinite(lnets).mean()),
-    }
+    notes["least"] = args.least
+    threshold = 0.0
+    for folder, share in folders.items():
+        if not kept[folder]:
+            continue
+        apart = propose(checkpoint, pictures(kept[folder], lambda image: image, "kept"), args.least, dtype)
+        best = apart.best(scores(plane, apart))
+        halves = best[::2], best[1::2]
+        chosen = [least_score(half, share) for half in halves]
+        threshold = max(threshold, float(np.mean(chosen)))
+        wrong = sum((half >= other).sum() for half, other in zip(halves, reversed(chosen), strict=True))
+        notes[folder.name] = {
+            "chosen": chosen,
+            "pictures kept from training": len(best),
+            "share that gets a face": float(wrong / len(best)),
+            "share that the LNets propose in": float(np.isfinite(apart.best(apart.inputs[:, -1])).mean()),
+        }
     print(json.dumps({"score_threshold": threshold, **notes}, indent=1))
     metadata = with_plane(checkpoint, plane, args.least, threshold).metadata
     metadata = {**metadata, "training": {**metadata["training"], "face": notes}}

@@ -1,6 +1,7 @@
 """Faces that trained LNets propose in whole photos, for further training on pieces of these photos.
 
-python training/propose_faces.py --photos DIR --cache CACHE --lnet-o A --lnet-s B --settings JSON OUT.npy
+python training/propose_faces.py --celeba CELEBA --cache CACHE --lnet-o A --lnet-s B --settings JSON OUT.npy
+python training/propose_faces.py --photos DIR ... OUT.npy
 """
 
 import argparse
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from faceattr.data.cuts import PHOTO_SIZE
+from faceattr.data.celeba import read_celeba
+from faceattr.data.cuts import decode_photos
 from faceattr.data.layout import FACE_ASPECT
-from faceattr.data.photos import decode_pictures, list_pictures
+from faceattr.data.photos import list_pictures
 from faceattr.data.warping import to_images
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.lnet import LNet
@@ -25,7 +27,11 @@ from faceattr.train.loop import load_model
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="folder of photos")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--celeba", type=Path, help="CelebA's label files and img_celeba: partition 0"
+    )
+    source.add_argument("--photos", type=Path, help="folder of photos")
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
     parser.add_argument("--lnet-o", type=Path, required=True)
     parser.add_argument("--lnet-s", type=Path, required=True)
@@ -40,9 +46,11 @@ def main():
 
     device, dtype = prepare(arguments)
     with parallel.first_on_machine():
-        paths = list_pictures(arguments.photos)
-        cache = arguments.cache / f"{arguments.photos.name}-whole.npy"
-        photos = decode_pictures(paths, PHOTO_SIZE, keep_aspect=True, cache=cache, workers=arguments.workers)
+        if arguments.celeba:
+            paths = read_celeba(arguments.celeba, "img_celeba", skip_missing=True).partition(0).paths
+        else:
+            paths = list_pictures(arguments.photos)
+        photos = decode_photos(paths, arguments.cache, arguments.workers)
     values = json.loads(arguments.settings.read_text()) if arguments.settings else {}
     geometry = {"box_height": 1.0, "box_aspect": FACE_ASPECT, "score_threshold": arguments.doubt}
     nets = [load_model(LNet, path)[0].fold_batch_norm().to(device) for path in (arguments.lnet_o, arguments.lnet_s)]

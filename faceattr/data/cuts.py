@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from faceattr.data.layout import Layout, inside
-from faceattr.data.photos import Pictures
+from faceattr.data.photos import Pictures, decode_pictures
 from faceattr.data.warping import sample, to_images
 
 PHOTO_SIZE = (480, 480)
@@ -32,6 +34,12 @@ class PhotoSet:
     def usable(self) -> np.ndarray:
         """Rows of the photos with a face that is sure."""
         return np.flatnonzero((self.sure & (self.faces[..., 2] > 0)).any(1))
+
+
+def decode_photos(paths: Sequence[Path], cache: Path, workers: int) -> Pictures:
+    """Whole photos of one folder, decoded once into the folder ``cache``."""
+    name = f"{paths[0].parent.name}-whole.npy"
+    return decode_pictures(paths, PHOTO_SIZE, keep_aspect=True, cache=cache / name, workers=workers)
 
 
 def cut(

@@ -27,6 +27,15 @@ def list_pictures(folder: str | Path) -> list[Path]:
     return paths
 
 
+LARGE = 10_000
+"""Pictures in a folder of which none need be kept from training to measure on."""
+
+
+def without_faces(folder: str | Path, undecided: Sequence[str]) -> list[Path]:
+    """The pictures below a folder without faces but for those whose names begin with one of `undecided`."""
+    return [path for path in list_pictures(folder) if not path.name.startswith(tuple(undecided))]
+
+
 def hold_out(paths: Sequence[Path], share: float) -> tuple[list[Path], list[Path]]:
     """Split pictures by their names alone: the part to train on, and about `share` of them to measure on."""
     kept = {path for path in paths if zlib.crc32(path.name.encode()) % 1000 < 1000 * share}

@@ -105,13 +105,13 @@ def test_the_script_makes_a_checkpoint_that_tells_them_apart(tmp_path):
     draw("people", 30, SMILING)
     celeba = write_celeba(tmp_path / "celeba", 12)
     command = [sys.executable, ROOT / "training/fit_face.py", "--weights", tmp_path / "cascade.safetensors"]
-    command += ["--celeba", celeba, "--people", tmp_path / "people", "--objects", tmp_path / "objects"]
-    command += ["--scenes", tmp_path / "scenes", "--without", "60", "--pictures", "30", "--device", "cpu"]
+    command += ["--celeba", celeba, "--people", tmp_path / "people", "--without", tmp_path / "objects", "0.03"]
+    command += ["--without", tmp_path / "scenes", "0.03", "--pieces", "60", "--pictures", "30", "--device", "cpu"]
     subprocess.run([*map(str, command), "--output", str(tmp_path / "out.safetensors")], check=True)
     model = faceattr.load(tmp_path / "out.safetensors", device="cpu")
     assert len(model.predict(draw_photo([(100, 100, 32, SMILING)]))) == 1
     assert model.predict(draw_photo([(220, 140, 32, NEUTRAL)])) == []
-    notes = load_checkpoint(tmp_path / "out.safetensors").metadata["training"]["face"]
+    notes = load_checkpoint(tmp_path / "out.safetensors").metadata["training"]["face"]["scenes"]
     assert notes["share that the LNets propose in"] == 1 and notes["share that gets a face"] <= 0.5
 
 
