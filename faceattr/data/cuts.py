@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from faceattr.data.layout import Layout, inside
 from faceattr.data.photos import Pictures, decode_pictures
 from faceattr.data.warping import sample, to_images
 
-PHOTO_SIZE = (480, 480)
-"""Rows and columns within which whole photos are decoded."""
+LARGEST_SIDE = 480
+"""Pixels to which whole photos are reduced."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,13 @@ class PhotoSet:
 
 def decode_photos(paths: Sequence[Path], cache: Path, workers: int) -> Pictures:
     """Whole photos of one folder, decoded once into the folder ``cache``."""
+    sides = []
+    for path in paths:
+        with Image.open(path) as photo:  # the header alone
+            sides.append(max(photo.size))
+    side = min(LARGEST_SIDE, max(sides))
     name = f"{paths[0].parent.name}-whole.npy"
-    return decode_pictures(paths, PHOTO_SIZE, keep_aspect=True, cache=cache / name, workers=workers)
+    return decode_pictures(paths, (side, side), keep_aspect=True, cache=cache / name, workers=workers)
 
 
 def cut(

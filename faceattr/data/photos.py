@@ -63,7 +63,8 @@ def decode_pictures(
     cache: str | Path | None = None,
     workers: int = 0,
 ) -> Pictures:
-    """Decode pictures into one array of `size` (rows, columns), each stretched to it or, with `keep_aspect`, fitted in.
+    """Decode pictures into one array of `size` (rows, columns), each stretched to it or, with `keep_aspect`, reduced to
+    fit in.
 
     With `cache` (a .npy file; a .json file beside it tells what it holds), the decoded array is written there and read
     from there the next time. Decoding runs in `workers` processes, or in this one where that is 0.
@@ -100,13 +101,13 @@ def decode_pictures(
 
 
 def _read(path: Path, size: tuple[int, int], keep_aspect: bool) -> np.ndarray:
-    """[rows, columns, 3] uint8 of a picture at `size` or, with `keep_aspect`, within it."""
+    """[rows, columns, 3] uint8 of a picture at `size` or, with `keep_aspect`, within it, never enlarged."""
     try:
         with Image.open(path) as picture:
             picture = picture.convert("RGB")
             rows, columns = size
             if keep_aspect:
-                scale = min(rows / picture.height, columns / picture.width)
+                scale = min(1, rows / picture.height, columns / picture.width)
                 rows, columns = max(1, int(picture.height * scale)), max(1, int(picture.width * scale))
             return np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR))
     except OSError as error:
