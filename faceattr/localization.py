@@ -72,12 +72,12 @@ class LocalizerSettings:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A face: `box` x0, y0, x1, y1 in pixels of the photo, inside it; `score` in [0, 1]; `face`: x and y of its middle
-    and its height as the nets mean it, in pixels, whether inside or not."""
+    """A face: `box` x0, y0, x1, y1 in pixels of the photo, inside it; `score` in [0, 1]; `frame`: the box as it would
+    be if the photo did not end there, from which crops of the face are taken."""
 
     box: tuple[float, float, float, float]
     score: float
-    face: tuple[float, float, float]
+    frame: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -188,13 +188,13 @@ class Localizer:
         faces, second_logits, refined = self._refine(photo, levels, faces, maps.shape)
         # Both nets must agree: the mean of their log-odds.
         scores = ((first_logits + second_logits) / 2).sigmoid()
-        boxes = self._boxes(faces)
+        frames = self._boxes(faces)
         height, width = photo.shape[1:]
-        boxes = torch.minimum(boxes.clamp_min(0), torch.tensor([width, height, width, height]))
+        boxes = torch.minimum(frames.clamp_min(0), torch.tensor([width, height, width, height]))
         good = (scores >= settings.score_threshold) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        boxes, scores, faces = boxes[good], scores[good], faces[good]
+        boxes, scores, frames = boxes[good], scores[good], frames[good]
         kept = suppress(boxes, scores, settings.overlap).tolist()
-        proposals = [Proposal(tuple(boxes[i].tolist()), scores[i].item(), tuple(faces[i].tolist())) for i in kept]
+        proposals = [Proposal(tuple(boxes[i].tolist()), scores[i].item(), tuple(frames[i].tolist())) for i in kept]
         return Localization(proposals, {"lnet_o": maps, "lnet_s": refined}, windows)
 
     def _levels(self, photo: Tensor) -> list[Tensor]:

@@ -275,18 +275,20 @@ class FaceAttributes:
             result = self._localizer(pixels)
             maps = {key: response.cpu().numpy() for key, response in result.response_maps.items()}
             seen = result.windows.numpy()
-            found = [(photo.to_original(proposal.box), proposal.score) for proposal in result.proposals]
+            found = [(photo.to_original(each.box), each.score) for each in result.proposals]
+            frames = [each.frame for each in result.proposals]
         else:
             found = [(box, None) for box in _check_boxes(boxes, photo, name)]
-        windows = [self._crops.window(box, self._input_size, self._anet.step) for box, _ in found]
+            frames = [photo.from_original(box) for box, _ in found]
+        windows = [self._crops.window(frame, self._input_size, self._anet.step) for frame in frames]
         size = self._crops.size(self._input_size, self._anet.step)
         faces = []
         for (box, score), window in zip(found, windows, strict=True):
             # Enlarged to more than twice its size for ANet, a face shows little of what its attributes are read from.
-            small = window[3] - window[1] < size[0] / 2
+            small = (window[3] - window[1]) * photo.scale < size[0] / 2
             notes = ("small face, attributes uncertain",) if small else ()
             faces.append(Face(tuple(box.tolist()), score, notes=notes))
-        crops = [crop_window(photo.pixels, photo.from_original(window), size) for window in windows]
+        crops = [crop_window(photo.pixels, window, size) for window in windows]
         prediction = Prediction(
             name,
             photo.width,

@@ -90,6 +90,11 @@ def main():
         faces = FaceCache(
             data.folder, data.names, size, args.cache / f"{'-'.join(names)}-{args.config}.npy", args.workers
         )
+    if "Face" in data.attributes:
+        # Every picture shows one that is not said to show none.
+        column = data.attributes.index("Face")
+        data.tags[~data.known[:, column], column] = True
+        data.known[:, column] = True
     rows = np.flatnonzero(data.partitions == 0)
     more = rows[~data.known[rows, : len(ATTRIBUTES)].all(1)]
     rows = np.concatenate([rows, *[more] * (args.repeat - 1)])

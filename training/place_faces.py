@@ -73,7 +73,7 @@ def main():
             height, width = pixels.shape[:2]
             return [edge * side for edge, side in zip(arguments.face, (width, height) * 2, strict=True)]
         proposals = localizer(to_images(pixels[None])[0]).proposals
-        return carried(proposals[0].box, aligned_box, FACE) if proposals else None
+        return carried(proposals[0].frame, aligned_box, FACE) if proposals else None
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in tqdm(data.names[parallel.rank() :: parallel.world()], unit="photo", disable=parallel.rank() > 0):

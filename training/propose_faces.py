@@ -61,7 +61,8 @@ def main():
         rows, columns = photos.extents[i]
         proposals = localizer(to_images(photos.images[i : i + 1, :rows, :columns])[0]).proposals[: arguments.most]
         for row, proposal in zip(found[i], proposals, strict=False):
-            row[:] = *proposal.face, proposal.score
+            x0, y0, x1, y1 = proposal.frame
+            row[:] = (x0 + x1) / 2, (y0 + y1) / 2, y1 - y0, proposal.score
     found = parallel.total(torch.from_numpy(found).to(device)).cpu().numpy()
     if parallel.rank() > 0:
         return
