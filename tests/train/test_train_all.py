@@ -4,6 +4,7 @@ import csv
 import fcntl
 import io
 import json
+import re
 import runpy
 import shlex
 import shutil
@@ -66,7 +67,7 @@ def test_what_is_done_is_passed_over_and_what_failed_is_run_again(job, tmp_path)
     with pytest.raises(SystemExit, match=r"stage b failed \(exit status 3\)"):
         job()
     results = (tmp_path / "out" / "RESULTS.md").read_text()  # what there is is not lost
-    assert "**1 of 2 stages are done**" in results and "| b | 0, not done |" in results
+    assert "**1 of 2 stages are done**" in results and re.search(r"\| b \| \d+, not done \|", results)
     assert "the word is first" in results and "What b says" not in results
     (tmp_path / "broken").unlink()
     job()
@@ -76,7 +77,7 @@ def test_what_is_done_is_passed_over_and_what_failed_is_run_again(job, tmp_path)
     results = (tmp_path / "out" / "RESULTS.md").read_text()
     assert "## a\n" in results and "the word is first" in results
     assert "## What b says\n" in results and "the word is second" in results
-    assert "| a | 0 |" in results and "not done" not in results and " CPU cores, in " in results
+    assert re.search(r"\| a \| \d+ \|", results) and "not done" not in results and " CPU cores, in " in results
     job("--set", "extra=third")  # a stage that is left out without its value
     assert (tmp_path / "out" / "c").read_text() == "third"
 
