@@ -28,9 +28,7 @@ from faceattr.train.loop import load_model
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--celeba", type=Path, help="CelebA's label files and img_celeba: partition 0"
-    )
+    source.add_argument("--celeba", type=Path, help="CelebA's label files and img_celeba: partition 0")
     source.add_argument("--photos", type=Path, help="folder of photos")
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
     parser.add_argument("--lnet-o", type=Path, required=True)
