@@ -62,7 +62,7 @@ def main():
         "--trust",
         type=float,
         default=0.5,
-        help="how much the teachers' mean counts, 0 to 1, beside a tag; where none is known, half as much, alone",
+        help="how much the teachers' mean counts, 0 to 1, beside CelebA's tags; half as much, alone, where none is told",
     )
     parser.add_argument(
         "--weight", type=float, default=8, help="of what --people tells of CelebA's 40 tags, over one of CelebA's own"
@@ -128,14 +128,16 @@ def main():
         return figures | {name: rank for name, rank in ranks.items() if name not in ATTRIBUTES or name == "Male"}
 
     targets, trust = data.tags[rows].astype(np.float32), data.known[rows].astype(np.float32)
-    trust[~data.known[rows, : len(ATTRIBUTES)].all(1), : len(ATTRIBUTES)] *= args.weight
+    forty, told = slice(len(ATTRIBUTES)), data.known[rows, : len(ATTRIBUTES)]
+    partly = ~told.all(1)
+    trust[partly, forty] *= args.weight
     if args.teachers:
-        opinions = [teach(load_model(ANet, path)[0].to(device), faces, rows) for path in args.teachers]
-        opinion = np.mean([values[:, : len(ATTRIBUTES)] for values in opinions], axis=0)
-        told = data.known[rows, : len(ATTRIBUTES)]
-        tags = targets[:, : len(ATTRIBUTES)]
-        targets[:, : len(ATTRIBUTES)] = np.where(told, (1 - args.trust) * tags + args.trust * opinion, opinion)
-        trust[:, : len(ATTRIBUTES)][~told] = args.trust / 2
+        opinions = [teach(load_model(ANet, path)[0].to(device), faces, rows)[:, forty] for path in args.teachers]
+        opinion = np.mean(opinions, axis=0)
+        mixed = (1 - args.trust) * targets[:, forty] + args.trust * opinion
+        # Teachers know CelebA's people; of others they are heard only where nothing is told.
+        targets[:, forty] = np.where(partly[:, None], np.where(told, targets[:, forty], opinion), mixed)
+        trust[:, forty][~told] = args.trust / 2
 
     steps = len(rows) * args.views // (args.batch * parallel.world())
     trained = fit(
