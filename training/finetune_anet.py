@@ -62,7 +62,7 @@ def main():
         "--trust",
         type=float,
         default=0.5,
-        help="how much the teachers' mean counts, 0 to 1, beside CelebA's tags; half as much, alone, where none is told",
+        help="how much the teachers' mean counts, 0 to 1, beside CelebA's tags; alone, half as much where none is told",
     )
     parser.add_argument(
         "--weight", type=float, default=8, help="of what --people tells of CelebA's 40 tags, over one of CelebA's own"
