@@ -16,9 +16,10 @@ from faceattr.data.faces import FaceCache
 from faceattr.data.tagged import joined
 from faceattr.models.anet import CONFIGS, ANet
 from faceattr.train import parallel
-from faceattr.train.anet import TagLoss, predict
+from faceattr.train.anet import TagLoss, freeze, predict
 from faceattr.train.arguments import add_training, prepare
 from faceattr.train.loop import fit, load_model, save_model, seeded
+from faceattr.train.modern import NETS, ModernNet
 from faceattr.train.optimizers import make_optimizer
 
 
@@ -41,6 +42,13 @@ def main():
     parser.add_argument("--output", type=Path, required=True, help="folder for state, log and anet.safetensors")
     parser.add_argument("--config", choices=CONFIGS, default="deep")
     parser.add_argument("--split", choices=("official", "paper"), default="official", help="paper: by its identities")
+    parser.add_argument("--net", choices=NETS, help="instead of ANet, on crops of its size; needs torchvision")
+    parser.add_argument(
+        "--freeze",
+        choices=("nothing", "shared", "features"),
+        default="nothing",
+        help="layers of --init that stay as they are: C1 and C2, or all but the last",
+    )
     parser.add_argument("--init", type=Path, help="anet.safetensors of pretrain_anet.py, of the same config")
     parser.add_argument(
         "--teachers", type=Path, nargs="*", default=[], help="fine-tuned ANets whose opinions count beside the tags"
@@ -58,10 +66,17 @@ def main():
     args = parser.parse_args()
     if args.batch % args.views:
         parser.error(f"--batch {args.batch} is no multiple of --views {args.views}")
+    if args.net and args.init or args.freeze != "nothing" and not args.init:
+        parser.error("--init is for ANet alone, and --freeze needs it")
 
     device, dtype = prepare(args)
     with seeded(args.seed):
-        model = load_model(ANet, args.init)[0] if args.init else ANet(**CONFIGS[args.config])
+        if args.net:
+            model = ModernNet(args.net, ANet(**CONFIGS[args.config]).config["input_size"])
+        else:
+            model = load_model(ANet, args.init)[0] if args.init else ANet(**CONFIGS[args.config])
+    if args.freeze != "nothing":
+        freeze(*([model.shared] if args.freeze == "shared" else list(model.children())[:-1]))
     model = model.to(device, memory_format=torch.channels_last)
     size = tuple(model.config["input_size"])
     with parallel.first_on_machine():
@@ -101,7 +116,8 @@ def main():
         watch="validation_auc",
         patience=args.patience,
     )
-    save_model(trained, args.output / "anet.safetensors", stage="tags", pictures=len(rows), epochs=args.epochs)
+    notes = {"pictures": len(rows), "images": [Path(images).name for images in args.images], "epochs": args.epochs}
+    save_model(trained, args.output / "anet.safetensors", stage="tags", seed=args.seed, **notes)
 
 
 if __name__ == "__main__":

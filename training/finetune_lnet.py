@@ -111,7 +111,15 @@ def main():
         resume=arguments.resume,
         patience=arguments.patience,
     )
-    save_model(model, arguments.out / "lnet.safetensors")
+    proposed = 0 if proposals is None else int((proposals[:, 2] > 0).sum())
+    notes = {
+        "stage": "tags",
+        "pictures": {"faces": len(faces), "scenes": len(scenes), "objects": len(objects), "photos": proposed},
+        "steps": arguments.steps,
+        "batch": arguments.batch_size * parallel.world(),
+        "seed": arguments.seed,
+    }
+    save_model(model, arguments.out / "lnet.safetensors", **notes)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from faceattr.data.faces import FaceCache
 from faceattr.data.lfwa import read_lfwa
 from faceattr.data.tag_csv import read_tag_csv
 from faceattr.data.tagged import TaggedPictures
-from faceattr.evaluation.attributes import evaluate, table
+from faceattr.evaluation.attributes import evaluate, rounded, table
 from faceattr.evaluation.predict import ALIGNED_FACES, predict_pictures
 from faceattr.models.anet import CONFIGS, ANet
 from faceattr.models.checkpoint import NETS, load_checkpoint, save_checkpoint
@@ -34,7 +34,8 @@ from faceattr.pipeline import FaceAttributes, find_weights
 from faceattr.train import parallel
 from faceattr.train.anet import pooled_features
 from faceattr.train.arguments import add_machine, prepare
-from faceattr.train.loop import load_model, save_model
+from faceattr.train.loop import save_model
+from faceattr.train.modern import load_net
 from faceattr.train.own import fit_own
 from faceattr.train.svm import fit_svm, to_base_rates
 
@@ -79,7 +80,7 @@ def main():
 
 def last_stage(args: argparse.Namespace, device: torch.device) -> None:
     """SVMs on ANet's features of CelebA."""
-    anet = load_model(ANet, args.anet)[0]
+    anet = load_net(args.anet)[0]
     # A cache of pictures serves all nets of one input size.
     size = anet.config["input_size"]
     name = next(name for name, config in CONFIGS.items() if ANet(**config).config["input_size"] == size)
@@ -88,7 +89,8 @@ def last_stage(args: argparse.Namespace, device: torch.device) -> None:
         data = read_celeba(args.celeba, args.images, args.skip_missing, args.split)
         cache = args.cache / f"{kind}-{name}.npy"
         faces = FaceCache(data.folder, data.names, size, cache, args.workers)
-    anet = anet.fold_batch_norm().to(device)
+    # Of ANet for speed; a modern net stays as it is.
+    anet = (anet.fold_batch_norm() if isinstance(anet, ANet) else anet).to(device)
 
     def features_of(partition: int) -> tuple[np.ndarray, TaggedPictures]:
         rows = np.flatnonzero(data.partitions == partition)
@@ -116,8 +118,10 @@ def last_stage(args: argparse.Namespace, device: torch.device) -> None:
         result = evaluate(predicted, looked.tags, thresholds[goal], ATTRIBUTES)
         figures["held out"][goal] = result["mean"]
         print(f"partition {args.look}, thresholds for {goal}:\n{table(result)}\n")
+    figures = rounded(figures)
     print(json.dumps(figures, indent=1))
     notes = {"positions": list(args.positions), "strength": strength, "thresholds": thresholds, "metrics": figures}
+    notes |= {"pictures": len(learnt), "people": len(np.unique(people)), "held_out": len(looked)}
     save_model(svm, args.output, **notes)
     args.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -152,6 +156,7 @@ def own_attributes(args: argparse.Namespace, device: torch.device, dtype: torch.
         result = evaluate(probabilities, held.tags, thresholds, held.attributes, held.known, held.identities)
         figures["held out"] = result["mean"]
         print(f"held out, {result['n']} pictures:\n{table(result)}\n")
+    figures = rounded(figures)
     print(json.dumps(figures, indent=1))
     nets = {name: getattr(own, name) for name in NETS}
     save_checkpoint(args.output, **nets, metadata=own.metadata)
