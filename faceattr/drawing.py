@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 # From low to high response: dark blue, purple, orange, light yellow; lightness rises evenly, so it also reads in grey.
-_RAMP = np.array([[12, 8, 60], [120, 28, 110], [237, 105, 37], [252, 250, 165]], dtype=np.float64)
+RAMP = np.array([[12, 8, 60], [120, 28, 110], [237, 105, 37], [252, 250, 165]], dtype=np.float64)
 _BOX, _TEXT, _SHADE = (80, 220, 120), (255, 255, 255), (0, 0, 0, 150)
 
 
@@ -43,8 +43,8 @@ def draw_response_map(pixels: np.ndarray, response: np.ndarray, opacity: float =
     finite = np.isfinite(response)
     low, high = (response[finite].min(), response[finite].max()) if finite.any() else (0.0, 0.0)
     level = np.where(finite, response - low, 0) / ((high - low) or 1)
-    steps = np.linspace(0, 1, len(_RAMP))
-    colours = np.stack([np.interp(level, steps, channel) for channel in _RAMP.T], axis=-1)
+    steps = np.linspace(0, 1, len(RAMP))
+    colours = np.stack([np.interp(level, steps, channel) for channel in RAMP.T], axis=-1)
     photo = Image.fromarray(pixels)
     heat = Image.fromarray(colours.round().astype(np.uint8)).resize(photo.size, Image.Resampling.BICUBIC)
     return Image.blend(photo, heat, opacity)

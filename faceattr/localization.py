@@ -191,7 +191,9 @@ class Localizer:
         frames = self._boxes(faces)
         height, width = photo.shape[1:]
         boxes = torch.minimum(frames.clamp_min(0), torch.tensor([width, height, width, height]))
-        good = (scores >= settings.score_threshold) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        # Of a face at least the middle is in the photo.
+        inside = ((faces[:, :2] > 0) & (faces[:, :2] < torch.tensor([width, height]))).all(1)
+        good = (scores >= settings.score_threshold) & inside
         boxes, scores, frames = boxes[good], scores[good], frames[good]
         kept = suppress(boxes, scores, settings.overlap).tolist()
         proposals = [Proposal(tuple(boxes[i].tolist()), scores[i].item(), tuple(frames[i].tolist())) for i in kept]

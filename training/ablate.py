@@ -6,6 +6,7 @@ on pooled views, on a partition that nothing was chosen on. Variants that are do
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +19,43 @@ from faceattr.data.faces import FaceCache
 from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.attributes import choose_threshold, evaluate
 from faceattr.models.anet import CONFIGS, ANet
-from faceattr.train.anet import IdentityLoss, IdentityNet, TagLoss, pooled_features, predict
+from faceattr.train.anet import IdentityLoss, IdentityNet, TagLoss, few_a_person, freeze, pooled_features, predict
 from faceattr.train.arguments import add_machine, prepare
 from faceattr.train.loop import fit, seeded
 from faceattr.train.optimizers import make_optimizer
 from faceattr.train.svm import THRESHOLD_TRUST, fit_svm
 
 PAPER = {**CONFIGS["paper"], "batch_norm": True}
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What a variant has its own: the net's config, and of identity pre-training, if there is any, the margin, the most
+    pictures of a person, and which layers the tags leave as they are."""
+
+    config: dict
+    margin: str | None = None
+    per_person: int | None = None
+    frozen: str | None = None
+
+
 VARIANTS = {
     # C3's pooling windows must lie within a cell: 5x4 is the finest grid of its 10x8 positions. C4's 4x3 is unshared.
-    "paper width": PAPER,
-    "shared like a convolution: grids 1x1": {**PAPER, "c3": (60, 3, (1, 1)), "c4": (80, 2, (1, 1))},
-    "half the cells: grids 5x2 and 4x1": {**PAPER, "c3": (60, 3, (5, 2)), "c4": (80, 2, (4, 1))},
-    "pre-trained on identities": PAPER,
-    "wide": CONFIGS["wide"],
+    "paper width": Variation(PAPER),
+    "shared like a convolution: grids 1x1": Variation({**PAPER, "c3": (60, 3, (1, 1)), "c4": (80, 2, (1, 1))}),
+    "half the cells: grids 5x2 and 4x1": Variation({**PAPER, "c3": (60, 3, (5, 2)), "c4": (80, 2, (4, 1))}),
+    "pre-trained on identities": Variation(PAPER, "none"),
+    "identities, ArcFace": Variation(PAPER, "arcface"),
+    "identities, CosFace": Variation(PAPER, "cosface"),
+    "identities, C1 and C2 frozen": Variation(PAPER, "none", frozen="shared"),
+    "identities, all layers frozen": Variation(PAPER, "none", frozen="features"),
+    **{f"identities, {n} pictures a person": Variation(PAPER, "none", per_person=n) for n in (2, 4, 6, 8)},
+    "wide": Variation(CONFIGS["wide"]),
+    "wide, identities": Variation(CONFIGS["wide"], "none"),
+    "wide, identities, ArcFace": Variation(CONFIGS["wide"], "arcface"),
 }
+DEFAULT = ("paper width", "shared like a convolution: grids 1x1", "half the cells: grids 5x2 and 4x1")
+DEFAULT += ("pre-trained on identities", "wide")
 
 
 class Variant:
@@ -44,19 +67,27 @@ class Variant:
 
     def run(self) -> dict[str, dict[str, float]]:
         args, data = self.args, self.data
+        variation = VARIANTS[self.name]
         with seeded(args.seed):
-            model = ANet(**VARIANTS[self.name]).to(memory_format=torch.channels_last)
+            model = ANet(**variation.config).to(memory_format=torch.channels_last)
         size = tuple(model.config["input_size"])
-        resolution = "wide" if self.name == "wide" else "paper"
+        resolution = "wide" if variation.config is CONFIGS["wide"] else "paper"
         self.faces = FaceCache(data.folder, data.names, size, args.cache / f"aligned-{resolution}.npy", args.workers)
-        folder = args.output / self.name.split(":")[0].replace(" ", "-")
+        folder = args.output / self.name.split(":")[0].replace(",", "").replace(" ", "-")
         tags = data.tags[self.train].astype(np.float32)
-        if self.name.startswith("pre-trained"):
-            persons = np.unique(data.identities[self.train], return_inverse=True)[1]
-            loss = IdentityLoss(self.faces, self.train, persons, args.batch, 0.5, args.seed, size)
+        if variation.margin:
+            rows = self.train
+            if variation.per_person:
+                rows = rows[few_a_person(data.identities[rows], variation.per_person)]
+            persons = np.unique(data.identities[rows], return_inverse=True)[1]
+            loss = IdentityLoss(self.faces, rows, persons, args.batch, 0.5, args.seed, size, variation.margin)
             with seeded(args.seed, 1):
                 net = IdentityNet(model, persons.max() + 1).to(memory_format=torch.channels_last)
+            # As many steps for few pictures as for all: what differs is what they can teach.
             model = self._fit(net, loss, args.identity_epochs, folder / "identities").anet
+            model.head.requires_grad_(True)
+        if variation.frozen:
+            freeze(*([model.shared] if variation.frozen == "shared" else list(model.children())[:-1]))
         loss = TagLoss(self.faces, self.train, tags, args.batch, args.seed, size)
         return self._figures(self._fit(model, loss, args.epochs, folder).eval())
 
@@ -105,7 +136,7 @@ def main():
     parser.add_argument("--celeba", type=Path, required=True, help="CelebA's label files and img_align_celeba/")
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
     parser.add_argument("--output", type=Path, required=True, help="folder for the variants' states and ablation.json")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=DEFAULT, metavar="NAME")
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--identity-epochs", type=float, default=8)
     parser.add_argument("--batch", type=int, default=128)

@@ -19,9 +19,10 @@ from faceattr.data.tag_csv import read_tag_csv
 from faceattr.data.tagged import joined
 from faceattr.models.anet import CONFIGS, ANet
 from faceattr.train import parallel
-from faceattr.train.anet import TagLoss, grow, predict
+from faceattr.train.anet import TagLoss, freeze, grow, predict
 from faceattr.train.arguments import add_training, prepare
 from faceattr.train.loop import fit, load_model, save_model, seeded
+from faceattr.train.modern import NETS, ModernNet
 from faceattr.train.optimizers import make_optimizer
 
 
@@ -54,6 +55,13 @@ def main():
     parser.add_argument("--repeat", type=int, default=1, help="how often an epoch shows each picture of --people")
     parser.add_argument("--config", choices=CONFIGS, default="deep")
     parser.add_argument("--split", choices=("official", "paper"), default="official", help="paper: by its identities")
+    parser.add_argument("--net", choices=NETS, help="instead of ANet, on crops of its size; needs torchvision")
+    parser.add_argument(
+        "--freeze",
+        choices=("nothing", "shared", "features"),
+        default="nothing",
+        help="layers of --init that stay as they are: C1 and C2, or all but the last",
+    )
     parser.add_argument("--init", type=Path, help="anet.safetensors to go on from; it may be narrower than --config")
     parser.add_argument(
         "--teachers", type=Path, nargs="*", default=[], help="fine-tuned ANets whose opinions count beside the tags"
@@ -79,6 +87,8 @@ def main():
     args = parser.parse_args()
     if args.batch % args.views:
         parser.error(f"--batch {args.batch} is no multiple of --views {args.views}")
+    if args.net and args.init or args.freeze != "nothing" and not args.init:
+        parser.error("--init is for ANet alone, and --freeze needs it")
 
     device, dtype = prepare(args)
     with parallel.first_on_machine():
@@ -103,13 +113,15 @@ def main():
     rows = np.concatenate([rows, *[more] * (args.repeat - 1)])
     validation = np.flatnonzero(data.partitions == 1)
     with seeded(args.seed):
-        model = ANet(**config)
+        model = ModernNet(args.net, size, len(data.attributes)) if args.net else ANet(**config)
     if args.init:
         source = load_model(ANet, args.init)[0]
         if source.config == model.config:
             model = source
         else:
             grow(model, source, crop(faces.batch(rows[:: max(1, len(rows) // 1000)]), size, size))
+    if args.freeze != "nothing":
+        freeze(*([model.shared] if args.freeze == "shared" else list(model.children())[:-1]))
     model = model.to(device, memory_format=torch.channels_last)
     if args.patience and not len(validation):
         raise ValueError(f"{args.celeba}: no picture of partition 1, by which --patience could stop; leave it out")
@@ -154,8 +166,8 @@ def main():
         watch="validation_auc",
         patience=args.patience,
     )
-    notes = {"pictures": len(np.unique(rows)), "epochs": args.epochs, "tags": data.attributes}
-    save_model(trained, args.output / "anet.safetensors", stage="tags", **notes)
+    notes = {"pictures": len(np.unique(rows)), "images": names, "epochs": args.epochs, "tags": data.attributes}
+    save_model(trained, args.output / "anet.safetensors", stage="tags", seed=args.seed, **notes)
 
 
 if __name__ == "__main__":

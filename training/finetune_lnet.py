@@ -162,7 +162,18 @@ def main():
         resume=arguments.resume,
         patience=arguments.patience,
     )
-    save_model(model, arguments.out / "lnet.safetensors")
+    notes = {
+        "stage": "tags",
+        "pictures": {
+            "faces": sum(len(each.pictures) for each in faces),
+            "without": sum(map(len, backgrounds)),
+            "photos": sum(len(each.usable()) for each in photos),
+        },
+        "steps": arguments.steps,
+        "batch": arguments.batch_size * parallel.world(),
+        "seed": arguments.seed,
+    }
+    save_model(model, arguments.out / "lnet.safetensors", **notes)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from faceattr.data.celeba import read_celeba
 from faceattr.data.photos import LARGE, hold_out, list_pictures, without_faces
+from faceattr.evaluation.attributes import rounded
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 from faceattr.train.arguments import add_machine, prepare
 from faceattr.train.face import fit_face, least_score, piece, propose, scores, tight, with_plane
@@ -112,6 +113,7 @@ def main():
             "share that gets a face": float(wrong / len(best)),
             "share that the LNets propose in": float(np.isfinite(apart.best(apart.inputs[:, -1])).mean()),
         }
+    notes = rounded(notes)
     print(json.dumps({"score_threshold": threshold, **notes}, indent=1))
     metadata = with_plane(checkpoint, plane, args.least, threshold).metadata
     metadata = {**metadata, "training": {**metadata["training"], "face": notes}}

@@ -29,7 +29,7 @@ from faceattr.data.faces import FaceCache
 from faceattr.data.lfwa import read_lfwa
 from faceattr.data.tag_csv import read_tag_csv
 from faceattr.data.tagged import TaggedPictures, joined
-from faceattr.evaluation.attributes import evaluate, table
+from faceattr.evaluation.attributes import evaluate, rounded, table
 from faceattr.evaluation.predict import ALIGNED_FACES, predict_pictures
 from faceattr.models.anet import CONFIGS, ANet
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
@@ -38,7 +38,8 @@ from faceattr.train import parallel
 from faceattr.train.age import fit_age, measure_ages
 from faceattr.train.anet import pooled_features
 from faceattr.train.arguments import add_machine, prepare
-from faceattr.train.loop import load_model, save_model
+from faceattr.train.loop import save_model
+from faceattr.train.modern import load_net
 from faceattr.train.own import fit_own
 from faceattr.train.svm import Planes, fit_svm, to_base_rates
 
@@ -92,7 +93,7 @@ def main():
 
 def last_stage(args: argparse.Namespace, device: torch.device) -> None:
     """SVMs on ANet's features of CelebA, and of more people."""
-    anet, notes = load_model(ANet, args.anet)
+    anet, notes = load_net(args.anet)
     tags = notes.get("tags", ATTRIBUTES)
     # A cache of pictures serves all nets of one input size.
     size = anet.config["input_size"]
@@ -105,7 +106,8 @@ def last_stage(args: argparse.Namespace, device: torch.device) -> None:
         ages = np.concatenate([np.full((len(celeba), 2), np.nan), *[_ages(part) for part in more]])
         data = joined([celeba, *[part.with_ages() for part in more]])
         faces = FaceCache(data.folder, data.names, size, args.cache / f"{'-'.join(kinds)}-{name}.npy", args.workers)
-    anet = anet.fold_batch_norm().to(device)
+    # Of ANet for speed; a modern net stays as it is.
+    anet = (anet.fold_batch_norm() if isinstance(anet, ANet) else anet).to(device)
     reported = [name for name in data.attributes if name in (*ATTRIBUTES, *BEYOND)]
 
     def features_of(partition: int) -> tuple[np.ndarray, TaggedPictures, np.ndarray]:
@@ -172,7 +174,9 @@ def last_stage(args: argparse.Namespace, device: torch.device) -> None:
             found = read_ages(age(torch.from_numpy(looked_at[told]).float()).double().numpy(), tail)
         figures["age"] = measure_ages(found, ages_looked[told])
         save_model(age, args.output.with_name(f"{args.output.stem}-age.safetensors"), tail=tail)
+    figures = rounded(figures)
     print(json.dumps(figures, indent=1))
+    notes |= {"pictures": len(learnt), "people": len(np.unique(people)), "held_out": len(looked)}
     save_model(svm, args.output, attributes=reported, metrics=figures, **notes)
     args.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -218,6 +222,7 @@ def own_attributes(args: argparse.Namespace, device: torch.device, dtype: torch.
         result = evaluate(probabilities, held.tags, thresholds, held.attributes, held.known, held.identities)
         figures["held out"] = result["mean"]
         print(f"held out, {result['n']} pictures:\n{table(result)}\n")
+    figures = rounded(figures)
     print(json.dumps(figures, indent=1))
     save_checkpoint(args.output, **own.nets(), metadata=own.metadata)
     args.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")

@@ -11,7 +11,7 @@ from faceattr.data.faces import FaceCache, crop
 from faceattr.data.people import read_people
 from faceattr.models.anet import CONFIGS, ANet
 from faceattr.train import parallel
-from faceattr.train.anet import IdentityLoss, IdentityNet
+from faceattr.train.anet import MARGINS, IdentityLoss, IdentityNet, few_a_person
 from faceattr.train.arguments import add_training, prepare
 from faceattr.train.loop import fit, save_model, seeded
 from faceattr.train.optimizers import make_optimizer
@@ -31,6 +31,11 @@ def main():
     parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw", help="sgd: as the paper")
     parser.add_argument("--lr", type=float, help="by default what suits the optimiser")
     parser.add_argument("--weight-decay", type=float, help="by default what suits the optimiser")
+    parser.add_argument(
+        "--margin", choices=MARGINS, default="none", help="by which the right person must win; none: as the paper"
+    )
+    parser.add_argument("--margin-size", type=float, help="by default what suits ten pictures a person")
+    parser.add_argument("--per-person", type=int, metavar="N", help="at most so many pictures of each (default: all)")
     parser.add_argument("--similarity", type=float, default=0.5, help="weight of the similarity loss")
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
     add_training(parser)
@@ -50,6 +55,8 @@ def main():
     if data.identities is None:
         parser.error(f"{args.celeba}: has no identity_CelebA.txt, from which to know who is who")
     rows = np.flatnonzero(data.partitions == 0)
+    if args.per_person:
+        rows = rows[few_a_person(data.identities[rows], args.per_person)]
     identities = np.unique(data.identities[rows], return_inverse=True)[1]
     with seeded(args.seed, 1):
         net = IdentityNet(model, identities.max() + 1)
@@ -71,7 +78,9 @@ def main():
     trained = fit(
         net,
         make_optimizer(args.optimizer, net, args.lr, args.weight_decay),
-        IdentityLoss(faces, rows, identities, args.batch, args.similarity, args.seed, size),
+        IdentityLoss(
+            faces, rows, identities, args.batch, args.similarity, args.seed, size, args.margin, args.margin_size
+        ),
         steps=round(args.epochs * steps),
         folder=args.output,
         seed=args.seed,
@@ -82,9 +91,9 @@ def main():
         watch="validation_correct",
         patience=args.patience,
     )
-    save_model(
-        trained.anet, args.output / "anet.safetensors", stage="identities", pictures=len(rows), epochs=args.epochs
-    )
+    notes = {"pictures": len(rows), "people": int(identities.max()) + 1, "epochs": args.epochs}
+    notes |= {"margin": args.margin, "seed": args.seed}
+    save_model(trained.anet, args.output / "anet.safetensors", stage="identities", **notes)
 
 
 if __name__ == "__main__":

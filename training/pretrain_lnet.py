@@ -52,7 +52,8 @@ def main():
         resume=arguments.resume,
         patience=arguments.patience,
     )
-    save_model(model, arguments.out / "lnet_plus.safetensors", classes=train.classes)
+    notes = {"stage": "objects", "pictures": len(train), "epochs": arguments.epochs, "seed": arguments.seed}
+    save_model(model, arguments.out / "lnet_plus.safetensors", classes=train.classes, **notes)
 
 
 if __name__ == "__main__":

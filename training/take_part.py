@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from faceattr.data.celeba import read_celeba
+from faceattr.data.celeba import celeba_file, celeba_root, read_celeba
 from faceattr.data.photos import list_pictures
 from faceattr.data.tagged import TaggedPictures
 
@@ -21,8 +21,10 @@ def take_part(celeba: Path, objects: Path, scenes: Path, pictures: int, out: Pat
     """
     folders = {name: out / name for name in ("celeba", "objects", "scenes")}
     for name in ("list_attr_celeba", "identity_CelebA", "list_eval_partition"):
-        for path in celeba.glob(f"{name}.*"):
-            _link(path, folders["celeba"] / path.name)
+        for suffix in (".txt", ".csv"):
+            path = celeba_file(celeba_root(celeba), name + suffix)
+            if path.exists():
+                _link(path, folders["celeba"] / path.name)
     for images in ("img_align_celeba", "img_celeba"):
         data = read_celeba(celeba, images, skip_missing=True)
         order = people_first(data)

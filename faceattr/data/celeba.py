@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from faceattr.attributes import ATTRIBUTES
+from faceattr.data.hub import unpacked
 from faceattr.data.tagged import TaggedPictures, read_text
 
 PAPER_SPLIT = (8000, 9000, 10000)
@@ -28,7 +29,8 @@ def read_celeba(
 
     Args:
         root: folder with list_attr_celeba, identity_CelebA and list_eval_partition, as the official .txt or Kaggle's
-            .csv (which may lack the identities).
+            .csv (which may lack the identities); or as they are downloaded, in Anno/ and Eval/, with the pictures in
+            Img/; or torchvision's root, with all in celeba/; or a dataset of Hugging Face, :mod:`faceattr.data.hub`.
         images: subfolder with the pictures: the aligned ones, or img_celeba for whole photos. In Kaggle's archive there
             is a folder of the same name inside. A full path is a folder anywhere.
         skip_missing: leave out rows whose picture is not there (a part of CelebA) instead of raising. Rows whose
@@ -41,14 +43,14 @@ def read_celeba(
     """
     if split not in ("official", "paper"):
         raise ValueError(f"read_celeba: split is {split!r}, it must be 'official' or 'paper'")
-    root = Path(root)
-    official = (root / "list_attr_celeba.txt").exists() or not (root / "list_attr_celeba.csv").exists()
+    root = celeba_root(Path(root))
+    official = celeba_file(root, "list_attr_celeba.txt").exists() or not (root / "list_attr_celeba.csv").exists()
     suffix = ".txt" if official else ".csv"
-    path = root / f"list_attr_celeba{suffix}"
+    path = celeba_file(root, f"list_attr_celeba{suffix}")
     tags, lines = _read_attributes(path)
     identities = _read_identities(root, suffix)
     if split == "official":
-        partition_path = root / f"list_eval_partition{suffix}"
+        partition_path = celeba_file(root, f"list_eval_partition{suffix}")
         table = _read_numbers(partition_path, range(3), "a partition 0, 1 or 2")
         _same_pictures(path, tags, partition_path, table)
         partitions = np.array([table[name] for name in tags], dtype=np.int64)
@@ -60,7 +62,7 @@ def read_celeba(
         if numbers is None:
             raise ValueError(f"{root}: the paper's split goes by identity; add identity_CelebA{suffix}")
         partitions = paper_partitions(numbers)
-    folder = root / images
+    folder = celeba_file(root, images)
     if (folder / folder.name).is_dir():
         folder = folder / folder.name
     values = np.array(list(tags.values()), dtype=bool).reshape(-1, len(ATTRIBUTES))
@@ -76,13 +78,33 @@ def read_celeba(
     if partition is not None:
         data = data.partition(partition)
     if not skip_missing:
-        data = _leave_to_the_other_folder(data, root)
+        data = _leave_to_the_other_folder(data)
     return data.present(path, lines, skip_missing)
 
 
-def _leave_to_the_other_folder(data: TaggedPictures, root: Path) -> TaggedPictures:
+def celeba_root(root: Path) -> Path:
+    """The folder that holds CelebA: ``root``, celeba/ in it, or what a dataset of Hugging Face is unpacked to."""
+    if is_celeba(root):
+        return root
+    inner = root / "celeba"
+    return inner if inner.is_dir() else unpacked(root)
+
+
+def is_celeba(root: Path) -> bool:
+    """Whether CelebA's attributes are in the folder, as they are downloaded or side by side."""
+    return any(celeba_file(root, f"list_attr_celeba{suffix}").exists() for suffix in (".txt", ".csv"))
+
+
+def celeba_file(root: Path, name: str | Path) -> Path:
+    """A label file or a folder of pictures of CelebA in ``root``, or where the download has it."""
+    places = [root / name, *(root / folder / name for folder in ("Anno", "Eval", "Img"))]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def _leave_to_the_other_folder(data: TaggedPictures) -> TaggedPictures:
     """Without the rows whose picture is there in its other form alone, aligned or whole, as in parts of CelebA."""
     other = {"img_align_celeba": "img_celeba", "img_celeba": "img_align_celeba"}.get(data.folder.name)
+    root = data.folder.parent
     if other is None or not data.folder.is_dir() or not (root / other).is_dir():
         return data
     only_there = np.array(
@@ -99,8 +121,9 @@ def read_landmarks(root: str | Path, aligned: bool) -> dict[str, np.ndarray] | N
 
     It is list_landmarks_align_celeba, or list_landmarks_celeba for whole photos, as .txt or Kaggle's .csv.
     """
-    stem = f"list_landmarks_{'align_' if aligned else ''}celeba"
-    path = next((path for path in (Path(root) / f"{stem}.txt", Path(root) / f"{stem}.csv") if path.exists()), None)
+    root, stem = celeba_root(Path(root)), f"list_landmarks_{'align_' if aligned else ''}celeba"
+    paths = (celeba_file(root, f"{stem}{suffix}") for suffix in (".txt", ".csv"))
+    path = next((path for path in paths if path.exists()), None)
     if path is None:
         return None
     rows = _read_rows(path)[2 if path.suffix == ".txt" else 1 :]
@@ -124,7 +147,8 @@ def _read_rows(path: Path) -> list[_Row]:
     """Line number and fields of every line."""
     lines = read_text(path, "one of CelebA's label files").splitlines()
     rows = csv.reader(lines) if path.suffix == ".csv" else (line.split() for line in lines)
-    return list(enumerate(rows, 1))
+    # Empty lines, as editors leave them at the end, are none.
+    return [(line, [field.strip() for field in fields]) for line, fields in enumerate(rows, 1) if fields]
 
 
 def _same_pictures(path: Path, tags: dict, other_path: Path, other: dict) -> None:
@@ -170,12 +194,11 @@ def _read_attributes(path: Path) -> tuple[dict[str, list[bool]], dict[str, int]]
 
 def _read_identities(root: Path, suffix: str) -> tuple[Path, dict[str, int]] | None:
     """Identities and the file they are in. Kaggle has none; people add the official text file or a CSV of it."""
-    path = next(
-        (path for path in (root / f"identity_CelebA{suffix}", root / "identity_CelebA.txt") if path.exists()), None
-    )
+    names = (f"identity_CelebA{suffix}", "identity_CelebA.txt")
+    path = next((path for name in names if (path := celeba_file(root, name)).exists()), None)
     if path is None and suffix == ".csv":
         return None
-    path = path or root / "identity_CelebA.txt"
+    path = path or celeba_file(root, "identity_CelebA.txt")
     return path, _read_numbers(path, range(1, 1 << 31), "an identity number from 1 on")
 
 

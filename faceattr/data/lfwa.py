@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
-from faceattr.attributes import ATTRIBUTES
+from faceattr.data.table import celeba_name
 from faceattr.data.tagged import TaggedPictures
 
 LABELS = ("lfw_att_40.mat", "lfw_att_73.mat")
@@ -35,7 +34,7 @@ def read_lfwa(
     root = Path(root)
     path = root / (labels or next((name for name in LABELS if (root / name).exists()), LABELS[0]))
     content = read_mat(path, ("AttrName", "name", "label"))
-    attributes = tuple(_celeba_name(name) for name in _texts(path, "AttrName", content["AttrName"]))
+    attributes = tuple(celeba_name(name) for name in _texts(path, "AttrName", content["AttrName"]))
     names = [name.replace("\\", "/") for name in _texts(path, "name", content["name"])]
     values = np.asarray(content["label"])
     if values.shape != (len(names), len(attributes)):
@@ -118,13 +117,6 @@ def _texts(path: Path, variable: str, value) -> list[str]:
     if not isinstance(value, list):
         raise ValueError(f"{path}: {variable} is an array {value.shape}, expected a cell array of text")
     return [text.strip() for text in value]
-
-
-def _celeba_name(name: str) -> str:
-    def plain(text: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", text.lower())
-
-    return next((known for known in ATTRIBUTES if plain(known) == plain(name)), name.replace(" ", "_"))
 
 
 def _read_halves(path: Path, count: int) -> np.ndarray:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from faceattr.data.ages import parse_age
-from faceattr.data.tagged import TaggedPictures, read_text
-
-_VALUES = {"1": True, "true": True, "0": False, "-1": False, "false": False}
+from faceattr.data.hub import is_dataset, unpacked
+from faceattr.data.table import PARTITIONS, celeba_name, read_table, truth, whole
+from faceattr.data.tagged import TaggedPictures
 
 
 def read_tag_csv(path: str | Path, root: str | Path | None = None, skip_missing: bool = False) -> TaggedPictures:
     """Reads a CSV whose column ``image`` has the pictures' paths below ``root``; the other columns are attributes.
 
-    Columns named ``identity`` (any text, equal for one person), ``partition`` (0 train, 1 validation, 2 test) and
-    ``age`` (years or a group: 34, 20-29, 70+) are no attributes. Values are 1, true, 0, -1 or false; an empty one means
-    that nobody has said.
+    ``image`` may also be called ``image_id`` or ``file_name``. Columns named ``identity`` (any text, equal for one
+    person; without one a picture is a person's of its own), ``partition`` (0 train, 1 validation, 2 test, or these
+    words; empty: none of them) and ``age`` (years or a group: 34, 20-29, 70+; empty: unknown) are no attributes. Values
+    are as :func:`faceattr.data.table.truth` reads them, the file as :func:`faceattr.data.table.read_table` does.
+    Attributes that differ from CelebA's in case and punctuation alone get CelebA's names.
 
     Args:
-        path: the CSV file.
+        path: the CSV file; or a Parquet file or dataset of Hugging Face, :mod:`faceattr.data.hub`, pictures and all.
         root: folder of the pictures; by default the file's own.
         skip_missing: leave out rows whose picture is not there instead of raising.
 
@@ -29,48 +30,49 @@ def read_tag_csv(path: str | Path, root: str | Path | None = None, skip_missing:
         ValueError: the file or a picture is missing, or a row is wrong; the message names file, line and value.
     """
     path = Path(path)
-    text = read_text(path, "the CSV of pictures and attributes")
-    reader = csv.reader(text.splitlines())
-    header = next(reader, [])
-    if "image" not in header:
-        raise ValueError(f"{path}, line 1: column 'image' is missing; the columns are {', '.join(header) or 'none'}")
-    for name in header:
-        if header.count(name) > 1 or not name.strip():
-            raise ValueError(
-                f"{path}, line 1: column {name!r} is {'without a name' if not name.strip() else 'there twice'}"
-            )
-    attributes = tuple(name for name in header if name not in ("image", "identity", "partition", "age"))
-    if not attributes and "age" not in header:
-        raise ValueError(f"{path}, line 1: no attribute column; the columns are {', '.join(header)}")
+    if is_dataset(path):
+        path, root = unpacked(path) / "tags.csv", None
+    table = read_table(path, "the CSV of pictures and attributes")
+    columns = ", ".join(table.header) or "none"
+    image, person, part, age = (
+        table.find(*names) for names in (("image", "image_id", "file_name"), ("identity",), ("partition",), ("age",))
+    )
+    if image is None:
+        raise ValueError(f"{path}, line 1: column 'image' is missing; the columns are {columns}")
+    chosen = [column for column in range(len(table.header)) if column not in (image, person, part, age)]
+    if not chosen and age is None:
+        raise ValueError(f"{path}, line 1: no attribute column; the columns are {columns}")
+    attributes = tuple(celeba_name(table.header[column]) for column in chosen)
+    for name in attributes:
+        table.find(name)  # raises where two are one
     tags, known, lines = [], [], {}
     people: list[str] = []
     partitions: list[int] = []
     ages: list[tuple[float, float]] = []
-    for fields in reader:
-        where = f"{path}, line {reader.line_num}"
-        if len(fields) != len(header):
-            raise ValueError(f"{where}: {len(fields)} values for {len(header)} columns")
-        row = {name: value.strip() for name, value in zip(header, fields, strict=True)}
-        image = row.pop("image")
-        if not image or image in lines:
-            raise ValueError(f"{where}: {f'{image} is listed twice' if image else 'no picture is named'}")
-        lines[image] = reader.line_num
-        people.append(row.pop("identity", ""))
-        if "partition" in row:
-            value = row.pop("partition")
-            if value not in ("0", "1", "2"):
-                raise ValueError(f"{where}: partition {value!r}, expected 0, 1 or 2")
-            partitions.append(int(value))
-        if "age" in row:
+    for line, row in table.rows:
+        where = f"{path}, line {line}"
+        name = row[image]
+        if not name or name in lines:
+            raise ValueError(f"{where}: {f'{name} is listed twice' if name else 'no picture is named'}")
+        lines[name] = line
+        if person is not None:
+            people.append(whole(row[person]) or f"the person of {name}")
+        if part is not None:
+            value = whole(row[part]).lower()
+            if value not in PARTITIONS:
+                raise ValueError(f"{where}: {table.header[part]} {row[part]!r}, expected 0, 1 or 2")
+            partitions.append(PARTITIONS[value])
+        if age is not None:
             try:
-                ages.append(parse_age(row.pop("age")))
+                ages.append(parse_age(whole(row[age])))
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
-        for name, value in row.items():
-            if value and value.lower() not in _VALUES:
-                raise ValueError(f"{where}: {name} is {value!r}, expected 1, 0, -1, true, false or nothing")
-        tags.append([_VALUES.get(value.lower(), False) for value in row.values()])
-        known.append([value != "" for value in row.values()])
+        try:
+            said = [truth(row[at := column]) for column in chosen]
+        except ValueError as error:
+            raise ValueError(f"{where}: {table.header[at]} is {row[at]!r}, {error}") from None
+        tags.append([value is True for value in said])
+        known.append([value is not None for value in said])
     if not tags:
         raise ValueError(f"{path}: has no row but the header")
     data = TaggedPictures(
@@ -79,7 +81,7 @@ def read_tag_csv(path: str | Path, root: str | Path | None = None, skip_missing:
         attributes,
         np.array(tags, dtype=bool),
         np.array(known, dtype=bool),
-        np.unique(people, return_inverse=True)[1].astype(np.int64) if "identity" in header else None,
+        np.unique(people, return_inverse=True)[1].astype(np.int64) if people else None,
         np.array(partitions, dtype=np.int64) if partitions else None,
         np.array(ages) if ages else None,
     )

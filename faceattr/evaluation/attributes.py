@@ -146,6 +146,15 @@ def mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
+def rounded(figures, digits: int = 4):
+    """Figures, in dicts and lists of any depth, as metadata keeps them: all to the same number of digits."""
+    if isinstance(figures, dict):
+        return {key: rounded(value, digits) for key, value in figures.items()}
+    if isinstance(figures, list | tuple):
+        return [rounded(value, digits) for value in figures]
+    return round(figures, digits) if isinstance(figures, float) else figures
+
+
 def identity_bootstrap(
     labels: np.ndarray,
     tags: np.ndarray,
@@ -166,6 +175,19 @@ def identity_bootstrap(
     Returns:
         for every attribute, and for the mean over attributes, {"accuracy": [low, high], "balanced_accuracy": ...}.
     """
+    figures = resampled(labels, tags, known, identities, rounds, seed)
+    columns = [{name: interval(values[:, i], level) for name, values in figures.items()} for i in range(tags.shape[1])]
+    means = {name: interval(mean_over_attributes(values), level) for name, values in figures.items()}
+    return columns, means
+
+
+def resampled(
+    labels: np.ndarray, tags: np.ndarray, known: np.ndarray, identities: np.ndarray, rounds: int = 1000, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Accuracy and balanced accuracy, [rounds, A] each, when people are drawn anew; NaN where a round has no sample.
+
+    labels, tags, known: [N, A] bool. identities: [N]; with the same of these, a round draws the same people.
+    """
     people, index = np.unique(identities, return_inverse=True)
 
     def count(samples: np.ndarray) -> np.ndarray:
@@ -179,22 +201,22 @@ def identity_bootstrap(
     true_positives, positives = drawn @ count(labels & tags), drawn @ count(tags)
     true_negatives, negatives = drawn @ count(~labels & ~tags), drawn @ count(~tags)
     with np.errstate(invalid="ignore"):
-        figures = {
+        return {
             "accuracy": (true_positives + true_negatives) / (positives + negatives),
             "balanced_accuracy": (true_positives / positives + true_negatives / negatives) / 2,
         }
 
-    def interval(values: np.ndarray) -> list[float] | None:
-        values = values[~np.isnan(values)]
-        return np.quantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist() if len(values) else None
 
-    columns = [{name: interval(values[:, i]) for name, values in figures.items()} for i in range(tags.shape[1])]
-    # Where a round has no sample of an attribute, or of one class, it is left out of the mean.
+def interval(values: np.ndarray, level: float = 0.95) -> list[float] | None:
+    """The percentiles between which ``level`` of the values lie; None where none is a number."""
+    values = values[~np.isnan(values)]
+    return np.quantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist() if len(values) else None
+
+
+def mean_over_attributes(values: np.ndarray) -> np.ndarray:
+    """[rounds] of [rounds, A]: where a round has no sample of an attribute, or of one class, it is left out."""
     with np.errstate(invalid="ignore"):
-        means = {
-            name: interval(np.nansum(values, axis=1) / (~np.isnan(values)).sum(1)) for name, values in figures.items()
-        }
-    return columns, means
+        return np.nansum(values, axis=1) / (~np.isnan(values)).sum(1)
 
 
 def table(result: dict, columns: Mapping[str, Sequence[float | None]] | None = None) -> str:

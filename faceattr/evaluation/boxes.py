@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from faceattr.data.tagged import read_text
+from faceattr.data.table import read_table
 from faceattr.localization import box_iou
 
 COLUMNS = ("image", "x0", "y0", "x1", "y1", "label")
@@ -31,24 +29,25 @@ class TrueBoxes:
 
 
 def read_boxes(path: str | Path) -> list[TrueBoxes]:
-    """Read a CSV with the columns image, x0, y0, x1, y1, label, a box a row; one entry a photo, in the file's order.
+    """Read a table with the columns image, x0, y0, x1, y1, label, a box a row; one entry a photo, in the file's order.
 
     A missing column, a value that is no number and a box without area raise ValueError with file and line.
     """
     rows: dict[str, list[tuple[list[float], str]]] = {}
-    with io.StringIO(read_text(Path(path), "the CSV of boxes"), newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path}, line 1: column {missing[0]!r} is missing, expected {', '.join(COLUMNS)}")
-        for row in reader:
-            try:
-                box = [float(row[name]) for name in COLUMNS[1:5]]
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error}; four numbers are expected") from error
-            if not (box[2] > box[0] and box[3] > box[1]):
-                raise ValueError(f"{path}, line {reader.line_num}: the box {box} has no area")
-            rows.setdefault(row["image"], []).append((box, row["label"]))
+    table = read_table(Path(path), "the CSV of boxes")
+    places = [table.find(name) for name in COLUMNS]
+    if None in places:
+        missing = COLUMNS[places.index(None)]
+        raise ValueError(f"{path}, line 1: column {missing!r} is missing, expected {', '.join(COLUMNS)}")
+    for line, values in table.rows:
+        image, *edges, label = (values[place] for place in places)
+        try:
+            box = [float(edge) for edge in edges]
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {error}; four numbers are expected") from error
+        if not (box[2] > box[0] and box[3] > box[1]):
+            raise ValueError(f"{path}, line {line}: the box {box} has no area")
+        rows.setdefault(image, []).append((box, label))
     return [
         TrueBoxes(image, np.array([box for box, _ in found]), tuple(label for _, label in found))
         for image, found in rows.items()

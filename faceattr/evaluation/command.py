@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from faceattr.arguments import PRECISIONS, positive
 
 if TYPE_CHECKING:
     from faceattr.data.tagged import TaggedPictures
+    from faceattr.evaluation.predict import Probabilities
+    from faceattr.models.checkpoint import Checkpoint
     from faceattr.pipeline import FaceAttributes
 
 # torch and what needs it are imported when the command runs, so that --help answers at once.
@@ -36,6 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     boxes.add_argument("--targets", metavar="A,B", help="labels of the boxes to be found (default: all)")
     boxes.add_argument("--largest", action="store_true", help="only the largest target of each photo is to be found")
     boxes.add_argument("--min-score", type=float, default=0.0, metavar="S", help="leave out faces below this score")
+    boxes.add_argument("--photos", type=positive, metavar="N", help="at most so many, evenly (default: all)")
+    boxes.add_argument(
+        "--detector",
+        action="append",
+        choices=("haar", "hog", "blazeface"),
+        default=[],
+        help="also a detector that learnt from boxes: OpenCV's Haar cascade, dlib's HOG, MediaPipe's BlazeFace; may be "
+        "repeated",
+    )
+    boxes.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        type=_titled,
+        metavar="TITLE=W",
+        help="also other weights: a checkpoint, or lnet.safetensors of training, which then does both LNets' work, or "
+        "two with a comma; may be repeated",
+    )
     boxes.add_argument("--plot", type=Path, metavar="FILE", help="also draw recall against overlap (.png, .svg, .pdf)")
     boxes.set_defaults(run=run_boxes)
 
@@ -101,10 +122,26 @@ def _add_attributes(parser: argparse.ArgumentParser, data: str) -> None:
     )
     parser.add_argument(
         "--by",
-        type=lambda text: text.split(","),
+        type=_tags,
         default=[],
         metavar="A,B",
-        help="also the means of the pictures that have each of these tags and of those without it; in a CSV any column",
+        help="also the means of pictures with each of these tags and of those without it, and how far they are "
+        "apart; A+B: of the four groups by two; in a CSV any column",
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw every attribute by method (.png, .svg, .pdf)")
+    parser.add_argument("--plot-groups", type=Path, metavar="FILE", help="draw the groups of --by and their gaps")
+    parser.add_argument(
+        "--learn",
+        action="store_true",
+        help="first fit new SVMs for all of the data's attributes on partition 0, on the frozen features",
+    )
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        type=_titled,
+        metavar="TITLE=W",
+        help="also other weights, a checkpoint or anet.safetensors of training, measured alike; may be repeated",
     )
     parser.add_argument("--skip-missing", action="store_true", help="leave out pictures that are listed but not there")
     if data == "celeba":
@@ -116,6 +153,18 @@ def _add_attributes(parser: argparse.ArgumentParser, data: str) -> None:
     if data != "celeba":
         parser.add_argument("--labels", type=Path, metavar="FILE", help="label file (default: the one in DIR)")
     parser.set_defaults(run=run_attributes)
+
+
+def _tags(text: str) -> list[str]:
+    """Names with commas between, each alone or several joined by +."""
+    return [division.split("+") for division in text.split(",")]
+
+
+def _titled(text: str) -> tuple[str, str]:
+    title, equals, weights = text.partition("=")
+    if not (title and equals and weights):
+        raise argparse.ArgumentTypeError(f"{text!r} is not TITLE=W")
+    return title, weights
 
 
 def _fractions(text: str) -> tuple[float, ...]:
@@ -130,64 +179,148 @@ def _fractions(text: str) -> tuple[float, ...]:
 
 def run_attributes(options: argparse.Namespace) -> int:
     """Evaluates attributes; what is asked for goes to stdout."""
-    import numpy as np
-
     from faceattr.attributes import TABLE_1
-    from faceattr.evaluation.attributes import evaluate
-    from faceattr.evaluation.predict import ALIGNED_FACES, predict_pictures, write_predictions
-    from faceattr.evaluation.report import by_tags, report, share_of_positives
+    from faceattr.data.table import plain
+    from faceattr.evaluation.predict import ALIGNED_FACES, write_predictions
+    from faceattr.evaluation.report import report
     from faceattr.models.checkpoint import load_checkpoint
-    from faceattr.pipeline import FaceAttributes, choose_device, find_weights
+    from faceattr.pipeline import choose_device, find_weights
     from faceattr.precision import compute_dtype
 
+    if options.plot_groups and not options.by:
+        raise ValueError("--plot-groups: name the tags that groups go by with --by")
+    if options.plot or options.plot_groups:
+        from faceattr.evaluation.plots import new_figure
+
+        new_figure(1, 1)  # what is missing is told before minutes of work
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data = read_data(options)
     for warning in caught:
         _note(options, str(warning.message))
     weights = find_weights(options.weights)
-    checkpoint = load_checkpoint(weights, choose_device(options.device))
+    device = choose_device(options.device)
+    checkpoint = load_checkpoint(weights, device)
+    dtype, why = compute_dtype(device, options.precision)
+    _note(options, f"{len(data)} pictures of {data.folder}, {device}, weights {weights}")
+    _note(options, f"localisation in {dtype}: {why}")
+    # However they are written, as names in tables may be.
+    known = {plain(name): name for name in data.attributes}
+    absent = [name for division in options.by for name in division if plain(name) not in known]
+    if absent:
+        raise ValueError(f"--by: {options.root} has no tag {absent[0]!r}; it has {', '.join(data.attributes)}")
+    options.by = [[known[plain(name)] for name in division] for division in options.by]
+    tags = data.columns(list(dict.fromkeys(name for division in options.by for name in division)))
+    aligned = options.face or ALIGNED_FACES["lfwa" if options.data == "lfwa" else "celeba"]
+    face = aligned if options.crop == "aligned" else None
+    result, model, predicted = evaluate_checkpoint(options, checkpoint, data, face, dtype, tags)
+    data = data.columns(model.attributes)
+    if options.predictions is not None:
+        write_predictions(options.predictions, data.names, predicted.values, model.attributes)
+    others = {}
+    for title, path in options.beside:
+        others[title] = evaluate_other(options, path, checkpoint, data, face, dtype)
+    others |= evaluate_baselines(options, data, model, aligned) if options.baseline else {}
+    paper = TABLE_1.get({"celeba": "CelebA", "lfwa": "LFWA"}.get(options.data, ""), {})
+    if options.plot:
+        from faceattr.evaluation.plots import plot_attributes
+
+        plot_attributes(result, others, options.plot)
+    if options.plot_groups:
+        from faceattr.evaluation.plots import plot_groups
+
+        plot_groups(result["groups"], result["gaps"], options.plot_groups)
+    print(report(result, options.format, paper, others))
+    return 0
+
+
+def evaluate_checkpoint(
+    options: argparse.Namespace, checkpoint: Checkpoint, data: TaggedPictures, face, dtype, tags: TaggedPictures
+) -> tuple[dict, FaceAttributes, Probabilities]:
+    """The result of a checkpoint, or with --learn of new SVMs on its features; the model; what it says of the data."""
+    import numpy as np
+
+    from faceattr.evaluation.attributes import evaluate
+    from faceattr.evaluation.groups import by_groups
+    from faceattr.evaluation.predict import predict_pictures
+    from faceattr.evaluation.report import share_of_positives
+    from faceattr.pipeline import FaceAttributes
+
+    def look_at(model: FaceAttributes, pictures: TaggedPictures) -> Probabilities:
+        return predict_pictures(
+            model,
+            pictures.paths,
+            share_of_positives(pictures.columns(model.attributes)),
+            face,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            quiet=options.quiet,
+        )
+
+    learnt = None
+    if options.learn:
+        from faceattr.train.own import fit_own
+
+        training = _learning(options, "--learn").columns(data.attributes)
+        model = FaceAttributes(checkpoint, localization_dtype=dtype)
+        prior = np.full(len(model.attributes), 0.5)
+        seen = predict_pictures(
+            model, training.paths, prior, face, workers=options.workers, batch_size=options.batch_size,
+            quiet=options.quiet,
+        )  # fmt: skip
+        checkpoint, _ = fit_own(checkpoint, training, seen)
+        learnt = int(seen.found.sum())
     names = checkpoint.metadata["attributes"]
     shared = [name for name in names if name in data.attributes]
     if not shared:
-        raise ValueError(f"{weights}: knows none of the attributes of {options.root}; it knows {', '.join(names)}")
-    absent = [name for name in options.by if name not in data.attributes]
-    if absent:
-        raise ValueError(f"--by: {options.root} has no tag {absent[0]!r}; it has {', '.join(data.attributes)}")
-    groups = data.columns(options.by)
-    unknown = [name for name in data.attributes if name not in [*shared, *options.by]]
+        raise ValueError(f"the weights know none of the attributes of {options.root}; they know {', '.join(names)}")
+    unknown = [name for name in data.attributes if name not in [*shared, *tags.attributes]]
     if unknown:
         _note(options, f"attributes that the weights do not know are left out: {', '.join(unknown)}")
     data = data.columns(shared)
-    dtype, why = compute_dtype(checkpoint.anet.head.weight.device, options.precision)
     model = FaceAttributes(checkpoint, attributes=shared, localization_dtype=dtype)
     if options.thresholds == "0.5":
         thresholds = [0.5] * len(shared)
     else:
         of = dict(zip(names, checkpoint.metadata["thresholds"][options.thresholds], strict=True))
         thresholds = [of[name] for name in shared]
-
-    _note(options, f"{len(data)} pictures of {data.folder}, {model.device}, weights {weights}")
-    _note(options, f"localisation in {dtype}: {why}")
-    aligned = options.face or ALIGNED_FACES["lfwa" if options.data == "lfwa" else "celeba"]
-    predicted = predict_pictures(
-        model,
-        data.paths,
-        share_of_positives(data),
-        aligned if options.crop == "aligned" else None,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        quiet=options.quiet,
-    )
-    if options.predictions is not None:
-        write_predictions(options.predictions, data.names, predicted.values, shared)
+    predicted = look_at(model, data)
     result = evaluate(predicted.values, data.tags, thresholds, shared, data.known, data.identities)
     result["not_found"] = int(np.sum(~predicted.found))
-    result["groups"] = by_tags(predicted.values, data, thresholds, predicted.found, groups)
-    baselines = evaluate_baselines(options, data, model, aligned) if options.baseline else {}
-    paper = TABLE_1.get({"celeba": "CelebA", "lfwa": "LFWA"}.get(options.data, ""), {})
-    print(report(result, options.format, paper, baselines))
-    return 0
+    result["learnt"] = learnt
+    found = predicted.found
+    result["groups"], result["gaps"] = by_groups(predicted.values, data, thresholds, found, tags, options.by)
+    return result, model, predicted
+
+
+def evaluate_other(
+    options: argparse.Namespace, path: str, checkpoint: Checkpoint, data: TaggedPictures, face, dtype
+) -> dict:
+    """The result of other weights, measured as the main ones; an ANet alone sees the faces that those find."""
+    from faceattr.explain.nets import is_anet_alone
+    from faceattr.models.checkpoint import load_checkpoint
+    from faceattr.pipeline import find_weights
+    from faceattr.train.own import with_anet
+
+    if is_anet_alone(path):
+        other = with_anet(checkpoint, path)
+    else:
+        other = load_checkpoint(find_weights(path), checkpoint.anet.head.weight.device)
+    quiet = argparse.Namespace(**{**vars(options), "by": []})
+    result, model, _ = evaluate_checkpoint(quiet, other, data, face, dtype, data.columns([]))
+    if set(model.attributes) != set(data.attributes):
+        raise ValueError(f"--beside {path}: knows other attributes than the weights; --learn fits SVMs for all of them")
+    attributes = {name: result["attributes"][name] for name in data.attributes}
+    return {**result, "attributes": attributes, "training": result["learnt"]}
+
+
+def _learning(options: argparse.Namespace, option: str) -> TaggedPictures:
+    """What partition 0 has; what is missing of it does no harm."""
+    if not options.partition:
+        raise ValueError(f"{option}: it learns from partition 0; measure on another with --partition")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read_data(argparse.Namespace(**{**vars(options), "partition": 0, "skip_missing": True}))
 
 
 def evaluate_baselines(
@@ -199,16 +332,12 @@ def evaluate_baselines(
     from faceattr.data.celeba import read_landmarks
     from faceattr.evaluation.baselines import Placement, evaluate_baseline
 
-    if not options.partition:
-        raise ValueError("--baseline: the methods learn from partition 0; measure on another with --partition")
     aligned = options.crop == "aligned"
     landmarks = read_landmarks(options.root, aligned) if options.data == "celeba" else None
     if not aligned and landmarks is None and any(name != "panda-w" for name in options.baseline):
         problem = "facetracer and panda-l need --crop aligned or CelebA's file of landmarks; panda-w does not"
         raise ValueError(f"{options.root}: {problem}")
-    # Their own options: what is missing from the training part does no harm.
-    training = read_data(argparse.Namespace(**{**vars(options), "partition": 0, "skip_missing": True}))
-    training = training.columns(data.attributes)
+    training = _learning(options, "--baseline").columns(data.attributes)
     count = min(options.baseline_pictures, len(training))
     training = training.select(np.linspace(0, len(training) - 1, count).astype(int))
     results = {}
@@ -228,7 +357,10 @@ def read_data(options: argparse.Namespace) -> TaggedPictures:
         images = options.images or ("img_align_celeba" if options.crop == "aligned" else "img_celeba")
         return read_celeba(options.root, images, options.skip_missing, options.split, options.partition)
     if options.data == "lfwa":
-        data = read_lfwa(options.root, options.labels, options.images, options.skip_missing)
+        if options.labels is not None and options.labels.suffix != ".mat":
+            data = read_tag_csv(_csv_file(options), _csv_root(options), options.skip_missing)
+        else:
+            data = read_lfwa(options.root, options.labels, options.images, options.skip_missing)
     else:
         data = read_tag_csv(_csv_file(options), _csv_root(options), options.skip_missing)
     return data if options.partition is None else data.partition(options.partition)
@@ -236,6 +368,8 @@ def read_data(options: argparse.Namespace) -> TaggedPictures:
 
 def run_boxes(options: argparse.Namespace) -> int:
     """Evaluates localisation; what is asked for goes to stdout."""
+    import numpy as np
+
     from faceattr.evaluation.boxes import read_boxes
     from faceattr.evaluation.localization import evaluate_boxes, plot_boxes, report_boxes
     from faceattr.models.checkpoint import load_checkpoint
@@ -244,6 +378,8 @@ def run_boxes(options: argparse.Namespace) -> int:
 
     weights = find_weights(options.weights)
     photos = read_boxes(_csv_file(options))
+    if options.photos:
+        photos = [photos[i] for i in np.linspace(0, len(photos) - 1, min(options.photos, len(photos))).astype(int)]
     device = choose_device(options.device)
     checkpoint = load_checkpoint(weights, device)
     dtype, why = compute_dtype(device, options.precision)
@@ -257,6 +393,8 @@ def run_boxes(options: argparse.Namespace) -> int:
         options.largest,
         min_score=options.min_score,
         localization_dtype=dtype,
+        others={title: read_localisation(path, checkpoint) for title, path in options.beside},
+        detectors=options.detector,
         workers=options.workers,
         quiet=options.quiet,
     )
@@ -266,13 +404,38 @@ def run_boxes(options: argparse.Namespace) -> int:
     return 0
 
 
+def read_localisation(path: str, checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint; or the given one with other LNets, one file for both or two with a comma."""
+    from faceattr.models.checkpoint import load_checkpoint
+    from faceattr.models.lnet import LNet
+    from faceattr.pipeline import find_weights
+    from faceattr.train.face import lnets_alone
+    from faceattr.train.loop import load_model
+
+    device = checkpoint.anet.head.weight.device
+    files = path.split(",")
+    try:
+        nets = [load_model(LNet, Path(file))[0].fold_batch_norm().to(device) for file in (files[0], files[-1])]
+    except (ValueError, TypeError):
+        if len(files) > 1:
+            raise
+        return load_checkpoint(find_weights(path), device)
+    preprocessing = dict(checkpoint.metadata["preprocessing"])
+    preprocessing["score_threshold"] = preprocessing["localization"]["score_threshold"]
+    metadata = {**checkpoint.metadata, "preprocessing": preprocessing}
+    face = lnets_alone(checkpoint.anet.config["features"]).to(device)
+    return replace(checkpoint, lnet_o=nets[0], lnet_s=nets[1], face=face, metadata=metadata)
+
+
 def _csv_root(options: argparse.Namespace) -> Path:
     return options.root.parent if options.root.is_file() else options.root
 
 
 def _csv_file(options: argparse.Namespace) -> Path:
-    """--labels, as it is or below --root; or --root itself where it is a file; or the only CSV in it."""
-    if options.root.is_file():
+    """--root itself where it is a file or a dataset; --labels, as it is or below --root; or the only CSV in it."""
+    from faceattr.data.hub import is_dataset
+
+    if options.root.is_file() or is_dataset(options.root):
         return options.root
     if options.labels is not None:
         below = options.root / options.labels

@@ -15,6 +15,8 @@ from faceattr.models.lnet import LNet
 
 DELTAS = (0.3, 0.5, 0.7)
 """Overlaps that MaxBoxAccV2 averages over."""
+THRESHOLDS = np.linspace(0, 1, 51)[1:]
+"""At which maps, scaled to [0, 1], are cut."""
 GRID_SIDE = 112
 """Longest side, in cells, of the grid on which maps are cut."""
 
@@ -77,21 +79,29 @@ def overlaps_by_threshold(
     maps: Sequence[np.ndarray],
     targets: Sequence[np.ndarray],
     sizes: Sequence[tuple[float, float]],
-    thresholds: np.ndarray | None = None,
+    thresholds: np.ndarray = THRESHOLDS,
 ) -> np.ndarray:
     """Best overlap [T, n] of each of the n target boxes of all photos with the boxes cut at each of T thresholds.
 
     maps: [h, w] a photo, scaled to [0, 1] within it. targets: [k, 4] a photo. sizes: width and height a photo.
     """
-    thresholds = np.linspace(0, 1, 51)[1:] if thresholds is None else thresholds
     best = [[] for _ in thresholds]
     for score_map, boxes, size in zip(maps, targets, sizes, strict=True):
-        low, high = score_map.min(), score_map.max()
-        scaled = (score_map - low) / (high - low) if high > low else np.zeros_like(score_map)
+        scaled = _scaled(score_map)
         for row, threshold in zip(best, thresholds, strict=True):
             found = cut(scaled, threshold, size)
             row.append(overlaps(boxes, found).max(1) if len(found) and len(boxes) else np.zeros(len(boxes)))
     return np.array([np.concatenate(row) for row in best])
+
+
+def boxes_at(maps: Sequence[np.ndarray], threshold: float, sizes: Sequence[tuple[float, float]]) -> list[np.ndarray]:
+    """The boxes of each map, as :func:`overlaps_by_threshold` cuts them at one threshold for all photos."""
+    return [cut(_scaled(score_map), threshold, size) for score_map, size in zip(maps, sizes, strict=True)]
+
+
+def _scaled(score_map: np.ndarray) -> np.ndarray:
+    low, high = score_map.min(), score_map.max()
+    return (score_map - low) / (high - low) if high > low else np.zeros_like(score_map)
 
 
 def max_box_acc_v2(best: np.ndarray) -> float:

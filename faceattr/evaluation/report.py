@@ -9,7 +9,7 @@ import numpy as np
 
 from faceattr.attributes import ATTRIBUTES
 from faceattr.data.tagged import TaggedPictures
-from faceattr.evaluation.attributes import evaluate, mean, table
+from faceattr.evaluation.attributes import mean, table
 
 
 def share_of_positives(data: TaggedPictures) -> np.ndarray:
@@ -18,30 +18,11 @@ def share_of_positives(data: TaggedPictures) -> np.ndarray:
     return np.where(known > 0, (data.tags & data.known).sum(0) / np.maximum(known, 1), 0.5)
 
 
-def by_tags(
-    values: np.ndarray, data: TaggedPictures, thresholds: Sequence[float], found: np.ndarray, groups: TaggedPictures
-) -> dict[str, dict]:
-    """The means of the pictures that have each tag of `groups`, and of those that do not.
-
-    values [N, A], thresholds [A]: probabilities of `data`'s attributes. found [N]: whether a face was. groups: the same
-    N pictures. Returns {"TAG" or "not TAG": {"n", "not_found", "mean"}}; a group without pictures is left out.
-    """
-    result = {}
-    for column, name in enumerate(groups.attributes):
-        for title, tag in ((name, True), (f"not {name}", False)):
-            rows = np.flatnonzero((groups.tags[:, column] == tag) & groups.known[:, column])
-            if len(rows):
-                part = data.select(rows)
-                figures = evaluate(values[rows], part.tags, thresholds, data.attributes, part.known)
-                result[title] = {"n": len(rows), "not_found": int((~found[rows]).sum()), "mean": figures["mean"]}
-    return result
-
-
 def report(
     result: dict, format: str, paper: Mapping[str, Sequence[int]], baselines: Mapping[str, dict] | None = None
 ) -> str:
-    """The result of :func:`faceattr.evaluation.attributes.evaluate`, with "not_found" and, from :func:`by_tags`,
-    "groups", as a table or as JSON.
+    """The result of :func:`faceattr.evaluation.attributes.evaluate`, with "not_found" and, from
+    :func:`faceattr.evaluation.groups.by_groups`, "groups" and "gaps", as a table or as JSON.
 
     paper: the methods of Table 1 and their percentages for CelebA's 40 attributes; empty where they do not apply.
     baselines: results of other methods on the same pictures.
@@ -69,10 +50,24 @@ def report(
         figures = ", ".join(f"{name} {value:.3f}" for name, value in group["mean"].items() if value is not None)
         missed = f", no face found in {group['not_found']}" if group["not_found"] else ""
         lines.append(f"{title}: {group['n']} pictures{missed}: {figures}")
+    for division, gaps in result["gaps"].items():
+        for figure, gap in gaps.items():
+            if gap is not None:
+                bounds = f" ({gap['interval'][0]:.3f} to {gap['interval'][1]:.3f})" if gap["interval"] else ""
+                name = figure.replace("_", " ")
+                lines.append(
+                    f"gap by {division}, {name}: {gap['gap']:.3f}{bounds}, {gap['better']} over {gap['worse']}"
+                )
+    if result["gaps"]:
+        drawn = "people with all their pictures" if result["intervals"] is not None else "pictures"
+        lines.append(f"gaps: of means over attributes; in brackets 95 %, drawing {drawn}, the same for both groups")
     if result["intervals"] is not None:
         lines.append("95 %: of accuracy and of balanced accuracy, drawing people with all their pictures")
-    if baselines:
-        learnt = ", ".join(f"{name} from {other['training']}" for name, other in baselines.items())
+    if result["learnt"]:
+        lines.append(f"SVMs on frozen features learnt from {result['learnt']} pictures of partition 0")
+    trained = {name: other["training"] for name, other in baselines.items() if other["training"]}
+    if trained:
+        learnt = ", ".join(f"{name} from {count}" for name, count in trained.items())
         lines.append(f"accuracy of methods that learnt from pictures of partition 0: {learnt}")
     if published:
         lines.append("* accuracy in Table 1 of the paper, on the whole data set")

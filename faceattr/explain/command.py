@@ -9,6 +9,8 @@ from pathlib import Path
 
 from faceattr.arguments import positive
 
+FORMATS = ("png", "svg", "pdf")
+
 # torch and what needs it are imported when the command runs, so that --help answers at once.
 
 
@@ -18,6 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     neurons = _add(kinds, "neurons", 2000, "Fig. 8: mean faces and concepts of single neurons")
     neurons.add_argument("--neurons", type=_numbers, metavar="N,N", help="these (default: the most selective)")
+    neurons.add_argument(
+        "--top",
+        type=positive,
+        metavar="N",
+        help="mean faces of so many strongest, middle and weakest responses (default: a third each, or as many as have "
+        "the neuron's concept, or lack it, where these are fewer)",
+    )
     _add_before(neurons, "also these weights beside, such as those before fine-tuning")
 
     layers = _add(kinds, "layers", 2000, "Fig. 9: attributes read off FC, C4 and C3")
@@ -83,6 +92,12 @@ def _add(kinds, name: str, pictures: int, help: str, root: bool = True) -> argpa
         default=pictures,
         metavar="N",
         help=f"at most so many, evenly (default: {pictures})",
+    )
+    kind.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="png",
+        help="of the pictures: png for screens, svg or pdf for papers (default: png)",
     )
     kind.add_argument("--skip-missing", action="store_true", help="leave out pictures that are listed but not there")
     kind.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")

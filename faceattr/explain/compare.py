@@ -103,6 +103,8 @@ def write_page(
         for row in changed
     ]
     title = f"Where two checkpoints disagree most: {len(shown)} of {len(faces)} faces"
+    if not shown:
+        title = f"Two checkpoints that give all {len(faces)} faces the same labels"
     with Page(path, title, attributes, titles, table) as page:
         for face in shown:
             labels, values = ([part[face] for part in parts] for parts in zip(*answers, strict=True))
@@ -124,7 +126,8 @@ def run(options: argparse.Namespace) -> None:
     distances = disagreement(*answers)
     means = summary(rows)
     write_csv(output / "compare.csv", rows)
-    ranked = (-distances).argsort(kind="stable")
+    ranked = (-distances).argsort(kind="stable")[: options.shown]
+    ranked = ranked[distances[ranked] > 0]
     write_json(
         output / "compare.json",
         {
@@ -132,13 +135,17 @@ def run(options: argparse.Namespace) -> None:
             "after": str(after.path),
             "faces": len(faces),
             "mean": means,
-            "most_different": {faces.pictures.names[i]: distances[i] for i in ranked[: options.shown]},
+            "most_different": {faces.pictures.names[i]: distances[i] for i in ranked},
         },
     )
-    write_page(output / "compare.html", list(nets), attributes, rows, answers, faces, ranked[: options.shown].tolist())
+    write_page(output / "compare.html", list(nets), attributes, rows, answers, faces, ranked.tolist())
     print(f"{len(faces)} faces: labels gained {means['gained']:.1%}, lost {means['lost']:.1%}, mean over attributes")
     if means["accuracy_before"] is not None:
         print(f"accuracy {means['accuracy_before']:.3f} before, {means['accuracy_after']:.3f} after")
-    for row in sorted(rows, key=lambda row: -row["gained"] - row["lost"])[:5]:
+    if not len(ranked):
+        print(f"they give every face the same labels; probabilities are in {output / 'compare.csv'}")
+        return
+    changed = [row for row in rows if row["gained"] + row["lost"] > 0]
+    for row in sorted(changed, key=lambda row: -row["gained"] - row["lost"])[:5]:
         print(f"  {row['attribute']}: gained {row['gained']:.1%}, lost {row['lost']:.1%}")
-    print(f"the faces they disagree on most are in {output / 'compare.html'}")
+    print(f"the {len(ranked)} faces they disagree on most are in {output / 'compare.html'}")

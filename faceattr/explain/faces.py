@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from faceattr.collection import find_pictures
 from faceattr.crops import crop_window
-from faceattr.data.celeba import read_celeba
+from faceattr.data.celeba import celeba_root, is_celeba, read_celeba
 from faceattr.data.faces import FACE
+from faceattr.data.hub import is_dataset
 from faceattr.data.lfwa import read_lfwa
 from faceattr.data.tag_csv import read_tag_csv
 from faceattr.data.tagged import TaggedPictures
@@ -48,10 +49,12 @@ def read_pictures(root: Path, crop: str | None = None, skip_missing: bool = Fals
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; --root takes a folder of pictures")
-    if any((root / f"list_attr_celeba{suffix}").exists() for suffix in (".txt", ".csv")):
+    if is_celeba(celeba_root(root)):
         crop = crop or "aligned"
         return read_celeba(root, "img_align_celeba" if crop == "aligned" else "img_celeba", skip_missing), crop
     crop = crop or "detect"
+    if is_dataset(root):
+        return read_tag_csv(root, None, skip_missing), crop
     if any(root.glob("lfw_att_*.mat")):
         return read_lfwa(root, skip_missing=skip_missing), crop
     tables = sorted(root.glob("*.csv"))

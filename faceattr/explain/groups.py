@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_samples
 
 from faceattr.explain.inputs import choose_pictures, labels_of, read_faces, read_nets
-from faceattr.explain.output import make_folder, new_figure, spoken, write_csv, write_json
+from faceattr.explain.output import make_folder, new_figure, save_figure, spoken, write_csv, write_json
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,6 @@ def run(options: argparse.Namespace) -> None:
     for number, names in members.items():
         print(f"#{number}: {', '.join(names)}")
     print(f"cosines of decision planes and co-occurrence of tags correlate with {alike:.2f}")
-    draw(found, vectors, together, net.attributes).savefig(output / "groups.png")
+    save_figure(draw(found, vectors, together, net.attributes), output, "groups", options.format)
     if options.dendrogram:
-        draw_dendrogram(vectors, net.attributes).savefig(output / "dendrogram.png")
+        save_figure(draw_dendrogram(vectors, net.attributes), output, "dendrogram", options.format)

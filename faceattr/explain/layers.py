@@ -13,7 +13,7 @@ from faceattr.attributes import IDENTITY_RELATED
 from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.attributes import mean
 from faceattr.explain.inputs import choose_pictures, read_faces, read_nets
-from faceattr.explain.output import make_folder, new_figure, spoken, write_csv, write_json
+from faceattr.explain.output import make_folder, new_figure, save_figure, spoken, write_csv, write_json
 from faceattr.explain.probes import Halves, check_tags, halves, probe
 
 
@@ -128,4 +128,4 @@ def run(options: argparse.Namespace) -> None:
     ]
     write_csv(output / "layers.csv", table)
     write_json(output / "layers.json", {"learnt_from": len(rows.fit), "measured_on": len(rows.test), "weights": notes})
-    draw(measured).savefig(output / "layers.png")
+    save_figure(draw(measured), output, "layers", options.format)

@@ -15,7 +15,7 @@ from faceattr.crops import CropSettings, crop_window
 from faceattr.drawing import draw_faces, draw_response_map
 from faceattr.explain.inputs import choose_pictures, progress
 from faceattr.explain.nets import is_anet_alone
-from faceattr.explain.output import FreeNames, make_folder, new_figure, write_csv, write_json
+from faceattr.explain.output import FreeNames, make_folder, new_figure, save_figure, write_csv, write_json
 from faceattr.images import Photo, load_photo
 from faceattr.localization import LocalizerSettings, resample, size_maps
 from faceattr.models.anet import ANet
@@ -275,17 +275,23 @@ def _offsets(shape: tuple[int, int], step: int) -> tuple[float, float, float, fl
 def _mark_peaks(axes, graph: DecisionGraph, width: int, height: int) -> None:
     for number, (x, y) in enumerate(graph.place[: graph.peaks], 1):
         axes.plot(x * width, y * height, "o", mfc="none", mec="white", ms=9)
-        axes.annotate(
-            str(number), (x * width, y * height), xytext=(6, 4), textcoords="offset points", color="white", fontsize=8
-        )
+        _label(axes, number, (x * width, y * height), to_left=x > 0.9, below=y < 0.1, color="white")
     axes.set(xlim=(0, width), ylim=(height, 0))
+
+
+def _label(axes, number: int, place: tuple[float, float], to_left: bool, below: bool, **style) -> None:
+    """A number beside its mark, on the side where it stays inside the frame."""
+    offset = (-5 if to_left else 5, -4 if below else 4)
+    align = {"ha": "right" if to_left else "left", "va": "top" if below else "bottom"}
+    axes.annotate(str(number), place, xytext=offset, textcoords="offset points", fontsize=8, **align, **style)
 
 
 def _draw_graph(axes, graph: DecisionGraph, title: str) -> None:
     axes.plot(graph.rho[graph.peaks :], graph.delta[graph.peaks :], ".", color="tab:grey")
     axes.plot(graph.rho[: graph.peaks], graph.delta[: graph.peaks], "o", color="tab:red")
     for number, place in enumerate(zip(graph.rho[: graph.peaks], graph.delta[: graph.peaks], strict=True), 1):
-        axes.annotate(str(number), place, xytext=(4, 4), textcoords="offset points", fontsize=8)
+        highest = max(1.0, float(graph.delta.max(initial=1)))
+        _label(axes, number, place, to_left=place[0] > 0.95, below=place[1] > 0.95 * highest)
     axes.set(title=title, xlabel="response (rho)", ylabel="distance to a stronger one (delta)", xlim=(0, 1.05))
     axes.set_box_aspect(1)
     axes.set_xticks([0, 0.5, 1])
@@ -304,8 +310,8 @@ def run(options: argparse.Namespace) -> None:
     for path in progress(photos, "photo", options):
         photo = load_photo(path)
         traced = trace(checkpoint, photo)
-        file = free.path(Path(path).stem, "maps.png")
-        draw(photo, traced, checkpoint.anet.step).savefig(file)
+        file = free.path(Path(path).stem, f"maps.{options.format}")
+        save_figure(draw(photo, traced, checkpoint.anet.step), output, file.stem, options.format)
         rows += peak_rows(str(path), photo, traced)
         notes.append({"image": str(path), "picture": file.name, **to_dict(photo, traced)})
     write_csv(output / "peaks.csv", rows)

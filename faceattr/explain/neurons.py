@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.attributes import mean
 from faceattr.explain.inputs import choose_pictures, read_faces, read_nets, tags_or_labels
-from faceattr.explain.output import make_folder, new_figure, spoken, write_csv, write_json
+from faceattr.explain.output import make_folder, new_figure, save_figure, spoken, write_csv, write_json
 from faceattr.explain.probes import Halves, fit_probes, halves, probe
 
 SHOWN = 8
@@ -63,15 +63,25 @@ def measure(features: np.ndarray, tags: np.ndarray, known: np.ndarray) -> Neuron
     return Neurons(correlation, np.abs(correlation).argmax(1), active.mean(0), float(active.mean()))
 
 
-def mean_faces(crops: np.ndarray, responses: np.ndarray) -> list[np.ndarray]:
-    """Mean faces of the high, the middle and the low third of N responses: uint8 [h, w, 3] each, of crops [N, h, w, 3].
+def mean_faces(crops: np.ndarray, responses: np.ndarray, count: int) -> list[np.ndarray]:
+    """Mean faces of the `count` strongest, of as many middle and as many weakest of N responses: uint8 [h, w, 3] each,
+    of crops [N, h, w, 3].
 
-    Raises ValueError for fewer than three faces.
+    Raises ValueError for fewer than three times as many faces.
     """
-    if len(crops) < 3:
-        raise ValueError(f"{len(crops)} faces cannot be parted into thirds; give at least three")
+    if len(crops) < 3 * count or count < 1:
+        raise ValueError(f"{len(crops)} faces have no {count} strongest, middle and weakest; give more faces, or --top")
     order = np.argsort(-responses, kind="stable")
-    return [crops[np.sort(third)].mean(0).round().astype(np.uint8) for third in np.array_split(order, 3)]
+    middle = (len(order) - count) // 2
+    parts = order[:count], order[middle : middle + count], order[-count:]
+    return [crops[np.sort(part)].mean(0).round().astype(np.uint8) for part in parts]
+
+
+def faces_a_mean(tags: np.ndarray, known: np.ndarray) -> int:
+    """How many faces to average of N, for a concept with tags and known [N] bool: a third, or as many as have it, or
+    lack it, where these are fewer. Of a rare concept, the strongest third would be mostly faces without it."""
+    fewer = min((tags & known).sum(), (~tags & known).sum())
+    return max(1, min(len(tags) // 3, int(fewer) or len(tags)))
 
 
 def kept_by_the_few(features: np.ndarray, pictures: TaggedPictures, rows: Halves) -> dict[str, float]:
@@ -99,23 +109,28 @@ def kept_by_the_few(features: np.ndarray, pictures: TaggedPictures, rows: Halves
     }
 
 
-def draw(columns: Sequence[tuple[str, Neurons, np.ndarray, list[list[np.ndarray]]]], names: Sequence[str]) -> Figure:
-    """The figure: for each net (title, its neurons, the chosen ones, their mean faces) a block, side by side."""
-    rows = max(len(chosen) for _, _, chosen, _ in columns)
-    figure = new_figure(5 * len(columns), 0.6 + 1.22 * rows)
+def draw(
+    columns: Sequence[tuple[str, Neurons, np.ndarray, list[list[np.ndarray]], list[int]]], names: Sequence[str]
+) -> Figure:
+    """The figure: for each net (title, its neurons, the chosen ones, their mean faces, of how many) a block, side by
+    side."""
+    rows = max(len(chosen) for _, _, chosen, _, _ in columns)
+    figure = new_figure(5 * len(columns), 0.9 + 1.22 * rows)
     blocks = figure.subfigures(1, len(columns), squeeze=False)[0]
-    for block, (title, neurons, chosen, faces) in zip(blocks, columns, strict=True):
-        block.suptitle(title)
+    for block, (title, neurons, chosen, faces, counts) in zip(blocks, columns, strict=True):
+        block.suptitle(f"{title}: mean faces by a neuron's response")
         grid = block.subplots(rows, 4, squeeze=False, width_ratios=(1.5, 1, 1, 1))
         for axes in grid.flat:
             axes.axis("off")
-        for row, (neuron, thirds) in enumerate(zip(chosen, faces, strict=True)):
+        for row, (neuron, thirds, count) in enumerate(zip(chosen, faces, counts, strict=True)):
             sign, concept = neurons.strength[neuron], spoken(names[neurons.concept[neuron]])
-            text = f"neuron {neuron}\n{concept}\nr = {sign:+.2f}\nactive {neurons.active[neuron]:.0%}"
+            text = (
+                f"neuron {neuron}\n{concept}, r = {sign:+.2f}\nanswers {neurons.active[neuron]:.0%}\nmeans of {count}"
+            )
             grid[row, 0].text(1, 0.5, text, ha="right", va="center", transform=grid[row, 0].transAxes)
             for axes, face in zip(grid[row, 1:], thirds, strict=True):
                 axes.imshow(face)
-        for axes, third in zip(grid[0, 1:], ("high", "middle", "low"), strict=True):
+        for axes, third in zip(grid[0, 1:], ("strongest", "middle", "weakest"), strict=True):
             axes.set_title(third, fontsize=10)
     return figure
 
@@ -135,7 +150,10 @@ def run(options: argparse.Namespace) -> None:
         missing = [number for number in chosen if not 0 <= number < features.shape[1]]
         if missing:
             raise ValueError(f"--neurons: {net.path} has no neuron {missing[0]}; give 0 to {features.shape[1] - 1}")
-        columns.append((title, found, chosen, [mean_faces(crops, features[:, number]) for number in chosen]))
+        concepts = [found.concept[number] for number in chosen]
+        counts = [options.top or faces_a_mean(tags[:, i], known[:, i]) for i in concepts]
+        means = [mean_faces(crops, features[:, i], n) for i, n in zip(chosen, counts, strict=True)]
+        columns.append((title, found, chosen, means, counts))
         rows += [
             {
                 "weights": title,
@@ -158,6 +176,7 @@ def run(options: argparse.Namespace) -> None:
             "strong": strong,
             "accuracy": kept,
             "chosen": chosen,
+            "faces_a_mean": counts,
         }
         print(
             f"{title}: {found.active_a_face:.0%} of {features.shape[1]} neurons respond to a face; {strong} correlate "
@@ -173,4 +192,4 @@ def run(options: argparse.Namespace) -> None:
             )
     write_csv(output / "neurons.csv", rows)
     write_json(output / "neurons.json", notes)
-    draw(columns, names).savefig(output / "neurons.png")
+    save_figure(draw(columns, names), output, "neurons", options.format)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from faceattr.crops import crop_window
-from faceattr.drawing import draw_response_map
+from faceattr.drawing import RAMP, draw_response_map
 from faceattr.evaluation.predict import carried
 from faceattr.explain.faces import cut_face
 from faceattr.explain.inputs import choose_pictures, read_faces, read_localiser, read_nets
 from faceattr.explain.nets import BATCH, Net
-from faceattr.explain.output import FreeNames, make_folder, new_figure, spoken, write_csv, write_json
+from faceattr.explain.output import FreeNames, make_folder, new_figure, save_figure, spoken, write_csv, write_json
 from faceattr.images import load_photo
 
 SHOWN_LABELS = 14
+FOR, AGAINST = (225, 25, 25), (25, 70, 225)
+"""Colours of what speaks for an answer, and against it."""
 
 
 def weight_maps(net: Net, crops: np.ndarray, quiet: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -166,8 +170,9 @@ def draw(net: Net, face: np.ndarray, regions: dict[str, np.ndarray], agreements:
     order = np.argsort([extent(region) for region in first], kind="stable")
     across = min(8, len(order))
     rows = -(-len(order) // across)
-    figure = new_figure(2.1 * across, 1.45 * rows + 0.5)
-    figure.suptitle(f"what each decision depends on, by {' and '.join(regions)}, and how far they agree")
+    figure = new_figure(2.1 * across, 1.5 * rows + 1.1)
+    methods = ", right by ".join(regions)
+    figure.suptitle(f"what each decision depends on: left by {methods}; the number is how far the two agree")
     grid = figure.subplots(rows, across, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
@@ -175,7 +180,23 @@ def draw(net: Net, face: np.ndarray, regions: dict[str, np.ndarray], agreements:
         heats = [draw_response_map(face, over_crop(net, region[column]), 0.5) for region in regions.values()]
         axes.imshow(_side_by_side(heats))
         axes.set_title(f"{spoken(net.attributes[column])}  {agreements[column]:.2f}", fontsize=9, pad=3)
+    for axes in grid[0][: len(order)]:
+        _name_halves(axes, regions)
+    colours = ScalarMappable(Normalize(0, 1), LinearSegmentedColormap.from_list("heat", RAMP / 255))
+    _add_scale(figure, grid, colours, [0, 1], ["nothing", "most of this decision"])
     return figure
+
+
+def _name_halves(axes, methods: Iterable[str]) -> None:
+    """The methods' names under their halves of a tile."""
+    for place, method in zip((0.25, 0.75), methods, strict=True):
+        axes.text(place, -0.03, method, ha="center", va="top", fontsize=7, transform=axes.transAxes)
+
+
+def _add_scale(figure: Figure, grid: np.ndarray, colours: ScalarMappable, ticks, names: Sequence[str]) -> None:
+    """A bar under the tiles that says what the colours mean."""
+    bar = figure.colorbar(colours, ax=grid, location="bottom", fraction=0.03, aspect=60, pad=0.02, shrink=0.5)
+    bar.set_ticks(ticks, labels=names)
 
 
 def draw_photo(
@@ -188,15 +209,20 @@ def draw_photo(
     """
     across = 3 if len(captions) < 6 else 5
     rows = -(-(1 + len(captions)) // across)
-    figure = new_figure(3.6 * across, 2.15 * rows + 0.4)
-    figure.suptitle(f"what speaks for (red) and against (blue), by {' and '.join(maps)}, and how far the two agree")
+    figure = new_figure(3.6 * across, 2.2 * rows + 1.0)
+    figure.suptitle(f"what speaks for and against each answer: left by {', right by '.join(maps)}")
     grid = figure.subplots(rows, across, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     grid.flat[0].imshow(pixels)
     for axes, (column, caption) in zip(grid.flat[1:], captions, strict=False):
         axes.imshow(_side_by_side([draw_signed(pixels, over_crop(net, of[column])) for of in maps.values()]))
-        axes.set_title(caption, fontsize=11, pad=3)
+        axes.set_title(caption, fontsize=10, pad=3)
+    for axes in grid.flat[1 : min(across, 1 + len(captions))]:
+        _name_halves(axes, maps)
+    ramp = [np.array(colour) / 255 for colour in (AGAINST, (225, 225, 225), FOR)]
+    colours = ScalarMappable(Normalize(-1, 1), LinearSegmentedColormap.from_list("signed", ramp))
+    _add_scale(figure, grid, colours, [-1, 0, 1], ["against", "nothing", "for, as strongly as any place"])
     return figure
 
 
@@ -209,7 +235,7 @@ def draw_signed(pixels: np.ndarray, heat: np.ndarray) -> Image.Image:
     level = heat / (np.abs(heat).max() or 1)
     level = np.asarray(Image.fromarray(level.astype(np.float32)).resize(pixels.shape[1::-1], Image.Resampling.BICUBIC))
     strength = np.abs(level.clip(-1, 1))[..., None] * 0.75
-    colour = np.where(level[..., None] > 0, (225, 25, 25), (25, 70, 225))
+    colour = np.where(level[..., None] > 0, FOR, AGAINST)
     return Image.fromarray((grey * (1 - strength) + colour * strength).round().astype(np.uint8))
 
 
@@ -269,7 +295,7 @@ def run(options: argparse.Namespace) -> None:
     print("most global: " + ", ".join(f"{row['attribute']} {row['weights_extent']:.2f}" for row in by_extent[-6:]))
     print(f"weights and occlusion agree with a correlation of {np.mean(agreements):.2f}, mean over attributes")
     mean_face = crops.mean(0).round().astype(np.uint8)
-    draw(net, mean_face, found, agreements).savefig(output / "regions.png")
+    save_figure(draw(net, mean_face, found, agreements), output, "regions", options.format)
 
 
 def _explain_photos(options: argparse.Namespace, output: Path) -> None:
@@ -304,8 +330,8 @@ def _explain_photos(options: argparse.Namespace, output: Path) -> None:
             captions = [
                 (i, f"{spoken(net.attributes[i])} {probabilities[i]:.0%}, agreement {agreements[i]:.2f}") for i in shown
             ]
-            file = free.path(Path(path).stem + (f"-{number}" if number > 1 else ""), "regions.png")
-            draw_photo(net, pixels, maps, captions).savefig(file)
+            file = free.path(Path(path).stem + (f"-{number}" if number > 1 else ""), f"regions.{options.format}")
+            save_figure(draw_photo(net, pixels, maps, captions), output, file.stem, options.format)
             notes.append(
                 {
                     "image": path,

@@ -22,7 +22,7 @@ from faceattr.evaluation.facetracer import FaceTracer
 from faceattr.evaluation.panda import Panda
 from faceattr.explain.faces import aligned_face
 from faceattr.explain.inputs import choose_pictures, read_faces, read_localiser, read_nets
-from faceattr.explain.output import make_folder, new_figure, write_csv, write_json
+from faceattr.explain.output import make_folder, new_figure, save_figure, write_csv, write_json
 from faceattr.explain.probes import Halves, check_tags, figures, halves, probe
 
 SHARES = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -209,4 +209,4 @@ def run(options: argparse.Namespace) -> None:
     write_json(output / "size.json", {"majority": majority, "points": [asdict(point) for point in points]})
     for point in points:
         print(f"{point.method}: {point.pictures} pictures, accuracy {point.accuracy:.3f}")
-    draw(points, majority).savefig(output / "size.png")
+    save_figure(draw(points, majority), output, "size", options.format)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
+from faceattr.data.faces import CROP
 from faceattr.data.tagged import TaggedPictures
-from faceattr.evaluation.attributes import evaluate
+from faceattr.evaluation.attributes import evaluate, rounded
 from faceattr.evaluation.predict import Probabilities
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import Checkpoint
 from faceattr.models.svm import LinearSVM
+from faceattr.train.face import lnets_alone
 from faceattr.train.svm import fit_svm
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -52,11 +56,36 @@ def fit_own(
         **checkpoint.metadata,
         "attributes": list(data.attributes),
         "thresholds": thresholds,
-        "metrics": {"cross-validated": {"accuracy": result["mean"]}},
+        "metrics": {"cross-validated": {"accuracy": rounded(result["mean"])}},
         "training": {"frozen": checkpoint.metadata["training"], "svm": {"strength": strength, "pictures": len(learnt)}},
     }
     anet = _with_head(checkpoint.anet, svm)
     return Checkpoint(checkpoint.lnet_o, checkpoint.lnet_s, anet, svm, checkpoint.face, metadata), result
+
+
+def with_anet(checkpoint: Checkpoint, path: str | os.PathLike) -> Checkpoint:
+    """The checkpoint's localisation with another ANet, as finetune_anet.py or pretrain_anet.py writes it, deciding by
+    its own last layer; what the LNets take for a face is one."""
+    from faceattr.explain.nets import read_net
+
+    device = checkpoint.anet.head.weight.device
+    net = read_net(path, device)
+    names = net.attributes or tuple(f"Logit_{i}" for i in range(net.anet.config["attributes"]))
+    svm = net.svm or LinearSVM(len(names), net.anet.config["features"]).to(device)
+    preprocessing = dict(checkpoint.metadata["preprocessing"])
+    x0, y0, x1, y1 = box = preprocessing["aligned_box"]
+    middles = ((x0 + x1) / 2, (y0 + y1) / 2)
+    centre = [((CROP[i] + CROP[i + 2]) / 2 - middle) / (y1 - y0) for i, middle in enumerate(middles)]
+    crop = {"centre": centre, "height": (CROP[3] - CROP[1]) / (y1 - y0), "positions": [2, 2]}
+    least = preprocessing["localization"]["score_threshold"]
+    metadata = {
+        **checkpoint.metadata,
+        "attributes": list(names),
+        "preprocessing": {**preprocessing, "aligned_box": box, "crop": crop, "score_threshold": least},
+        "thresholds": dict.fromkeys(("accuracy", "balanced"), [0.5] * len(names)),
+    }
+    face = lnets_alone(net.anet.config["features"]).to(device)
+    return Checkpoint(checkpoint.lnet_o, checkpoint.lnet_s, net.anet, svm.requires_grad_(False), face, metadata)
 
 
 def _with_head(anet: ANet, svm: LinearSVM) -> ANet:

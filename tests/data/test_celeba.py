@@ -32,6 +32,47 @@ def test_labels_are_read(root):
         data.partition(2)
 
 
+def as_downloaded(root):
+    """Anno/, Eval/ and Img/, as CelebA's archive has them."""
+    for folder, names in {
+        "Anno": ["list_attr_celeba.txt", "identity_CelebA.txt", "list_landmarks_align_celeba.txt"],
+        "Eval": ["list_eval_partition.txt"],
+        "Img": ["img_align_celeba"],
+    }.items():
+        (root / folder).mkdir()
+        for name in names:
+            (root / name).rename(root / folder / name)
+    return root
+
+
+def as_torchvision(root):
+    """All of it in celeba/ below the root that torchvision is given."""
+    (root / "celeba").mkdir()
+    for path in list(root.iterdir()):
+        if path.name != "celeba":
+            path.rename(root / "celeba" / path.name)
+    return root
+
+
+@pytest.mark.parametrize("lay", [as_downloaded, as_torchvision, lambda root: as_torchvision(as_downloaded(root))])
+def test_layouts(root, lay):
+    points = " ".join(["69 111 108 111 88 135 72 152 106 152"])
+    rows = [f"{number:06}.jpg {points}" for number in (1, 2, 3)]
+    (root / "list_landmarks_align_celeba.txt").write_text("\n".join(["3", "eyes nose mouth", *rows]) + "\n")
+    expected = read_celeba(root)
+    found = read_celeba(lay(root))
+    assert found.names == expected.names and (found.tags == expected.tags).all()
+    assert (found.identities == expected.identities).all() and (found.partitions == expected.partitions).all()
+    assert all(path.is_file() for path in found.paths)
+    assert len(read_landmarks(root, aligned=True)) == 3
+
+
+def test_empty_lines_at_the_end_are_none(root):
+    for path in root.glob("*.txt"):
+        path.write_text(path.read_text() + "\n\n")
+    assert len(read_celeba(root)) == 3
+
+
 def test_missing_pictures_are_an_error_unless_skipped(root):
     (root / "img_align_celeba" / "000002.jpg").unlink()
     with pytest.raises(ValueError, match=r"000002.jpg: listed in .*list_attr_celeba.txt, line 4, but missing"):

@@ -10,6 +10,8 @@ from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_small_checkpoint
 
 from faceattr.attributes import ATTRIBUTES, TABLE_1
 from faceattr.cli import main
+from faceattr.models.anet import ANet
+from faceattr.train.loop import save_model
 
 COLUMN = ATTRIBUTES.index("Smiling")
 
@@ -166,7 +168,7 @@ def test_what_cannot_be_evaluated(celeba, weights, capsys, tmp_path):
     assert run(capsys, weights, "celeba", "--root", celeba, "--skip-missing")[0] == 0
     (tmp_path / "a.csv").write_text("image,Tall\n000001.jpg,1\n")
     (tmp_path / "img_align_celeba" / "a.csv").write_text("image,Tall\n000001.jpg,1\n")
-    assert "knows none of the attributes" in error("csv", "--root", celeba / "img_align_celeba")
+    assert "know none of the attributes" in error("csv", "--root", celeba / "img_align_celeba")
     (tmp_path / "b.csv").write_text("image,Tall\n")
     assert "which CSV? There are a.csv, b.csv" in error("csv", "--root", tmp_path)
     assert "b.csv: has no row" in error("csv", "--root", tmp_path, "--labels", "b.csv")
@@ -200,6 +202,59 @@ def many(tmp_path, monkeypatch):
     for folder in (tmp_path, tmp_path / "aligned"):
         (folder / "tags.csv").write_text("\n".join(lines))
     return tmp_path
+
+
+@pytest.fixture
+def frowning(many):
+    """The same with a second tag, the contrary of the first."""
+    path = many / "aligned" / "tags.csv"
+    header, *rows = path.read_text().splitlines()
+    rows = [f"{row},{1 - int(row.split(',')[1])}" for row in rows]
+    path.write_text("\n".join([f"{header},Frowning", *rows]))
+    return many
+
+
+def test_svms_learn_attributes_that_the_weights_do_not_know(frowning, weights, capsys, tmp_path):
+    arguments = ("csv", "--root", frowning / "aligned", "--crop", "aligned", "--partition", 2)
+    plot = tmp_path / "attributes.svg"
+    beside = ("--beside", f"the same={weights}", "--plot", plot)
+    _, captured = run(capsys, weights, *arguments, "--learn", *beside, "--format", "json")
+    result = json.loads(captured.out)
+    assert result["learnt"] == result["baselines"]["the same"]["training"] == 20
+    for each in (result, result["baselines"]["the same"]):
+        assert {name: row["accuracy"] for name, row in each["attributes"].items()} == {"Smiling": 1, "Frowning": 1}
+    assert plot.read_text().startswith("<?xml")
+    _, captured = run(capsys, weights, *arguments, "--learn", *beside)
+    assert "SVMs on frozen features learnt from 20 pictures of partition 0" in captured.out
+    assert captured.out.splitlines()[0].split()[-3:] == ["majority", "the", "same"]
+    status, captured = run(capsys, weights, *arguments[:-2], "--learn")
+    assert status == 2 and "--learn: it learns from partition 0" in captured.err
+
+
+def test_an_anet_alone_stands_beside(frowning, weights, capsys, tmp_path):
+    save_model(ANet(features=8), tmp_path / "anet.safetensors", stage="identities", pictures=10)
+    arguments = ("csv", "--root", frowning / "aligned", "--crop", "aligned", "--partition", 2, "--format", "json")
+    beside = ("--beside", f"identities={tmp_path / 'anet.safetensors'}")
+    result = json.loads(run(capsys, weights, *arguments, "--learn", *beside)[1].out)
+    assert set(result["baselines"]["identities"]["attributes"]) == {"Smiling", "Frowning"}
+    save_model(ANet(features=8), tmp_path / "anet.safetensors", stage="tags", pictures=10)
+    status, captured = run(capsys, weights, *arguments, *beside)
+    assert status == 2 and "--learn fits SVMs for all of them" in captured.err
+
+
+def test_gaps_between_groups(frowning, weights, capsys, tmp_path):
+    plot = tmp_path / "groups.png"
+    arguments = ("csv", "--root", frowning / "aligned", "--crop", "aligned", "--partition", 2, "--by", "frowning")
+    _, captured = run(capsys, weights, *arguments, "--plot-groups", plot)
+    assert "gap by Frowning, accuracy: " in captured.out and "drawing people" in captured.out and plot.exists()
+    status, captured = run(capsys, weights, *arguments[:-2], "--plot-groups", plot)
+    assert status == 2 and "--plot-groups: name the tags" in captured.err
+
+
+def test_lfwa_as_a_csv(many, weights, capsys):
+    arguments = ("lfwa", "--root", many / "aligned", "--labels", "tags.csv", "--crop", "aligned", "--face", "0,0,1,1")
+    result = json.loads(run(capsys, weights, *arguments, "--format", "json")[1].out)
+    assert result["n"] == 20 and result["table_1"]["PANDA-l"]["Smiling"] > 0.8
 
 
 def test_baselines_stand_beside(many, weights, capsys):

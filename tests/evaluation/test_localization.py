@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 from small_checkpoint import NEUTRAL, draw_photo, save_small_checkpoint
 
 from faceattr.cli import main
+from faceattr.evaluation.detectors import DETECTORS
+from faceattr.models.lnet import LNet
+from faceattr.train.loop import save_model
 
 BOXES = {"a.png": (100, 100), "b.png": (220, 140), "c.png": (200, 60)}
 
@@ -64,6 +68,36 @@ def test_table(folder, capsys):
     assert lines[1].split() == ["recall", *["0.000"] * 9]  # no score reaches 1
     assert not any(line.startswith("precision") for line in lines)
     assert lines[-2].startswith("MaxBoxAccV2: proposals 0.000") and lines[-1] == "3 photos, 2 faces to be found"
+
+
+def test_methods_beside(folder, capsys, monkeypatch):
+    """A detector that frames a part of each marked face, and the same weights once more."""
+    marked = {name: [x - (100 if name == "b.png" else 0), y] for name, (x, y) in BOXES.items()}
+    order = iter(marked.values())
+
+    def detector():
+        def detect(pixels):
+            x, y = next(order)
+            return np.array([[x - 8, y - 8, x + 8, y + 8, 1.0]])
+
+        return detect
+
+    monkeypatch.setitem(DETECTORS, "haar", detector)
+    save_model(LNet(sizes=[20.0, 30.0]), folder / "lnet.safetensors")
+    beside = ("--beside", f"again={folder / 'small.safetensors'}", "--beside", f"random={folder / 'lnet.safetensors'}")
+    plot = ("--plot", folder / "recall.pdf")
+    _, captured = run(capsys, folder, "--detector", "haar", *beside, *plot, "--format", "json")
+    result = json.loads(captured.out)
+    methods = result["methods"]
+    maps = ("", ", response map", ", mean of C5", ", CAM")
+    nets = [f"{net}{reading}" for net in ("LNets", "again", "random") for reading in maps]
+    assert list(methods) == [*nets, "haar", "centre box"]
+    assert methods["haar"] == [1] * 9  # framed as the others' faces are marked
+    assert methods["again"] == methods["LNets"]
+    assert (folder / "recall.pdf").read_bytes().startswith(b"%PDF")
+    order = iter(marked.values())
+    _, captured = run(capsys, folder, "--detector", "haar", "--photos", 2)
+    assert "boxes framed alike" in captured.out and "2 photos" in captured.out
 
 
 def test_what_cannot_be_evaluated(folder, capsys):

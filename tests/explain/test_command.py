@@ -117,6 +117,32 @@ def test_neurons_before_and_after(explain, celeba, identities, tmp_path):
     check_picture(tmp_path / "out" / "neurons.png")
 
 
+@pytest.mark.parametrize("format, start", [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_formats_for_papers(explain, celeba, tmp_path, format, start):
+    for what in ("neurons", "groups"):
+        options = ("--groups", 2, "--dendrogram") if what == "groups" else ("--top", 5)
+        assert explain(what, "--root", celeba, "--format", format, *options)[0] == 0
+        assert (tmp_path / "out" / f"{what}.{format}").read_bytes().startswith(start)
+    draw_photo([(100, 100, 32, SMILING)]).save(tmp_path / "a.png")
+    for what in ("regions", "maps"):
+        assert explain(what, tmp_path / "a.png", "--format", format)[0] == 0
+        assert (tmp_path / "out" / f"a.{what}.{format}").read_bytes().startswith(start)
+    assert not list((tmp_path / "out").glob("*.png"))
+    if format == "svg":
+        assert "weights" in (tmp_path / "out" / "a.regions.svg").read_text()  # text is text
+    notes = json.loads((tmp_path / "out" / "neurons.json").read_text())["net"]
+    assert set(notes["faces_a_mean"]) == {5}
+    assert explain("neurons", "--root", celeba, "--top", 14)[1].err.endswith("give more faces, or --top\n")
+
+
+def test_equal_checkpoints_do_not_disagree(explain, celeba, weights, tmp_path):
+    status, captured = explain("compare", "--root", celeba, "--before", weights)
+    assert status == 0 and "they give every face the same labels" in captured.out
+    assert "disagree" not in captured.out and "gained 0.0%, lost 0.0%" in captured.out
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "Two checkpoints that give all 20 faces the same labels" in page and "disagree" not in page
+
+
 def test_chosen_neurons(explain, celeba, tmp_path):
     explain("neurons", "--root", celeba, "--neurons", "3,1")
     assert json.loads((tmp_path / "out" / "neurons.json").read_text())["net"]["chosen"] == [3, 1]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from wired_nets import tagged
 
-from faceattr.explain.neurons import kept_by_the_few, mean_faces, measure
+from faceattr.explain.neurons import faces_a_mean, kept_by_the_few, mean_faces, measure
 from faceattr.explain.probes import Halves
 
 RNG = np.random.default_rng(0)
@@ -37,10 +37,20 @@ def test_unknown_tags_do_not_count():
 def test_mean_faces_of_thirds():
     responses = RNG.permutation(9).astype(float)
     crops = np.broadcast_to((10 * responses).astype(np.uint8)[:, None, None, None], (9, 2, 2, 3))
-    high, middle, low = mean_faces(crops, responses)
+    high, middle, low = mean_faces(crops, responses, 3)
     assert (high == 70).all() and (middle == 40).all() and (low == 10).all()
-    with pytest.raises(ValueError, match="2 faces cannot be parted into thirds"):
-        mean_faces(crops[:2], responses[:2])
+    high, middle, low = mean_faces(crops, responses, 1)
+    assert (high == 80).all() and (middle == 40).all() and (low == 0).all()
+    with pytest.raises(ValueError, match="2 faces have no 1 strongest, middle and weakest"):
+        mean_faces(crops[:2], responses[:2], 1)
+
+
+def test_of_a_rare_concept_few_faces_are_averaged():
+    known = np.ones(90, dtype=bool)
+    assert faces_a_mean(np.arange(90) < 45, known) == 30
+    assert faces_a_mean(np.arange(90) < 6, known) == faces_a_mean(np.arange(90) >= 6, known) == 6
+    assert faces_a_mean(np.arange(90) < 6, np.arange(90) > 2) == 3
+    assert faces_a_mean(np.ones(90, dtype=bool), known) == 30  # nobody lacks it
 
 
 def test_what_the_few_keep():

@@ -7,7 +7,21 @@ from PIL import Image
 
 from faceattr.data.faces import FaceCache
 from faceattr.models.anet import ANet
-from faceattr.train.anet import IdentityLoss, IdentityNet, TagLoss, paired_rows, predict, shuffled_rows, similarity_loss
+from faceattr.train.anet import (
+    LOGIT_SCALE,
+    MARGINS,
+    IdentityLoss,
+    IdentityNet,
+    TagLoss,
+    few_a_person,
+    freeze,
+    paired_rows,
+    predict,
+    shuffled_rows,
+    similarity_loss,
+    with_margin,
+)
+from faceattr.train.loop import fit, load_model, save_model
 
 TINY = {
     "input_size": (31, 23),
@@ -100,3 +114,61 @@ def test_loss_of_a_net_that_knows_nothing(faces):
     assert value.item() == pytest.approx(figures["softmax"] + 0.5 * figures["similarity"], rel=1e-5)
     value.backward()
     assert net.anet.c3.weight.grad is not None
+
+
+def test_margins_by_hand():
+    cosines = torch.tensor([[0.5, 0.1], [-1.0, 0.3], [0.2, 1.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1])
+    logits = LOGIT_SCALE * cosines
+    assert with_margin(logits, labels, "none", 0.4) is logits
+    expected = cosines.clone()
+    expected[[0, 1, 2], labels] -= 0.2
+    torch.testing.assert_close(with_margin(logits, labels, "cosface", 0.2), LOGIT_SCALE * expected)
+    # 60 degrees and 0.3 more; a half turn stays one; a perfect fit falls to the margin's cosine.
+    expected[[0, 1, 2], labels] = torch.tensor([np.cos(np.pi / 3 + 0.3), -1, np.cos(0.3)], dtype=torch.float64)
+    torch.testing.assert_close(
+        with_margin(logits, labels, "arcface", 0.3), LOGIT_SCALE * expected, atol=LOGIT_SCALE * 1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("margin", MARGINS)
+def test_a_margin_asks_for_more_and_has_a_gradient(faces, margin):
+    identities = np.repeat([0, 1, 2], 4)
+    torch.manual_seed(0)
+    net = IdentityNet(ANet(**TINY), 3)
+    plain = IdentityLoss(faces, np.arange(12), identities, 6, 0.5, 0, (31, 23))(net, 0)[1]
+    value, figures = IdentityLoss(faces, np.arange(12), identities, 6, 0.5, 0, (31, 23), margin)(net, 0)
+    assert figures["correct"] == plain["correct"]
+    assert (figures["softmax"] > plain["softmax"] + 1) == (margin != "none")
+    value.backward()
+    assert net.anet.c3.weight.grad.isfinite().all() and net.identity.grad.abs().sum() > 0
+
+
+def test_few_pictures_a_person():
+    identities = np.array([7, 3, 7, 7, 3, 9, 7])
+    assert few_a_person(identities, 2).tolist() == [True, True, True, False, True, True, False]
+    assert few_a_person(identities, 9).all()
+
+
+@pytest.mark.parametrize("frozen", ["shared", "features"])
+def test_frozen_layers_stay_as_they_are(faces, tmp_path, frozen):
+    torch.manual_seed(0)
+    model = ANet(**{**TINY, "batch_norm": True})
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    freeze(*([model.shared] if frozen == "shared" else list(model.children())[:-1]))
+    tags = np.stack([np.arange(12) % 2 == 1, np.arange(12) % 2 == 0], 1)
+    loss = TagLoss(faces, np.arange(12), tags, batch=6, seed=0, input_size=(31, 23))
+    trained = fit(
+        model, torch.optim.AdamW(model.parameters(), lr=0.01), loss, steps=5, folder=tmp_path / "run", warmup=1
+    )
+    for name, tensor in trained.state_dict().items():
+        stays = name.startswith("shared.") if frozen == "shared" else not name.startswith("head.")
+        assert torch.equal(tensor, before[name]) == stays, name
+
+
+def test_an_identity_net_s_anet_learns_its_head_again(faces, tmp_path):
+    """Identities leave the head without a gradient; tags need it."""
+    net = IdentityNet(ANet(**TINY), 3)
+    assert not net.anet.head.weight.requires_grad
+    save_model(net.anet, tmp_path / "anet.safetensors", stage="identities")
+    assert load_model(ANet, tmp_path / "anet.safetensors")[0].head.weight.requires_grad

@@ -20,6 +20,7 @@ from small_data import SMALL, make_data
 
 from faceattr.attributes import ATTRIBUTES
 from faceattr.cli import main as faceattr_main
+from faceattr.models.checkpoint import load_checkpoint
 
 TRAINING = Path(__file__).parents[2] / "training"
 
@@ -201,6 +202,10 @@ def test_every_stage_of_the_cascade_runs(train_all, data, tmp_path, monkeypatch)
     train_all.main()
     results = (tmp_path / "run" / "RESULTS.md").read_text()
     assert "mean of 40" in results and "| tags_on_photos | 1 |" in results
+    training = load_checkpoint(tmp_path / "run" / "faceattr.safetensors").metadata["training"]
+    assert training["lnet_o"]["pictures"] == training["lnet_s"]["pictures"] | {"photos": 6}
+    assert training["lnet_o"]["pictures"]["faces"] == 24 and training["lnet_s"]["steps"] == 1
+    assert training["anet"]["pictures"] > 0 and training["svm"]["pictures"] == training["svm"]["held_out"] == 24
     rows = list(csv.reader((tmp_path / "run" / "predictions.csv").open()))
     assert rows[0] == ["image", *ATTRIBUTES] and len(rows) == 1 + 24
 
