@@ -32,7 +32,7 @@ from faceattr.images import ImageError, load_photo
 from faceattr.search.command import name_below
 from faceattr.search.index import ORDERS, Index
 
-PAGE_SIZE = 200
+PAGE_SIZE = 100
 """Photos an answer to a search, at most."""
 PHOTO_SIDE = 1600
 LARGEST_UPLOAD = 64 * 2**20

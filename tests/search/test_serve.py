@@ -410,9 +410,7 @@ def test_five_thousand_photos_without_stutter(chromium, weights, tmp_path):
         """)
         chromium.wait("return document.querySelectorAll('.card').length === 5000", seconds=180)
         gaps = sorted(chromium.run("return window.gaps"))
-    assert len(gaps) > 50
-    print(
-        f"{len(gaps)} frames; median {gaps[len(gaps) // 2]:.0f} ms, nine in ten below {gaps[int(0.9 * len(gaps))]:.0f}"
-    )
-    # Other programs run beside the tests: nine in ten frames, not each.
-    assert gaps[int(0.9 * len(gaps))] < 100, gaps[-20:]
+    half, most = gaps[len(gaps) // 2], gaps[int(0.9 * len(gaps))]
+    print(f"{len(gaps)} frames; half within {half:.0f} ms, nine in ten within {most:.0f}")
+    # Other programs run beside the tests, so not each frame can be held to it.
+    assert len(gaps) > 50 and half <= 34, gaps[-20:]
