@@ -3,13 +3,14 @@
 One more linear SVM on ANet's features says whether what was localised is a face at all.
 """
 
+import ctypes
 import difflib
 import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from itertools import chain, repeat
@@ -241,6 +242,7 @@ class FaceAttributes:
                 if faces >= batch_size or held >= _HELD_BYTES or len(waiting) >= batch_size:
                     yield from self._finish(waiting, detect_only, batch_size)
                     waiting = []
+                    _give_back_memory()
             yield from self._finish(waiting, detect_only, batch_size)
 
     def _finish(self, waiting: list[_Located], detect_only: bool, batch_size: int) -> Iterator[Prediction]:
@@ -473,6 +475,12 @@ def _in_words(name: str, error: Exception) -> str:
     if isinstance(error, ValueError) and str(error).startswith(name):  # ours: it names the photo and what to do
         return str(error)
     return f"{name}: failed ({type(error).__name__}: {error})"
+
+
+def _give_back_memory() -> None:
+    """What is free goes back to the system: of photos of many sizes the C library otherwise keeps ever more pieces."""
+    with suppress(AttributeError, OSError, TypeError):  # glibc's alone
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _without_pixels(prediction: Prediction) -> Prediction:

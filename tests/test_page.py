@@ -74,11 +74,15 @@ class TestFile:
 class TestBrowser:
     def after(self, path, tmp_path, *steps):
         """The page as Chromium leaves it after `steps`, pairs of a control and its value, and what it then shows."""
-        script = "".join(
-            f"find({json.dumps(control)}).value = {json.dumps(value)};"
-            f"find({json.dumps(control)}).dispatchEvent(new Event('input', {{ bubbles: true }}));"
-            for control, value in steps
-        )
+        script = "const set = (control, value) => { control.value = value;"
+        script += "control.dispatchEvent(new Event('input', { bubbles: true })); };"
+        for control, value in steps:
+            if value is None:
+                script += f"find({json.dumps(control)}).click();"
+            elif "." in control:  # of the last condition
+                script += f"set([...document.querySelectorAll({json.dumps(control)})].at(-1), {json.dumps(value)});"
+            else:
+                script += f"set(find({json.dumps(control)}), {json.dumps(value)});"
         script += """
           document.querySelectorAll("details").forEach((details) => { details.open = true; });
           setTimeout(() => { const seen = [...document.querySelectorAll("article")].filter((card) => card.offsetHeight);
@@ -119,6 +123,18 @@ class TestBrowser:
         assert seen["names"] == ["b.jpg", "a.jpg"]
         seen = self.after(gallery, tmp_path, ("attribute", "0"), ("state", "not there"), ("name", "A.J"))
         assert seen["names"] == ["a.jpg"] and seen["matches"] == 2  # the second face there, and the hostile name's
+
+    def test_several_attributes_of_one_face(self, gallery, tmp_path):
+        second = [("add", None), (".attribute", "1")]
+        # a.jpg has a face that smiles and another one with a hat.
+        seen = self.after(gallery, tmp_path, ("attribute", "0"), *second)
+        assert seen["names"] == [] and seen["status"] == "0 of 4 photos"
+        seen = self.after(gallery, tmp_path, ("attribute", "0"), *second, (".state", "not there"), ("order", "value"))
+        assert seen["names"] == ["b.jpg", "a.jpg"] and seen["matches"] == 2
+        seen = self.after(gallery, tmp_path, *second, ("attribute", "0"), ("state", "not there"))
+        assert seen["names"] == ["a.jpg"]
+        seen = self.after(gallery, tmp_path, ("add", None), ("add", None))
+        assert len(seen["names"]) == 4
 
     def test_comparison(self, comparison, tmp_path):
         assert "&lt;50%&gt;" in comparison.read_text()

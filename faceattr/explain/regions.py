@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from faceattr.explain.faces import cut_face
 from faceattr.explain.inputs import choose_pictures, read_faces, read_localiser, read_nets
 from faceattr.explain.nets import BATCH, Net
 from faceattr.explain.output import FreeNames, make_folder, new_figure, save_figure, spoken, write_csv, write_json
-from faceattr.images import load_photo
+from faceattr.images import Photo, load_photo
 
 SHOWN_LABELS = 14
 FOR, AGAINST = (225, 25, 25), (25, 70, 225)
@@ -226,6 +227,42 @@ def draw_photo(
     return figure
 
 
+@dataclass(frozen=True)
+class Explained:
+    """Why a face got its labels.
+
+    probabilities, decisions: [A]. maps: by method, [A, rows, columns]. agreements: by column, of the attributes shown;
+    captions: theirs, in the same order. figure: see :func:`draw_photo`.
+    """
+
+    probabilities: np.ndarray
+    decisions: np.ndarray
+    maps: dict[str, np.ndarray]
+    agreements: dict[int, float]
+    captions: list[str]
+    figure: Figure
+
+
+def explain_face(net: Net, photo: Photo, box: Sequence[float], columns: Sequence[int] | None = None) -> Explained:
+    """What speaks for and against the labels of the face in a box, in pixels of the original of `photo`.
+
+    columns: of the attributes to show in place of the labels.
+    """
+    crop = cut_face(net, photo, box)[None]
+    probabilities = net.probabilities(net.features(crop))[0]
+    if columns is None:
+        labels = [i for i, value in enumerate(probabilities) if value >= net.thresholds[i]]
+        columns = sorted(labels, key=lambda i: -probabilities[i])[:SHOWN_LABELS]
+    contributions, decisions = weight_maps(net, crop)
+    maps = {"weights": contributions[0], "occlusion": occlusion_maps(net, crop)[0]}
+    window = net.crop.window(box, net.anet.config["input_size"], net.anet.step)
+    pixels = crop_window(photo.pixels, photo.from_original(window), tuple(3 * side for side in net.crop_size))
+    agreements = {i: agreement(maps["weights"][i], maps["occlusion"][i]) for i in columns}
+    captions = [f"{spoken(net.attributes[i])} {probabilities[i]:.0%}, agreement {agreements[i]:.2f}" for i in columns]
+    figure = draw_photo(net, pixels, maps, list(zip(columns, captions, strict=True)))
+    return Explained(probabilities, decisions[0], maps, agreements, captions, figure)
+
+
 def draw_signed(pixels: np.ndarray, heat: np.ndarray) -> Image.Image:
     """A picture, greyed, with what speaks for an answer in red and what speaks against it in blue.
 
@@ -315,23 +352,10 @@ def _explain_photos(options: argparse.Namespace, output: Path) -> None:
             print(f"{path}: no face found")
         for number, face in enumerate(faces, 1):
             box = carried(face.box, frame, net.aligned_box)
-            crop = cut_face(net, photo, box)[None]
-            probabilities = net.probabilities(net.features(crop))[0]
-            labels = [i for i, value in enumerate(probabilities) if value >= net.thresholds[i]]
-            shown = sorted(labels, key=lambda i: -probabilities[i])[:SHOWN_LABELS]
-            if options.attributes:
-                shown = [net.attributes.index(name) for name in options.attributes]
-            contributions, decisions = weight_maps(net, crop)
-            maps = {"weights": contributions[0], "occlusion": occlusion_maps(net, crop)[0]}
-            window = net.crop.window(box, net.anet.config["input_size"], net.anet.step)
-            size = tuple(3 * side for side in net.crop_size)
-            pixels = crop_window(photo.pixels, photo.from_original(window), size)
-            agreements = {i: agreement(maps["weights"][i], maps["occlusion"][i]) for i in shown}
-            captions = [
-                (i, f"{spoken(net.attributes[i])} {probabilities[i]:.0%}, agreement {agreements[i]:.2f}") for i in shown
-            ]
+            columns = [net.attributes.index(name) for name in options.attributes] if options.attributes else None
+            found = explain_face(net, photo, box, columns)
             file = free.path(Path(path).stem + (f"-{number}" if number > 1 else ""), f"regions.{options.format}")
-            save_figure(draw_photo(net, pixels, maps, captions), output, file.stem, options.format)
+            save_figure(found.figure, output, file.stem, options.format)
             notes.append(
                 {
                     "image": path,
@@ -339,14 +363,14 @@ def _explain_photos(options: argparse.Namespace, output: Path) -> None:
                     "picture": file.name,
                     "attributes": {
                         net.attributes[i]: {
-                            "probability": probabilities[i],
-                            "decision": decisions[0, i],
-                            "agreement": agreements[i],
-                            **{method: of[i] for method, of in maps.items()},
+                            "probability": found.probabilities[i],
+                            "decision": found.decisions[i],
+                            "agreement": found.agreements[i],
+                            **{method: of[i] for method, of in found.maps.items()},
                         }
-                        for i in shown
+                        for i in found.agreements
                     },
                 }
             )
-            print(f"{path}, face {number}: {', '.join(caption for _, caption in captions)} -> {file}")
+            print(f"{path}, face {number}: {', '.join(found.captions)} -> {file}")
     write_json(output / "regions.json", {"file": str(net.path), "faces": notes})
