@@ -144,8 +144,9 @@ def main():
     partly = ~told.all(1)
     trust[partly, forty] *= args.weight
     if args.teachers:
-        opinions = [teach(load_model(ANet, path)[0].to(device), faces, rows)[:, forty] for path in args.teachers]
-        opinion = np.mean(opinions, axis=0)
+        once, again = np.unique(rows, return_inverse=True)
+        opinions = [teach(load_model(ANet, path)[0].to(device), faces, once)[:, forty] for path in args.teachers]
+        opinion = np.mean(opinions, axis=0)[again]
         mixed = (1 - args.trust) * targets[:, forty] + args.trust * opinion
         # Teachers know CelebA's people; of others they are heard only where nothing is told.
         targets[:, forty] = np.where(partly[:, None], np.where(told, targets[:, forty], opinion), mixed)
