@@ -54,8 +54,8 @@ def wants_cuda():
     return torch.version.cuda is not None and shutil.which("nvcc") is not None
 
 
-def sources(pattern):
-    return sorted(str(path) for path in CSRC.glob(f"*/{pattern}"))
+def sources(*patterns):
+    return sorted({str(path) for pattern in patterns for path in CSRC.glob(pattern)})
 
 
 def cuda_home():
@@ -70,7 +70,7 @@ def cuda_extension():
     if not torch.cuda.is_available():
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX;12.0+PTX")
     options = {
-        "sources": sources("*.cu"),
+        "sources": sources("*/*.cu"),
         "extra_compile_args": {"cxx": [*CXX_FLAGS, "-DUSE_CUDA"], "nvcc": ["-O3", "-DUSE_CUDA", *STABLE_ABI]},
         "depends": headers(),
         "py_limited_api": True,
@@ -96,7 +96,7 @@ cuda_architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "") if cuda else ""
 extensions = [
     cpp_extension.CppExtension(
         "faceattr._C",
-        [str(CSRC / "library.cpp"), *sources("cpu*.cpp")],
+        [str(CSRC / "library.cpp"), *sources("cpu/*.cpp", "*/cpu*.cpp")],
         extra_compile_args={"cxx": CXX_FLAGS + SANITIZE},
         extra_link_args=SANITIZE,
         depends=headers(),

@@ -7,8 +7,8 @@
 #include <limits>
 #include <vector>
 
-#include "../common/buffer.h"
 #include "../common/dtypes.h"
+#include "../cpu/buffer.h"
 
 namespace faceattr {
 namespace {

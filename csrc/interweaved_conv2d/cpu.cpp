@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "../common/dtypes.h"
-#include "../common/tap_convolution.h"
+#include "../cpu/tap_convolution.h"
 #include "../locally_shared_conv2d/gradients.h"
 #include "checks.h"
 

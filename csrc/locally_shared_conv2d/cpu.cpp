@@ -5,7 +5,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "../common/tap_convolution.h"
+#include "../cpu/tap_convolution.h"
 #include "axis.h"
 #include "checks.h"
 #include "gradients.h"

@@ -1,5 +1,5 @@
 // Gradients of a locally shared convolution on the CPU, on the same inner loops as the forward pass.
-#include "../common/tap_convolution.h"
+#include "../cpu/tap_convolution.h"
 #include "axis.h"
 #include "gradients.h"
 
