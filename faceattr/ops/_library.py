@@ -36,26 +36,25 @@ _registrations.impl(
 )
 
 
-def pair(value, op, name):
-    """(vertical, horizontal) of an int or a pair of ints; NumPy's and symbolic ones count as ints.
+def integers(value, caller, name, count=2):
+    """`count` ints, from one int for all or a tuple or list of them; NumPy's and symbolic ones count as ints.
 
-    Raises TypeError for anything else and ValueError for another number of values, by the operator's and argument's
+    Raises TypeError for anything else and ValueError for another number of values, by the caller's and the argument's
     name.
     """
-    if isinstance(value, list | tuple):
-        if len(value) != 2:
-            raise ValueError(f"{op}: {name} has {len(value)} values, it must have 2")
-        return _integer(value[0], op, name), _integer(value[1], op, name)
-    value = _integer(value, op, name)
-    return value, value
+    if not isinstance(value, list | tuple):
+        return (integer(value, caller, name),) * count
+    if len(value) != count:
+        raise ValueError(f"{caller}: {name} has {len(value)} values, it must have {count}")
+    return tuple(integer(one, caller, name) for one in value)
 
 
-def _integer(value, op, name):
+def integer(value, caller, name):
     if isinstance(value, int | torch.SymInt):
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
-    raise TypeError(f"{op}: {name} holds {value!r}, it must be an int or a pair of ints")
+    raise TypeError(f"{caller}: {name} holds {value!r}, it must be an int or a tuple of ints")
 
 
 def call(op, *args):
@@ -68,8 +67,19 @@ def call(op, *args):
         or torch._C._are_functorch_transforms_active()
     ):
         return op(*args)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
+    try:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+    except RuntimeError as error:
+        raise _named(error, op, args) from None
+
+
+def _named(error, op, args):
+    """The same error; where memory ran out with the operator's name, on CUDA as torch.OutOfMemoryError."""
+    if not str(error).startswith("out of memory, asked for"):
+        return error
+    on_cuda = any(isinstance(x, torch.Tensor) and x.is_cuda for x in args)
+    return (torch.OutOfMemoryError if on_cuda else RuntimeError)(f"{op._opname}: {str(error).splitlines()[0]}")
 
 
 def overridable(function):
@@ -128,7 +138,8 @@ def register_autograd(name, setup, backward, jvp):
                 ]
                 return jvp(inputs, tangents[:-2])
 
-    Derivatives.__name__ = Derivatives.__qualname__ = "".join(part.capitalize() for part in name.split("_"))
+    # What grad_fn and the profiler show.
+    Derivatives._backward_cls.__name__ = "".join(part.capitalize() for part in name.split("_")) + "Backward"
 
     def differentiable(keyset, *args):
         grad_mode = torch.is_grad_enabled()
@@ -157,8 +168,11 @@ def register_constant(name):
 
 
 def _below_autograd(op, keyset, args):
-    with torch._C._AutoDispatchBelowAutograd():
-        return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+    try:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+    except RuntimeError as error:
+        raise _named(error, op, args) from None
 
 
 def add(*terms):

@@ -3,7 +3,7 @@
 import torch
 
 from ._checks import check, check_dim, check_grad, check_pair
-from ._library import call, overridable, pair, register_autograd, register_vmap
+from ._library import call, overridable, integers, register_autograd, register_vmap
 
 _interweave = torch.ops.faceattr.interweave.default
 _adjoint = torch.ops.faceattr.interweave_adjoint.default
@@ -32,7 +32,7 @@ def interweave(maps, shift=0):
 
     Linear, and its own adjoint's adjoint: differentiable to any order, in reverse and forward mode.
     """
-    return call(_interweave, maps, pair(shift, "interweave", "shift"))
+    return call(_interweave, maps, integers(shift, "interweave", "shift"))
 
 
 def _blocks(op, size, grid, shift):

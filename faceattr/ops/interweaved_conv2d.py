@@ -17,9 +17,9 @@ from ._library import (
     add,
     call,
     empty_map,
+    integers,
     is_channels_last,
     overridable,
-    pair,
     register_autocast,
     register_autograd,
     register_vmap,
@@ -61,8 +61,10 @@ def interweaved_conv2d(input, weight, bias=None, stride=1, dilation=1, shift=0, 
     torch.func; with pooling the first maximum in row-major order takes the gradient.
     """
     op = "interweaved_conv2d"
-    stride, dilation = pair(stride, op, "stride"), pair(dilation, op, "dilation")
-    return call(_forward, input, weight, bias, stride, dilation, pair(shift, op, "shift"), pair(pool, op, "pool"))
+    stride, dilation = integers(stride, op, "stride"), integers(dilation, op, "dilation")
+    return call(
+        _forward, input, weight, bias, stride, dilation, integers(shift, op, "shift"), integers(pool, op, "pool")
+    )
 
 
 def _checked_output(op, input, weight, bias, stride, dilation, shift, pool):
@@ -74,7 +76,12 @@ def _checked_output(op, input, weight, bias, stride, dilation, shift, pool):
     for size in (*weight.shape[:2], *weight.shape[4:]):
         check(size > 0, op, ": weight has an empty grid or kernel, its shape is ", list(weight.shape))
     check_bias(bias, weight, op)
-    for name, values, least in (("stride", stride, 1), ("dilation", dilation, 1), ("shift", shift, 0), ("pool", pool, 1)):
+    for name, values, least in (
+        ("stride", stride, 1),
+        ("dilation", dilation, 1),
+        ("shift", shift, 0),
+        ("pool", pool, 1),
+    ):
         check_pair(values, least, op, name)
     (height, width), grid, kernel = input.shape[2:], weight.shape[:2], weight.shape[4:]
     small = f"input of {height}x{width} is too small for a grid of {grid[0]}x{grid[1]} cells with kernel "
@@ -192,7 +199,9 @@ def _run_double_backward(ctx, grad_input, grad_weight, grad_bias):
         grad_input = torch.zeros_like(input) if grad_input is None else grad_input
         grad_weight = torch.zeros_like(weight) if grad_weight is None else grad_weight
         results = _backward(pooling.spread(grad), grad_input, grad_weight, None, *pooling.geometry)
-        input_result, weight_result = (r if n else None for r, n in zip(results, ctx.needs_input_grad[1:3], strict=False))
+        input_result, weight_result = (
+            r if n else None for r, n in zip(results, ctx.needs_input_grad[1:3], strict=False)
+        )
     return grad_grad, input_result, weight_result, None, None, None, None, None
 
 

@@ -17,9 +17,10 @@ from ._library import (
     add,
     call,
     empty_map,
+    integer,
+    integers,
     is_channels_last,
     overridable,
-    pair,
     register_autocast,
     register_autograd,
     register_vmap,
@@ -31,7 +32,7 @@ _weight_grad = torch.ops.faceattr.locally_shared_conv2d_weight_grad.default
 
 
 @overridable
-def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1):
+def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     r"""Convolution whose filters are shared inside the cells of a grid over the output.
 
     The output row y of Ho belongs to cell row floor(y * Gh / Ho), columns likewise, and is computed as by
@@ -45,11 +46,13 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
 
     Args:
         input: [N, C, H, W] or [C, H, W]; float64, float32, float16 or bfloat16; any strides.
-        weight: [Gh, Gw, O, C, kh, kw], same dtype and device; any strides. See :func:`channels_last_filters`.
+        weight: [Gh, Gw, O, C / groups, kh, kw], same dtype and device; any strides. See :func:`channels_last_filters`.
         bias: [Gh, Gw, O] or None.
         stride, dilation: an int or a pair (vertical, horizontal), in positions.
         padding: the same, zeros on both sides; or "valid" (none) or, with stride 1, "same": as much as keeps the size,
             an odd rest at the end.
+        groups: input and output channels in so many groups, the first of the one with the first of the other and so
+            on; one call of the kernel a group.
 
     Returns:
         [N, O, Ho, Wo] (or [O, Ho, Wo]) with Ho = floor((H + 2*ph - dh*(kh-1) - 1) / sh) + 1, Wo likewise;
@@ -69,13 +72,28 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
     weights. Such a CPU takes subnormal bfloat16 numbers for zero. benchmarks/RESULTS.md has figures.
     """
     op = "locally_shared_conv2d"
-    stride, dilation = pair(stride, op, "stride"), pair(dilation, op, "dilation")
+    stride, dilation = integers(stride, op, "stride"), integers(dilation, op, "dilation")
     if isinstance(padding, str):
         input, padding = _pad_by_word(input, weight, stride, padding, dilation)
-    geometry = stride, pair(padding, op, "padding"), dilation
+    geometry = stride, integers(padding, op, "padding"), dilation
     if input.dim() == 3:
-        return call(_forward, input.unsqueeze(0), weight, bias, *geometry).squeeze(0)
-    return call(_forward, input, weight, bias, *geometry)
+        return _by_groups(input.unsqueeze(0), weight, bias, geometry, groups).squeeze(0)
+    return _by_groups(input, weight, bias, geometry, groups)
+
+
+def _by_groups(input, weight, bias, geometry, groups):
+    if groups == 1:
+        return call(_forward, input, weight, bias, *geometry)
+    op, groups = "locally_shared_conv2d", integer(groups, "locally_shared_conv2d", "groups")
+    check(groups >= 1, op, ": groups is ", groups, ", it must be at least 1")
+    check_dim(input, 4, op, "input", "[N, C, H, W]")
+    check_weight(weight, op)
+    check_bias(bias, weight, op)
+    for name, channels in (("input", input.shape[1]), ("output", weight.shape[2])):
+        check(channels % groups == 0, op, f": {name} has {channels} channels, no multiple of the {groups} groups")
+    biases = [None] * groups if bias is None else bias.chunk(groups, 2)
+    parts = zip(input.chunk(groups, 1), weight.chunk(groups, 2), biases, strict=True)
+    return torch.cat([call(_forward, *part, *geometry) for part in parts], 1)
 
 
 def channels_last_filters(weight):

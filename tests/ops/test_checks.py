@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import faceattr.ops  # noqa: F401, registers the operators
+from faceattr import ops
 
 operators = torch.ops.faceattr
 
@@ -79,7 +79,9 @@ def cases():
             elif isinstance(shape, list):
                 least = 0 if argument in ("padding", "shift") else 1
                 wanted = f", both values must be at least {least} and at most 2147483647"
-                yield from each([name], rf"{name}: {argument} is \(2, {least - 1}\){wanted}", **{argument: [2, least - 1]})
+                yield from each(
+                    [name], rf"{name}: {argument} is \(2, {least - 1}\){wanted}", **{argument: [2, least - 1]}
+                )
                 yield from each([name], rf"{name}: {argument} is \({2**31}, 2\){wanted}", **{argument: [2**31, 2]})
     yield from each(GOOD, r"density has shape \[5\], it must be \[..., H, W\]", density=(5,))
     yield from each(CONVOLUTIONS, "weight has 3 input channels, input has 2", input=(2, 2, 9, 8))
@@ -89,7 +91,8 @@ def cases():
     yield from each(LOCALLY_SHARED[::2], kernel, input=(2, 3, 9, 1))
     yield from each(LOCALLY_SHARED, kernel, input_size=[9, 1])
     cells = "weight has a grid of 6x2 cells, the output only 5x6 positions; every cell needs at least one"
-    yield from each(LOCALLY_SHARED[:2], cells, weight=(6, 2, 4, 3, 3, 2))
+    yield from each(LOCALLY_SHARED[:1], cells, weight=(6, 2, 4, 3, 3, 2), bias=(6, 2, 4))
+    yield from each(LOCALLY_SHARED[1:2], cells, weight=(6, 2, 4, 3, 3, 2))
     yield from each(LOCALLY_SHARED, cells, grid=[6, 2])
     for grad in [(2, 4, 4, 6), (2, 4, 5, 5)]:
         yield from each(LOCALLY_SHARED, r"grad has shape .*, the output's is \[2, 4, 5, 6\]", grad=grad)
@@ -180,3 +183,21 @@ def test_export_refuses_what_would_fail_at_run_time():
 
     with pytest.raises(RuntimeError, match="every cell needs at least one"):
         torch.export.export(Net(), (torch.zeros(1, 1, 5, 5), torch.zeros(9, 9, 1, 1, 3, 3)))
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize(
+    "function, gigabytes",
+    [
+        (lambda zero: ops.locally_shared_conv2d(zero[..., 0, 0], zero, padding=10**6), 16000),
+        (lambda zero: ops.interweaved_conv2d(zero[..., 0, 0].expand(10**7, 1, 10**3, 10**3), zero), 40000),
+        (lambda zero: ops.interweave(zero.expand(10**4, 10**3, 10**3, 10**3, 1, 1)), 40000),
+        (lambda zero: ops.density_peaks(zero[0, 0, 0, 0].expand(10**7, 10**6)), 40000),
+    ],
+)
+def test_out_of_memory_says_how_much_was_asked_for(function, gigabytes, requires_grad):
+    with pytest.raises(
+        RuntimeError, match=r"^(locally|interweave|density).*: out of memory, asked for (\d+) bytes$"
+    ) as error:
+        function(torch.zeros(1, 1, 1, 1, 1, 1, requires_grad=requires_grad))
+    assert int(error.match(r".* (\d+) bytes$") and str(error.value).split()[-2]) // 10**9 == gigabytes

@@ -86,7 +86,7 @@ OPERATORS = {
         (randn(6, 7).abs() + 0.1,),
     ),
 }
-for kind, output_size in {"unpooled": (2, 6), "pooled": (4, 4)}.items():
+for kind in INTERWEAVED:
     OPERATORS[f"interweaved_conv2d, {kind}"] = (
         lambda *args, kind=kind: ops.interweaved_conv2d(*args, *INTERWEAVED[kind]),
         interweaved(kind),
