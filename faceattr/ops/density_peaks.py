@@ -122,7 +122,7 @@ def assign_peaks(parent, peaks):
     target = torch.where((target < 0) | (peak >= 0), own, target)
     for _ in range(positions.bit_length()):  # each round doubles how far along the parents a position sees
         target = target.gather(-1, target)
-    return peak.gather(-1, target).unflatten(-1, parent.shape[-2:])
+    return peak.gather(-1, target).view(parent.shape)
 
 
 @torch.library.register_fake("faceattr::density_peaks")
