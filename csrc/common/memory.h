@@ -1,5 +1,6 @@
 // Memory from torch's allocator; where there is none, an error that says how much was asked for.
-// faceattr/ops/_library.py puts the operator's name before it, and makes a torch.OutOfMemoryError of it on CUDA.
+// faceattr/ops/_library.py puts the operator's name before it, and makes a torch.OutOfMemoryError of it on
+// CUDA.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -67,8 +68,7 @@ inline torch::stable::Tensor dense(const torch::stable::Tensor& t) {
 }
 
 inline torch::stable::Tensor to(const torch::stable::Tensor& t, torch::headeronly::ScalarType dtype) {
-  return or_out_of_memory([&] { return torch::stable::to(t, dtype); }, sizes_of(t),
-                          element_size(dtype));
+  return or_out_of_memory([&] { return torch::stable::to(t, dtype); }, sizes_of(t), element_size(dtype));
 }
 
 }  // namespace faceattr

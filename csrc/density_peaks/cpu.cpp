@@ -183,7 +183,8 @@ std::tuple<Tensor, Tensor> density_peaks(const Tensor& density, double threshold
   check_floating(density, op);
   const Tensor map = dense(density);
   const auto dtype = density.scalar_type();
-  Tensor distance = empty(sizes_of(density), map, dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
+  Tensor distance =
+      empty(sizes_of(density), map, dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
   Tensor parent = empty(sizes_of(density), map, ScalarType::Long);
   if (maps == 0) return {distance, parent};
   dispatch_floating(dtype, op, [&](auto zero) {

@@ -7,6 +7,7 @@
 
 #include "../cpu/tap_convolution.h"
 #include "axis.h"
+#include "batch_inner.h"
 #include "checks.h"
 #include "gradients.h"
 
@@ -28,6 +29,12 @@ std::vector<AxisBlock> plan_forward(const Axis& a) {
 template <typename T>
 void forward(const LocallySharedGeometry& g, Strided4<const T> input, const T* weight, const T* bias,
              Strided4<T> output) {
+  if constexpr (std::is_same_v<T, accumulate_t<T>>) {
+    // Small filters are soon packed, and an input in channels_last is read in place.
+    const int64_t filters = g.out_channels * g.in_channels * g.kernel_height * g.kernel_width;
+    if (is_batch_inner_faster<T>(g) && (input.c != 1 || filters > 8192))
+      return batch_inner_forward(g, input, weight, bias, output);
+  }
   const TapConvolution<T> convolution{plan_forward(rows_of(g)),
                                       plan_forward(columns_of(g)),
                                       g.stride_y,
@@ -90,8 +97,8 @@ std::tuple<Tensor, Tensor> locally_shared_conv2d_weight_grad(const Tensor& grad,
                                                              const std::vector<int64_t>& dilation) {
   const char* op = "locally_shared_conv2d_weight_grad";
   const auto g = weight_grad_geometry(op, grad, input, grid, kernel_size, stride, padding, dilation);
-  Tensor weight = empty(
-      {grid[0], grid[1], g.out_channels, g.in_channels, kernel_size[0], kernel_size[1]}, input);
+  Tensor weight =
+      empty({grid[0], grid[1], g.out_channels, g.in_channels, kernel_size[0], kernel_size[1]}, input);
   Tensor bias = empty({grid[0], grid[1], g.out_channels}, input);
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);

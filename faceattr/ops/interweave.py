@@ -3,7 +3,7 @@
 import torch
 
 from ._checks import check, check_dim, check_grad, check_pair
-from ._library import call, overridable, integers, register_autograd, register_vmap
+from ._library import call, integers, overridable, register_autograd, register_vmap
 
 _interweave = torch.ops.faceattr.interweave.default
 _adjoint = torch.ops.faceattr.interweave_adjoint.default

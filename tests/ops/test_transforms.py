@@ -1,4 +1,4 @@
-"""Operators x transforms: each operator under every transform of torch.func and autograd, against the plain reference."""
+"""Operators x transforms: each under every transform of torch.func and autograd, against the plain reference."""
 
 import pytest
 import torch
