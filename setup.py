@@ -5,7 +5,8 @@ FACEATTR_SANITIZE=thread with ThreadSanitizer (make test-sanitize).
 FACEATTR_CUDA=0 never builds CUDA. TORCH_CUDA_ARCH_LIST chooses its architectures, as for torch; by default those of the
 GPUs that are there, without any 8.0, 9.0 and 12.0, the latter two also as PTX, for the generations between and after.
 With a torch without CUDA, FACEATTR_CUDA=1 compiles and links the library to check it: such a torch cannot load it.
-Both libraries use torch's stable ABI alone (torch 2.10 and later), so one build serves every newer torch.
+Both libraries use torch's stable ABI alone (torch 2.10 and later), so one build serves every newer torch; what of
+Python there is uses its limited API, so it serves every CPython from 3.10 on too.
 """
 
 import os
@@ -15,8 +16,7 @@ import subprocess
 from pathlib import Path
 
 import torch
-from pybind11 import get_include
-from setuptools import setup
+from setuptools import Extension, setup
 from torch.utils import cpp_extension
 
 CSRC = Path("csrc")
@@ -102,15 +102,23 @@ extensions = [
         depends=headers(),
         py_limited_api=True,
     ),
-    cpp_extension.CppExtension(
+    Extension(
         "faceattr._build_info",
         [str(CSRC / "build_info.cpp")],
-        include_dirs=[get_include()],
-        define_macros=[("FACEATTR_CUDA_ARCHITECTURES", f'"{cuda_architectures}"')],
+        include_dirs=cpp_extension.include_paths(),
+        define_macros=[
+            ("FACEATTR_CUDA_ARCHITECTURES", f'"{cuda_architectures}"'),
+            ("Py_LIMITED_API", "0x030A0000"),
+        ],
         extra_compile_args={"cxx": ["-O2", "-g0", "-fvisibility=hidden"]},
+        py_limited_api=True,
     ),
 ]
 if cuda:
     extensions.append(cuda)
 
-setup(ext_modules=extensions, cmdclass={"build_ext": cpp_extension.BuildExtension})
+setup(
+    ext_modules=extensions,
+    cmdclass={"build_ext": cpp_extension.BuildExtension},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},  # one wheel for every CPython from 3.10 on
+)

@@ -8,6 +8,7 @@ import os
 import statistics
 import sys
 import time
+from functools import partial
 
 LIMITS = {
     "avx2": {
@@ -45,12 +46,18 @@ def measure(functions, clock, seconds):
     for function in functions.values():
         function()
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[key]) < 5:
+    while time.perf_counter() < end or min(map(len, times.values())) < 5:
         for key, function in functions.items():
             start = clock()
             function()
             times[key].append(1e3 * (clock() - start))
     return {key: statistics.median(values) for key, values in times.items()}
+
+
+def gradients(function, leaves, stride, grad):
+    import torch
+
+    return torch.autograd.grad(function(*leaves, stride), leaves, grad)
 
 
 def main(isa, threads):
@@ -78,24 +85,16 @@ def main(isa, threads):
         recipes = dict(LOCALLY_SHARED)
         if c == 1:  # a layer that is a plain convolution
             recipes = {"conv2d": lambda x, w, b, stride: torch.nn.functional.conv2d(x, w[0, 0], b[0, 0], stride)}
-        contenders = {"ours": lambda x, w, b, stride: locally_shared_conv2d(x, w, b, stride), **recipes}
+        contenders = {"ours": locally_shared_conv2d, **recipes}
         expected = locally_shared_conv2d(*leaves, stride)
         for function in recipes.values():
             torch.testing.assert_close(function(*leaves, stride), expected, rtol=1e-3, atol=1e-3)
         with torch.no_grad():
-            forward = measure({k: lambda f=f: f(*leaves, stride) for k, f in contenders.items()}, clock, 4)
+            forward = measure({k: partial(f, *leaves, stride) for k, f in contenders.items()}, clock, 4)
         grad = torch.randn_like(expected)
-        for leaf in leaves:
-            leaf.requires_grad_()
-        both = measure(
-            {
-                k: lambda f=f: torch.autograd.grad(f(*leaves, stride), leaves, grad)
-                for k, f in contenders.items()
-                if k == "ours" or forward[k] < 3 * min(forward.values())
-            },
-            clock,
-            6,
-        )
+        leaves = [leaf.requires_grad_() for leaf in leaves]
+        fast = {k: f for k, f in contenders.items() if k == "ours" or forward[k] < 3 * min(forward.values())}
+        both = measure({k: partial(gradients, f, leaves, stride, grad) for k, f in fast.items()}, clock, 6)
         best, best_both = (min((t, k) for k, t in times.items() if k != "ours") for times in (forward, both))
         ratios.append((best[0] / forward["ours"], best_both[0] / both["ours"]))
         print(

@@ -22,7 +22,10 @@ def cell_loop(input, weight, bias, stride=1):
 
 def _cell_size(input, weight, stride):
     """Output positions of a cell: the following are for cells of one size."""
-    return [((n - k) // stride + 1) // cells for n, k, cells in zip(input.shape[2:], weight.shape[4:], weight.shape)]
+    return [
+        ((n - k) // stride + 1) // cells
+        for n, k, cells in zip(input.shape[2:], weight.shape[4:], weight.shape[:2], strict=True)
+    ]
 
 
 def grouped_conv(input, weight, bias, stride=1):

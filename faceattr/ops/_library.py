@@ -2,7 +2,9 @@
 
 import functools
 import numbers
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch._functorch.utils import enable_single_level_autograd_function
@@ -82,11 +84,15 @@ def _named(error, op, args):
     return (torch.OutOfMemoryError if on_cuda else RuntimeError)(f"{op._opname}: {str(error).splitlines()[0]}")
 
 
-def overridable(function):
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def overridable(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Hands the call over to arguments that override torch's functions: tensor subclasses, torch.fx's proxies."""
 
     @functools.wraps(function)
-    def checked(*args, **kwargs):
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         if torch.overrides.has_torch_function(args):
             return torch.overrides.handle_torch_function(checked, args, *args, **kwargs)
         return function(*args, **kwargs)

@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ._checks import check, check_floating
 from ._library import call, overridable, register_constant
@@ -12,7 +13,7 @@ _density_peaks = torch.ops.faceattr.density_peaks.default
 
 
 @overridable
-def density_peaks(density, threshold=0.0):
+def density_peaks(density: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor]:
     r"""For each foreground position the nearest position of strictly higher density.
 
     A position is foreground when its density is > threshold (NaN never is). Exact for every input: plateaus,
@@ -45,12 +46,18 @@ class Peaks(NamedTuple):
     parent: of :func:`density_peaks`, for :func:`assign_peaks`; [..., H, W], int64.
     """
 
-    index: torch.Tensor
-    score: torch.Tensor
-    parent: torch.Tensor
+    index: Tensor
+    score: Tensor
+    parent: Tensor
 
 
-def find_peaks(density, threshold=0.0, max_peaks=16, min_score=0.1, min_distance=0.0):
+def find_peaks(
+    density: Tensor,
+    threshold: float = 0.0,
+    max_peaks: int = 16,
+    min_score: float = 0.1,
+    min_distance: float = 0.0,
+) -> Peaks:
     r"""The positions that are both dense and far from anything denser.
 
         score_i = sqrt((density_i / max density)^2 + (distance_i / sqrt(H^2 + W^2))^2) / sqrt(2)
@@ -99,7 +106,7 @@ def find_peaks(density, threshold=0.0, max_peaks=16, min_score=0.1, min_distance
     return Peaks(index.masked_fill(score == 0, -1), score, parent)
 
 
-def assign_peaks(parent, peaks):
+def assign_peaks(parent: Tensor, peaks: Peaks) -> Tensor:
     r"""The peak of each foreground position: the first peak met on the way along the parents.
 
     A position whose way meets no peak belongs to the peak of its root. Where that root is no peak either (it was

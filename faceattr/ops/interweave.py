@@ -1,6 +1,9 @@
 """The interweaved operation: the cells' response maps interleaved, one block a patch position (Fig. 5)."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from ._checks import check, check_dim, check_grad, check_pair
 from ._library import call, integers, overridable, register_autograd, register_vmap
@@ -10,7 +13,7 @@ _adjoint = torch.ops.faceattr.interweave_adjoint.default
 
 
 @overridable
-def interweave(maps, shift=0):
+def interweave(maps: Tensor, shift: int | Sequence[int] = 0) -> Tensor:
     r"""Interleaves the response maps of a grid of cells, each shifted by its place in the grid.
 
         out[n, c, i*Gh + p, j*Gw + q] = maps[n, p, q, c, i + p*ty, j + q*tx]

@@ -1,6 +1,9 @@
 """Every cell's filters over the whole map, interleaved, without the maps ever being stored (Fig. 5)."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from ._checks import (
     check,
@@ -30,7 +33,15 @@ _backward = torch.ops.faceattr.interweaved_conv2d_backward.default
 
 
 @overridable
-def interweaved_conv2d(input, weight, bias=None, stride=1, dilation=1, shift=0, pool=1):
+def interweaved_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    shift: int | Sequence[int] = 0,
+    pool: int | Sequence[int] = 1,
+) -> Tensor:
     r"""Convolves the whole map with every cell's filters and interweaves the responses.
 
         y_pq[n, o, i, j] = bias[p, q, o] + sum over c, u, v of

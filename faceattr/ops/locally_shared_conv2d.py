@@ -1,6 +1,9 @@
 """Locally shared convolution: filters shared inside the cells of a grid laid over the output (eq. 4)."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from ._checks import (
     check,
@@ -32,7 +35,15 @@ _weight_grad = torch.ops.faceattr.locally_shared_conv2d_weight_grad.default
 
 
 @overridable
-def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def locally_shared_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
     r"""Convolution whose filters are shared inside the cells of a grid over the output.
 
     The output row y of Ho belongs to cell row floor(y * Gh / Ho), columns likewise, and is computed as by
@@ -62,6 +73,8 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
         RuntimeError: shapes, dtypes or devices that do not fit, or a grid with more cells than output positions.
         TypeError, ValueError: a stride, padding or dilation that is no int, pair of ints or word.
 
+    Where gradients are on, one cell on the CPU is torch.nn.functional.conv2d itself.
+
     Differentiable to any order in input, weight and bias, in reverse and forward mode, under every transform of
     torch.func. The same bits for any number of threads.
 
@@ -83,6 +96,9 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
 
 def _by_groups(input, weight, bias, geometry, groups):
     if groups == 1:
+        if torch.is_grad_enabled() and input.device.type == "cpu" and _is_conv2d(input, weight, bias):
+            # Several times faster with its gradients; without them, the kernel is as fast as torch's or faster.
+            return torch.nn.functional.conv2d(input, weight[0, 0], None if bias is None else bias[0, 0], *geometry)
         return call(_forward, input, weight, bias, *geometry)
     op, groups = "locally_shared_conv2d", integer(groups, "locally_shared_conv2d", "groups")
     check(groups >= 1, op, ": groups is ", groups, ", it must be at least 1")
@@ -96,7 +112,21 @@ def _by_groups(input, weight, bias, geometry, groups):
     return torch.cat([call(_forward, *part, *geometry) for part in parts], 1)
 
 
-def channels_last_filters(weight):
+def _is_conv2d(input, weight, bias):
+    """Whether there is one cell, and all the rest fits too: where it does not, the kernel says why."""
+    return (
+        weight.dim() == 6
+        and weight.shape[0] == weight.shape[1] == 1
+        and input.dim() == 4
+        and 0 < input.shape[1] == weight.shape[3]
+        and weight.shape[2] > 0
+        and input.dtype == weight.dtype
+        and input.device == weight.device
+        and (bias is None or (bias.shape == weight.shape[:3] and bias.dtype == weight.dtype))
+    )
+
+
+def channels_last_filters(weight: Tensor) -> Tensor:
     """The filters laid out with their channels side by side, as the CUDA kernels read them.
 
     The forward pass on a GPU reads such filters in place, where C is a multiple of 16 bytes; any others it lays out so
