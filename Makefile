@@ -83,7 +83,7 @@ lint: $(BIN)/ruff
 $(INSTALLED): $(SOURCES) | $(BIN)/python
 	$(BIN)/python -c "import sys, torch; sys.exit(torch.torch_version.TorchVersion(torch.__version__) < '2.10')" \
 		2>/dev/null || $(PIP) "$(TORCH)"
-	$(PIP) "setuptools>=77" "pybind11>=2.13" ninja wheel
+	$(PIP) "setuptools>=77" ninja wheel
 	rm -rf build/lib*
 	$(PIP) --no-build-isolation ".[train,test]"
 	touch $@

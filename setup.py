@@ -5,7 +5,8 @@ FACEATTR_SANITIZE=thread with ThreadSanitizer (make test-sanitize).
 FACEATTR_CUDA=0 never builds CUDA. TORCH_CUDA_ARCH_LIST chooses its architectures, as for torch; by default those of the
 GPUs that are there, without any 8.0, 9.0 and 12.0, the latter two also as PTX, for the generations between and after.
 With a torch without CUDA, FACEATTR_CUDA=1 compiles and links the library to check it: such a torch cannot load it.
-Both libraries use torch's stable ABI alone (torch 2.10 and later), so one build serves every newer torch.
+Both libraries use torch's stable ABI alone (torch 2.10 and later), so one build serves every newer torch; what of
+Python there is uses its limited API, so it serves every CPython from 3.10 on too.
 """
 
 import os
@@ -15,8 +16,7 @@ import subprocess
 from pathlib import Path
 
 import torch
-from pybind11 import get_include
-from setuptools import setup
+from setuptools import Extension, setup
 from torch.utils import cpp_extension
 
 CSRC = Path("csrc")
@@ -54,8 +54,8 @@ def wants_cuda():
     return torch.version.cuda is not None and shutil.which("nvcc") is not None
 
 
-def sources(pattern):
-    return sorted(str(path) for path in CSRC.glob(f"*/{pattern}"))
+def sources(*patterns):
+    return sorted({str(path) for pattern in patterns for path in CSRC.glob(pattern)})
 
 
 def cuda_home():
@@ -70,7 +70,7 @@ def cuda_extension():
     if not torch.cuda.is_available():
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX;12.0+PTX")
     options = {
-        "sources": sources("*.cu"),
+        "sources": sources("*/*.cu"),
         "extra_compile_args": {"cxx": [*CXX_FLAGS, "-DUSE_CUDA"], "nvcc": ["-O3", "-DUSE_CUDA", *STABLE_ABI]},
         "depends": headers(),
         "py_limited_api": True,
@@ -96,21 +96,29 @@ cuda_architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "") if cuda else ""
 extensions = [
     cpp_extension.CppExtension(
         "faceattr._C",
-        [str(CSRC / "library.cpp"), *sources("cpu*.cpp")],
+        [str(CSRC / "library.cpp"), *sources("cpu/*.cpp", "*/cpu*.cpp")],
         extra_compile_args={"cxx": CXX_FLAGS + SANITIZE},
         extra_link_args=SANITIZE,
         depends=headers(),
         py_limited_api=True,
     ),
-    cpp_extension.CppExtension(
+    Extension(
         "faceattr._build_info",
         [str(CSRC / "build_info.cpp")],
-        include_dirs=[get_include()],
-        define_macros=[("FACEATTR_CUDA_ARCHITECTURES", f'"{cuda_architectures}"')],
+        include_dirs=cpp_extension.include_paths(),
+        define_macros=[
+            ("FACEATTR_CUDA_ARCHITECTURES", f'"{cuda_architectures}"'),
+            ("Py_LIMITED_API", "0x030A0000"),
+        ],
         extra_compile_args={"cxx": ["-O2", "-g0", "-fvisibility=hidden"]},
+        py_limited_api=True,
     ),
 ]
 if cuda:
     extensions.append(cuda)
 
-setup(ext_modules=extensions, cmdclass={"build_ext": cpp_extension.BuildExtension})
+setup(
+    ext_modules=extensions,
+    cmdclass={"build_ext": cpp_extension.BuildExtension},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},  # one wheel for every CPython from 3.10 on
+)

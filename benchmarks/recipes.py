@@ -4,48 +4,72 @@ import torch
 from torch.nn import functional as F
 
 
-def cell_loop(input, weight, bias):
+def cell_loop(input, weight, bias, stride=1):
     """conv2d on the crop that each cell reads, joined."""
     grid_height, grid_width, _, _, kh, kw = weight.shape
-    height, width = input.shape[2] - kh + 1, input.shape[3] - kw + 1
+    height, width = (input.shape[2] - kh) // stride + 1, (input.shape[3] - kw) // stride + 1
     rows = []
     for p in range(grid_height):
         top, bottom = -(-p * height // grid_height), -(-(p + 1) * height // grid_height)
         row = []
         for q in range(grid_width):
             left, right = -(-q * width // grid_width), -(-(q + 1) * width // grid_width)
-            crop = input[:, :, top : bottom + kh - 1, left : right + kw - 1]
-            row.append(F.conv2d(crop, weight[p, q], bias[p, q]))
+            crop = input[:, :, top * stride : (bottom - 1) * stride + kh, left * stride : (right - 1) * stride + kw]
+            row.append(F.conv2d(crop, weight[p, q], bias[p, q], stride))
         rows.append(torch.cat(row, 3))
     return torch.cat(rows, 2)
 
 
-def grouped_conv(input, weight, bias):
+def _cell_size(input, weight, stride):
+    """Output positions of a cell: the following are for cells of one size."""
+    return [
+        ((n - k) // stride + 1) // cells
+        for n, k, cells in zip(input.shape[2:], weight.shape[4:], weight.shape[:2], strict=True)
+    ]
+
+
+def grouped_conv(input, weight, bias, stride=1):
     """One grouped conv2d over the cells' crops, unfolded with their halo; for cells of one size."""
     grid_height, grid_width, out_channels, channels, kh, kw = weight.shape
-    height = (input.shape[2] - kh + 1) // grid_height
-    width = (input.shape[3] - kw + 1) // grid_width
-    crops = input.unfold(2, height + kh - 1, height).unfold(3, width + kw - 1, width).permute(0, 2, 3, 1, 4, 5)
-    crops = crops.reshape(len(input), -1, height + kh - 1, width + kw - 1)
-    output = F.conv2d(crops, weight.flatten(0, 2), bias.flatten(), groups=grid_height * grid_width)
+    height, width = _cell_size(input, weight, stride)
+    crop = (height - 1) * stride + kh, (width - 1) * stride + kw
+    crops = input.unfold(2, crop[0], height * stride).unfold(3, crop[1], width * stride).permute(0, 2, 3, 1, 4, 5)
+    crops = crops.reshape(len(input), -1, *crop)
+    output = F.conv2d(crops, weight.flatten(0, 2), bias.flatten(), stride, groups=grid_height * grid_width)
     output = output.view(len(input), grid_height, grid_width, out_channels, height, width)
     return output.permute(0, 3, 1, 4, 2, 5).reshape(len(input), out_channels, grid_height * height, -1)
 
 
-def unfold_baddbmm(input, weight, bias):
+def unfold_baddbmm(input, weight, bias, stride=1):
     """All patches unfolded, one matrix product a cell; for cells of one size."""
     grid_height, grid_width, out_channels, _, kh, kw = weight.shape
     n = len(input)
-    height = (input.shape[2] - kh + 1) // grid_height
-    width = (input.shape[3] - kw + 1) // grid_width
-    patches = F.unfold(input, (kh, kw)).view(n, -1, grid_height, height, grid_width, width)
+    height, width = _cell_size(input, weight, stride)
+    patches = F.unfold(input, (kh, kw), stride=stride).view(n, -1, grid_height, height, grid_width, width)
     patches = patches.permute(2, 4, 1, 0, 3, 5).flatten(3).flatten(0, 1)
     output = torch.baddbmm(bias.flatten(0, 1).unsqueeze(2), weight.flatten(3).flatten(0, 1), patches)
     output = output.view(grid_height, grid_width, out_channels, n, height, width)
     return output.permute(3, 2, 0, 4, 1, 5).reshape(n, out_channels, grid_height * height, -1)
 
 
-LOCALLY_SHARED = {"loop over cells": cell_loop, "grouped conv": grouped_conv, "unfold + baddbmm": unfold_baddbmm}
+def rows_baddbmm(input, weight, bias, stride=1):
+    """The patches as views, the batch as rows of one matrix product a cell; for cells of one size."""
+    grid_height, grid_width, out_channels, _, kh, kw = weight.shape
+    height, width = _cell_size(input, weight, stride)
+    patches = input.unfold(2, kh, stride).unfold(3, kw, stride)
+    patches = patches.unflatten(3, (grid_width, width)).unflatten(2, (grid_height, height))
+    patches = patches.permute(2, 4, 0, 3, 5, 1, 6, 7).reshape(grid_height * grid_width, -1, weight[0, 0, 0].numel())
+    output = torch.baddbmm(bias.flatten(0, 1).unsqueeze(1), patches, weight.flatten(3).flatten(0, 1).transpose(1, 2))
+    output = output.view(grid_height, grid_width, len(input), height, width, out_channels)
+    return output.permute(2, 5, 0, 3, 1, 4).reshape(len(input), out_channels, grid_height * height, -1)
+
+
+LOCALLY_SHARED = {
+    "loop over cells": cell_loop,
+    "grouped conv": grouped_conv,
+    "unfold + baddbmm": unfold_baddbmm,
+    "rows + baddbmm": rows_baddbmm,
+}
 
 
 def interweaved_by_maps(input, weight, bias, stride, shift, pool):

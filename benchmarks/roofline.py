@@ -3,7 +3,7 @@
     python benchmarks/roofline.py [A100|H200] [backward]
 
 prints a Markdown table for csrc/PERFORMANCE.md, and its means. The plan repeats launch_contractions of
-csrc/common/convolution.cuh and csrc/common/windows.cuh; maps and filters are channels last.
+csrc/cuda/convolution.cuh and csrc/cuda/windows.cuh; maps and filters are channels last.
 """
 
 import itertools

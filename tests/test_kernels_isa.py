@@ -27,6 +27,7 @@ shapes = [  # N, C, O, input, kernel, grid, stride, padding, dilation
     (9, 20, 33, (5, 4), (2, 2), (4, 3), 1, 0, 1),
     (3, 17, 130, (9, 8), (3, 2), (3, 2), (2, 1), (1, 2), (1, 2)),
     (13, 3, 16, (7, 7), (3, 3), (1, 1), 1, 1, 1),
+    (35, 17, 20, (6, 5), (3, 2), (4, 4), 1, 0, 1),
 ]
 for number, (n, c, o, size, kernel, grid, *geometry) in enumerate(shapes):
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):

@@ -46,8 +46,8 @@ inline void check_like(const torch::stable::Tensor& tensor, const torch::stable:
                        const char* op, const char* name) {
   check(tensor.scalar_type() == input.scalar_type(), op, ": ", name,
         " and input have different dtypes, convert one to the other's");
-  check(tensor.get_device_index() == input.get_device_index() && tensor.is_cuda() == input.is_cuda(), op,
-        ": ", name, " and input are on different devices, move one to the other's");
+  check(tensor.device() == input.device(), op, ": ", name,
+        " and input are on different devices, move one to the other's");
 }
 
 }  // namespace faceattr

@@ -26,6 +26,15 @@ struct Accumulator<double> {
 template <typename T>
 using accumulate_t = typename Accumulator<T>::type;
 
+constexpr char kFloatingNeeded[] = ": input must be float64, float32, float16 or bfloat16";
+
+inline void check_floating(const torch::stable::Tensor& tensor, const char* op) {
+  const ScalarType dtype = tensor.scalar_type();
+  check(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+            dtype == ScalarType::BFloat16,
+        op, kFloatingNeeded);
+}
+
 template <typename F>
 void dispatch_floating(ScalarType dtype, const char* op, const F& body) {
   switch (dtype) {
@@ -38,7 +47,7 @@ void dispatch_floating(ScalarType dtype, const char* op, const F& body) {
     case ScalarType::BFloat16:
       return body(BFloat16{});
     default:
-      check(false, op, ": input must be float64, float32, float16 or bfloat16");
+      check(false, op, kFloatingNeeded);
   }
 }
 

@@ -1,13 +1,14 @@
 // A tensor read in place, whatever its strides.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
 #include <initializer_list>
 #include <type_traits>
 #include <vector>
+
+#include "memory.h"
 
 namespace faceattr {
 
@@ -53,13 +54,6 @@ inline bool is_dense_in_order(const torch::stable::Tensor& t, std::initializer_l
 // output.
 inline bool is_channels_last(const torch::stable::Tensor& t) {
   return !t.is_contiguous() && is_dense_in_order(t, {1, 3, 2, 0});
-}
-
-inline torch::stable::Tensor empty_map(const std::vector<int64_t>& sizes, const torch::stable::Tensor& like,
-                                       bool channels_last) {
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 }  // namespace faceattr

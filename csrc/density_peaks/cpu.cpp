@@ -7,8 +7,8 @@
 #include <limits>
 #include <vector>
 
-#include "../common/buffer.h"
 #include "../common/dtypes.h"
+#include "../cpu/buffer.h"
 
 namespace faceattr {
 namespace {
@@ -180,15 +180,16 @@ std::tuple<Tensor, Tensor> density_peaks(const Tensor& density, double threshold
         ", it must be [..., H, W]");
   const int64_t height = density.size(density.dim() - 2), width = density.size(density.dim() - 1);
   const int64_t area = height * width, maps = area > 0 ? density.numel() / area : 0;
-  const Tensor dense = torch::stable::contiguous(density);
+  check_floating(density, op);
+  const Tensor map = dense(density);
   const auto dtype = density.scalar_type();
-  Tensor distance = torch::stable::new_empty(
-      dense, density.sizes(), dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
-  Tensor parent = torch::stable::new_empty(dense, density.sizes(), ScalarType::Long);
+  Tensor distance =
+      empty(sizes_of(density), map, dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
+  Tensor parent = empty(sizes_of(density), map, ScalarType::Long);
   if (maps == 0) return {distance, parent};
   dispatch_floating(dtype, op, [&](auto zero) {
     using T = decltype(zero);
-    search_maps(dense.const_data_ptr<T>(), maps, height, width, threshold,
+    search_maps(map.const_data_ptr<T>(), maps, height, width, threshold,
                 distance.mutable_data_ptr<accumulate_t<T>>(), parent.mutable_data_ptr<int64_t>());
   });
   return {distance, parent};

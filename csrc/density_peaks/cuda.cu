@@ -1,5 +1,5 @@
 // Density peaks of CUDA tensors.
-#include "../common/cuda_device.h"
+#include "../cuda/torch_device.h"
 #include "kernels.cuh"
 
 namespace faceattr {

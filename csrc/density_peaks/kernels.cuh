@@ -3,7 +3,7 @@
 // squares is an integer, its root is taken in float64.
 #pragma once
 
-#include "../common/device.cuh"
+#include "../cuda/device.cuh"
 
 namespace faceattr::gpu {
 

@@ -56,8 +56,7 @@ void adjoint_rows(const InterweaveGeometry& g, const T* grad, const int64_t* s, 
 
 Tensor interweave(const Tensor& maps, const std::vector<int64_t>& shift) {
   const auto g = forward_geometry(maps, shift);
-  Tensor out = torch::stable::new_empty(
-      maps, std::vector<int64_t>{g.batch, g.channels, g.grid_height * g.blocks_y, g.grid_width * g.blocks_x});
+  Tensor out = empty({g.batch, g.channels, g.grid_height * g.blocks_y, g.grid_width * g.blocks_x}, maps);
   dispatch_element_size<Element16>(maps.element_size(), "interweave", [&](auto zero) {
     using T = decltype(zero);
     interweave_rows(g, static_cast<const T*>(maps.const_data_ptr()), maps.strides().data(),
@@ -69,8 +68,7 @@ Tensor interweave(const Tensor& maps, const std::vector<int64_t>& shift) {
 Tensor interweave_adjoint(const Tensor& grad, const std::vector<int64_t>& map_size,
                           const std::vector<int64_t>& grid, const std::vector<int64_t>& shift) {
   const auto g = adjoint_geometry(grad, map_size, grid, shift);
-  Tensor maps = torch::stable::new_empty(
-      grad, std::vector<int64_t>{g.batch, g.grid_height, g.grid_width, g.channels, g.height, g.width});
+  Tensor maps = empty({g.batch, g.grid_height, g.grid_width, g.channels, g.height, g.width}, grad);
   dispatch_element_size<Element16>(grad.element_size(), "interweave_adjoint", [&](auto zero) {
     using T = decltype(zero);
     adjoint_rows(g, static_cast<const T*>(grad.const_data_ptr()), grad.strides().data(),

@@ -1,5 +1,5 @@
 // The interweaved operation and its adjoint on CUDA tensors: elements of any dtype, told apart by size alone.
-#include "../common/cuda_device.h"
+#include "../cuda/torch_device.h"
 #include "checks.h"
 #include "kernels.cuh"
 

@@ -2,7 +2,7 @@
 // size alone.
 #pragma once
 
-#include "../common/device.cuh"
+#include "../cuda/device.cuh"
 #include "geometry.h"
 
 namespace faceattr::gpu {

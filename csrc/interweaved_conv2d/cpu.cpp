@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "../common/dtypes.h"
-#include "../common/tap_convolution.h"
+#include "../cpu/tap_convolution.h"
 #include "../locally_shared_conv2d/gradients.h"
 #include "checks.h"
 
@@ -220,9 +220,9 @@ Tensor interweaved_conv2d(const Tensor& input, const Tensor& weight, const std::
   const auto g = interweaved_geometry(op, input, weight, bias, stride, dilation, shift, pool);
   Tensor output = empty_map({g.batch, g.out_channels, g.grid_height * g.blocks_y, g.grid_width * g.blocks_x},
                             input, is_channels_last(input));
-  const Tensor dense_weight = torch::stable::contiguous(weight);
+  const Tensor dense_weight = dense(weight);
   std::optional<Tensor> dense_bias;
-  if (bias) dense_bias = torch::stable::contiguous(*bias);
+  if (bias) dense_bias = dense(*bias);
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
     forward<T>(g, read4<T>(input), dense_weight.const_data_ptr<T>(),
@@ -238,19 +238,19 @@ std::tuple<Tensor, Tensor, Tensor> interweaved_conv2d_backward(
   const char* op = "interweaved_conv2d_backward";
   const auto g = interweaved_geometry(op, input, weight, bias, stride, dilation, shift, pool);
   check_grad(op, grad, input, g);
+  check_floating(input, op);
   // Sums over cells stay in float32 until the end.
   const auto dtype = input.scalar_type();
   const auto wide = dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  const auto widened = [&](const Tensor& t) { return torch::stable::contiguous(torch::stable::to(t, wide)); };
-  const Tensor wide_grad = torch::stable::to(grad, wide), wide_input = torch::stable::to(input, wide);
+  const auto widened = [&](const Tensor& t) { return dense(to(t, wide)); };
+  const Tensor wide_grad = to(grad, wide), wide_input = to(input, wide);
   const Tensor wide_weight = widened(weight);
   std::optional<Tensor> wide_bias;
   if (bias) wide_bias = widened(*bias);
   Tensor input_result =
       empty_map({g.batch, g.in_channels, g.in_height, g.in_width}, wide_input, is_channels_last(input));
-  Tensor weight_result = torch::stable::new_empty(wide_weight, weight.sizes());
-  Tensor bias_result = torch::stable::new_empty(
-      wide_weight, std::vector<int64_t>{g.grid_height, g.grid_width, g.out_channels});
+  Tensor weight_result = empty(sizes_of(weight), wide_weight);
+  Tensor bias_result = empty({g.grid_height, g.grid_width, g.out_channels}, wide_weight);
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     backward<T>(g, read4<T>(wide_grad), read4<T>(wide_input), wide_weight.const_data_ptr<T>(),
@@ -261,7 +261,7 @@ std::tuple<Tensor, Tensor, Tensor> interweaved_conv2d_backward(
     run(double{});
   else
     run(float{});
-  const auto narrowed = [&](const Tensor& t) { return torch::stable::to(t, dtype); };
+  const auto narrowed = [&](const Tensor& t) { return to(t, dtype); };
   return {narrowed(input_result), narrowed(weight_result), narrowed(bias_result)};
 }
 

@@ -1,6 +1,6 @@
 // Interweaved convolution on CUDA tensors: checks and memory as on the CPU, then kernels.cuh.
-#include "../common/cuda_convolution.h"
 #include "../common/strided.h"
+#include "../cuda/torch_convolution.h"
 #include "checks.h"
 #include "kernels.cuh"
 

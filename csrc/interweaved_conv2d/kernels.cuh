@@ -1,9 +1,9 @@
-// Interweaved convolution on the GPU: csrc/common/convolution.cuh with a map of responses for each cell.
+// Interweaved convolution on the GPU: csrc/cuda/convolution.cuh with a map of responses for each cell.
 // Without pooling the responses go straight to their places in the output; with pooling they are kept, each
 // computed once, until pooled.
 #pragma once
 
-#include "../common/convolution.cuh"
+#include "../cuda/convolution.cuh"
 #include "geometry.h"
 
 namespace faceattr::gpu {

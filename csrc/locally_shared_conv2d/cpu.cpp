@@ -5,8 +5,9 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "../common/tap_convolution.h"
+#include "../cpu/tap_convolution.h"
 #include "axis.h"
+#include "batch_inner.h"
 #include "checks.h"
 #include "gradients.h"
 
@@ -28,6 +29,12 @@ std::vector<AxisBlock> plan_forward(const Axis& a) {
 template <typename T>
 void forward(const LocallySharedGeometry& g, Strided4<const T> input, const T* weight, const T* bias,
              Strided4<T> output) {
+  if constexpr (std::is_same_v<T, accumulate_t<T>>) {
+    // Small filters are soon packed, and an input in channels_last is read in place.
+    const int64_t filters = g.out_channels * g.in_channels * g.kernel_height * g.kernel_width;
+    if (is_batch_inner_faster<T>(g) && (input.c != 1 || filters > 8192))
+      return batch_inner_forward(g, input, weight, bias, output);
+  }
   const TapConvolution<T> convolution{plan_forward(rows_of(g)),
                                       plan_forward(columns_of(g)),
                                       g.stride_y,
@@ -55,9 +62,9 @@ Tensor locally_shared_conv2d(const Tensor& input, const Tensor& weight, const st
   const auto g = forward_geometry(op, input, weight, bias, stride, padding, dilation);
   Tensor output =
       empty_map({g.batch, g.out_channels, g.out_height, g.out_width}, input, is_channels_last(input));
-  const Tensor dense_weight = torch::stable::contiguous(weight);
+  const Tensor dense_weight = dense(weight);
   std::optional<Tensor> dense_bias;
-  if (bias) dense_bias = torch::stable::contiguous(*bias);
+  if (bias) dense_bias = dense(*bias);
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
     forward<T>(g, read4<T>(input), dense_weight.const_data_ptr<T>(),
@@ -74,7 +81,7 @@ Tensor locally_shared_conv2d_input_grad(const Tensor& grad, const Tensor& weight
   const char* op = "locally_shared_conv2d_input_grad";
   const auto g = input_grad_geometry(op, grad, weight, input_size, stride, padding, dilation);
   Tensor result = empty_map({g.batch, g.in_channels, g.in_height, g.in_width}, grad, channels_last);
-  const Tensor dense_weight = torch::stable::contiguous(weight);
+  const Tensor dense_weight = dense(weight);
   dispatch_floating(grad.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
     locally_shared_input_grad<T>(g, read4<T>(grad), dense_weight.const_data_ptr<T>(), write4<T>(result));
@@ -90,10 +97,9 @@ std::tuple<Tensor, Tensor> locally_shared_conv2d_weight_grad(const Tensor& grad,
                                                              const std::vector<int64_t>& dilation) {
   const char* op = "locally_shared_conv2d_weight_grad";
   const auto g = weight_grad_geometry(op, grad, input, grid, kernel_size, stride, padding, dilation);
-  Tensor weight = torch::stable::new_empty(
-      input,
-      std::vector<int64_t>{grid[0], grid[1], g.out_channels, g.in_channels, kernel_size[0], kernel_size[1]});
-  Tensor bias = torch::stable::new_empty(input, std::vector<int64_t>{grid[0], grid[1], g.out_channels});
+  Tensor weight =
+      empty({grid[0], grid[1], g.out_channels, g.in_channels, kernel_size[0], kernel_size[1]}, input);
+  Tensor bias = empty({grid[0], grid[1], g.out_channels}, input);
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
     locally_shared_weight_grad<T>(g, read4<T>(grad), read4<T>(input), weight.mutable_data_ptr<T>(),

@@ -1,6 +1,7 @@
 // Gradients of a locally shared convolution on the CPU, on the same inner loops as the forward pass.
-#include "../common/tap_convolution.h"
+#include "../cpu/tap_convolution.h"
 #include "axis.h"
+#include "batch_inner.h"
 #include "gradients.h"
 
 namespace faceattr {
@@ -328,6 +329,9 @@ void weight_grad_packed(const LocallySharedGeometry& g, Strided4<const T> grad, 
 template <typename T>
 void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
                                Strided4<T> input_grad) {
+  if constexpr (std::is_same_v<T, accumulate_t<T>>) {
+    if (is_batch_inner_faster<T>(g)) return batch_inner_input_grad(g, grad, weight, input_grad);
+  }
   const auto& kernels = tile_kernels<T>();
   const int64_t filter = g.in_channels * g.kernel_height * g.kernel_width;
   if (positions_of_cell(g) <= std::min(kFewSenders, g.out_channels) && filter >= kernels.lanes)
@@ -350,6 +354,9 @@ void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T>
 template <typename T>
 void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad,
                                 Strided4<const T> input, T* weight_grad, T* bias_grad) {
+  if constexpr (std::is_same_v<T, accumulate_t<T>>) {
+    if (is_batch_inner_faster<T>(g)) return batch_inner_weight_grad(g, grad, input, weight_grad, bias_grad);
+  }
   if (positions_of_cell(g) <= kFewOutputs)
     return weight_grad_outer(tile_kernels<T>(), g, grad, input, weight_grad, bias_grad);
   if constexpr (std::is_same_v<T, BFloat16>) {

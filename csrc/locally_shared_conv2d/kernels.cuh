@@ -1,8 +1,8 @@
-// Locally shared convolution on the GPU: csrc/common/convolution.cuh with one map that the cells divide among
+// Locally shared convolution on the GPU: csrc/cuda/convolution.cuh with one map that the cells divide among
 // them.
 #pragma once
 
-#include "../common/convolution.cuh"
+#include "../cuda/convolution.cuh"
 #include "geometry.h"
 
 namespace faceattr::gpu {

@@ -1,5 +1,5 @@
 """Layers built on :mod:`faceattr.ops`."""
 
-from .locally_shared_conv2d import LocallySharedConv2d
+from .locally_shared_conv2d import LazyLocallySharedConv2d, LocallySharedConv1d, LocallySharedConv2d
 
-__all__ = ["LocallySharedConv2d"]
+__all__ = ["LazyLocallySharedConv2d", "LocallySharedConv1d", "LocallySharedConv2d"]

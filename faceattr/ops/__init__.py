@@ -3,6 +3,7 @@
 Needs torch alone; nothing of the face part is imported.
 """
 
+from . import _decompositions, _flops  # noqa: F401, tells torch what the operators are made of, and cost
 from .density_peaks import Peaks, assign_peaks, density_peaks, find_peaks
 from .interweave import interweave
 from .interweaved_conv2d import interweaved_conv2d

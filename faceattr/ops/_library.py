@@ -1,8 +1,15 @@
-"""Loads the compiled operators, and the registrations that every one of them shares: autocast and vmap."""
+"""Loads the compiled operators, and the registrations that every one of them shares: autograd, autocast, vmap."""
 
+import functools
+import numbers
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -31,17 +38,153 @@ _registrations.impl(
 )
 
 
-def pair(value):
-    """(value, value), or the pair itself."""
-    return (value, value) if isinstance(value, int) else tuple(value)
+def integers(value, caller, name, count=2):
+    """`count` ints, from one int for all or a tuple or list of them; NumPy's and symbolic ones count as ints.
+
+    Raises TypeError for anything else and ValueError for another number of values, by the caller's and the argument's
+    name.
+    """
+    if not isinstance(value, list | tuple):
+        return (integer(value, caller, name),) * count
+    if len(value) != count:
+        raise ValueError(f"{caller}: {name} has {len(value)} values, it must have {count}")
+    return tuple(integer(one, caller, name) for one in value)
+
+
+def integer(value, caller, name):
+    if isinstance(value, int | torch.SymInt):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    raise TypeError(f"{caller}: {name} holds {value!r}, it must be an int or a tuple of ints")
 
 
 def call(op, *args):
-    """op(*args), without the detour through Python's autograd where gradients are off: half of a small call's time."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    """op(*args), without the detour through Python's autograd where nothing asks for derivatives: half of a small
+    call's time."""
+    if (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+    ):
         return op(*args)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
+    try:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+    except RuntimeError as error:
+        raise _named(error, op, args) from None
+
+
+def _named(error, op, args):
+    """The same error; where memory ran out with the operator's name, on CUDA as torch.OutOfMemoryError."""
+    if not str(error).startswith("out of memory, asked for"):
+        return error
+    on_cuda = any(isinstance(x, torch.Tensor) and x.is_cuda for x in args)
+    return (torch.OutOfMemoryError if on_cuda else RuntimeError)(f"{op._opname}: {str(error).splitlines()[0]}")
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def overridable(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Hands the call over to arguments that override torch's functions: tensor subclasses, torch.fx's proxies."""
+
+    @functools.wraps(function)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if torch.overrides.has_torch_function(args):
+            return torch.overrides.handle_torch_function(checked, args, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def register_autograd(name, setup, backward, jvp):
+    """Derivatives of operator `name` in every mode: reverse, forward, under torch.func's transforms, nested.
+
+    setup(ctx, inputs, output), backward(ctx, *grads): as of torch.library.register_autograd, but the gradient of an
+    output that nothing depends on is None.
+    jvp(inputs, tangents): the tangent of the output (a tuple for several); tangents are None where an input has none.
+
+    torch.library.register_autograd knows neither forward mode nor torch.func: what it makes has a zero tangent, and
+    raises under the transforms. What is made here is applied level by level, as the autograd of torch's own operators.
+    """
+    op = getattr(torch.ops.faceattr, name).default
+
+    class Derivatives(_SingleLevelFunction):
+        @staticmethod
+        def forward(*args):
+            *args, keyset, grad_mode = args
+            # Outside of this level, others may record too: autograd.Function has switched both modes off.
+            with torch.set_grad_enabled(grad_mode), forward_ad._set_fwd_grad_enabled(True):
+                return _below_autograd(op, keyset, args)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            *inputs, _, ctx.grad_mode = inputs
+            ctx.set_materialize_grads(False)
+            if _may_have_tangents(inputs):
+                ctx.save_for_forward(*(x if isinstance(x, torch.Tensor) else None for x in inputs))
+                ctx.constants = [None if isinstance(x, torch.Tensor) else x for x in inputs]
+            setup(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx, *grads):
+            if all(grad is None for grad in grads):
+                return (None,) * len(ctx.needs_input_grad)
+            return *backward(ctx, *grads), None, None
+
+        @staticmethod
+        def jvp(ctx, *tangents):
+            with torch.set_grad_enabled(ctx.grad_mode), forward_ad._set_fwd_grad_enabled(True):
+                inputs = [
+                    constant if tensor is None else torch._VF._unpack_dual(tensor, level=0)[0]
+                    for tensor, constant in zip(ctx.saved_tensors, ctx.constants, strict=True)
+                ]
+                return jvp(inputs, tangents[:-2])
+
+    # What grad_fn and the profiler show.
+    Derivatives._backward_cls.__name__ = "".join(part.capitalize() for part in name.split("_")) + "Backward"
+
+    def differentiable(keyset, *args):
+        grad_mode = torch.is_grad_enabled()
+        recorded = grad_mode and any(isinstance(x, torch.Tensor) and x.requires_grad for x in args)
+        if not recorded and not _may_have_tangents(args):
+            return _below_autograd(op, keyset, args)
+        with enable_single_level_autograd_function():
+            return Derivatives.apply(*args, keyset, grad_mode)
+
+    _registrations.impl(name, differentiable, "Autograd", with_keyset=True)
+
+
+def _may_have_tangents(args):
+    """Whether forward mode may be at work. torch.compile enters it unseen by forward_ad, with tensors of its own."""
+    return (
+        forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or any(isinstance(x, torch.Tensor) and type(x) not in (torch.Tensor, torch.nn.Parameter) for x in args)
+    )
+
+
+def register_constant(name):
+    """The results of operator `name` are constants to autograd, as those of torch.argmax."""
+    op = getattr(torch.ops.faceattr, name).default
+    _registrations.impl(name, lambda keyset, *args: _below_autograd(op, keyset, args), "Autograd", with_keyset=True)
+
+
+def _below_autograd(op, keyset, args):
+    try:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+    except RuntimeError as error:
+        raise _named(error, op, args) from None
+
+
+def add(*terms):
+    """The sum of those that are there."""
+    terms = [term for term in terms if term is not None]
+    return functools.reduce(torch.add, terms) if terms else None
 
 
 def register_autocast(name):
@@ -77,10 +220,16 @@ def register_vmap(name, folds=False):
             first = first.movedim(in_dims[0], 0)
             result = op(first.flatten(0, 1), *rest)
             return _map_outputs(lambda out: out.unflatten(0, first.shape[:2]), result)
-        results = [op(*_slices((first, *rest), in_dims, i)) for i in range(info.batch_size)]
+        args = first, *rest
+        if info.batch_size == 0:  # one slice, of zeros, tells the shapes
+            args = [
+                arg.new_zeros(arg.movedim(dim, 0).shape[1:]).unsqueeze(dim) if isinstance(dim, int) else arg
+                for arg, dim in zip(args, in_dims, strict=True)
+            ]
+        results = [op(*_slices(args, in_dims, i)) for i in range(max(1, info.batch_size))]
         if isinstance(results[0], tuple):
             results = tuple(zip(*results, strict=True))
-        return _map_outputs(torch.stack, results)
+        return _map_outputs(lambda slices: torch.stack(slices)[: info.batch_size], results)
 
     torch.library.register_vmap(op, batched)
 

@@ -4,13 +4,16 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from ._library import register_vmap
+from ._checks import check, check_floating
+from ._library import call, overridable, register_constant
 
 _density_peaks = torch.ops.faceattr.density_peaks.default
 
 
-def density_peaks(density, threshold=0.0):
+@overridable
+def density_peaks(density: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor]:
     r"""For each foreground position the nearest position of strictly higher density.
 
     A position is foreground when its density is > threshold (NaN never is). Exact for every input: plateaus,
@@ -30,25 +33,31 @@ def density_peaks(density, threshold=0.0):
     Raises:
         RuntimeError: a density with fewer than two dimensions or not of a floating dtype.
 
-    Not differentiable: the results carry no gradient.
+    Both results are constants to autograd, as those of :func:`torch.argmax`: they change by steps or not at all.
     """
-    return _density_peaks(density.detach(), threshold)
+    return call(_density_peaks, density, threshold)
 
 
 class Peaks(NamedTuple):
     """Peaks of a batch of maps in falling score, ties by index, padded to K = max_peaks.
 
     index: flat index in the map, -1 where there is no further peak; [..., K], int64.
-    score: eq. 3 with both terms scaled to 1, 0 in the padding; [..., K].
+    score: eq. 3 with both terms scaled to 1, 0 in the padding; [..., K]. Differentiable in the density.
     parent: of :func:`density_peaks`, for :func:`assign_peaks`; [..., H, W], int64.
     """
 
-    index: torch.Tensor
-    score: torch.Tensor
-    parent: torch.Tensor
+    index: Tensor
+    score: Tensor
+    parent: Tensor
 
 
-def find_peaks(density, threshold=0.0, max_peaks=16, min_score=0.1, min_distance=0.0):
+def find_peaks(
+    density: Tensor,
+    threshold: float = 0.0,
+    max_peaks: int = 16,
+    min_score: float = 0.1,
+    min_distance: float = 0.0,
+) -> Peaks:
     r"""The positions that are both dense and far from anything denser.
 
         score_i = sqrt((density_i / max density)^2 + (distance_i / sqrt(H^2 + W^2))^2) / sqrt(2)
@@ -75,7 +84,8 @@ def find_peaks(density, threshold=0.0, max_peaks=16, min_score=0.1, min_distance
         raise ValueError(f"find_peaks: max_peaks is {max_peaks}, it must be at least 1")
     distance, parent = density_peaks(density, threshold)
     height, width = density.shape[-2:]
-    values = density.detach().to(distance.dtype).flatten(-2)
+    diagonal = torch.sym_sqrt(height * height + width * width)
+    values = density.to(distance.dtype).flatten(-2)
     distance = distance.flatten(-2)
     foreground = distance > 0
     values = values.masked_fill(~foreground, 0).clamp_min(0)
@@ -83,8 +93,11 @@ def find_peaks(density, threshold=0.0, max_peaks=16, min_score=0.1, min_distance
         top = values.new_zeros(*values.shape[:-1], 1)
     else:
         top = values.amax(-1, keepdim=True)
-    relative = torch.where(values == top, (top > 0).to(values.dtype), values / top)
-    score = torch.hypot(relative, distance / math.hypot(height, width)) / math.sqrt(2)
+    # Where the quotient or the root has no derivative, a number that has one stands in, and is not chosen.
+    regular = (top > 0) & top.isfinite()
+    quotient = values.masked_fill(values.isinf(), 0) / top.masked_fill(~regular, 1)
+    relative = torch.where(values == top, (top > 0).to(values.dtype), quotient.where(regular, 0))
+    score = torch.hypot(relative, (distance / diagonal).masked_fill(~foreground, 1)) / math.sqrt(2)
     score = score.masked_fill(~(foreground & (score >= min_score) & (distance >= min_distance)), 0)
     score, index = torch.sort(score, dim=-1, descending=True, stable=True)
     count = min(max_peaks, score.shape[-1])
@@ -93,7 +106,7 @@ def find_peaks(density, threshold=0.0, max_peaks=16, min_score=0.1, min_distance
     return Peaks(index.masked_fill(score == 0, -1), score, parent)
 
 
-def assign_peaks(parent, peaks):
+def assign_peaks(parent: Tensor, peaks: Peaks) -> Tensor:
     r"""The peak of each foreground position: the first peak met on the way along the parents.
 
     A position whose way meets no peak belongs to the peak of its root. Where that root is no peak either (it was
@@ -116,18 +129,24 @@ def assign_peaks(parent, peaks):
     target = torch.where((target < 0) | (peak >= 0), own, target)
     for _ in range(positions.bit_length()):  # each round doubles how far along the parents a position sees
         target = target.gather(-1, target)
-    return peak.gather(-1, target).unflatten(-1, parent.shape[-2:])
+    return peak.gather(-1, target).view(parent.shape)
 
 
 @torch.library.register_fake("faceattr::density_peaks")
 def _(density, threshold):
-    torch._check(
-        density.dim() >= 2,
-        lambda: f"density_peaks: density has shape {list(density.shape)}, it must be [..., H, W]",
-    )
+    op = "density_peaks"
+    check(density.dim() >= 2, op, ": density has shape ", list(density.shape), ", it must be [..., H, W]")
+    check_floating(density, op)
     dtype = torch.float64 if density.dtype == torch.float64 else torch.float32
     shape = density.shape
     return density.new_empty(shape, dtype=dtype), density.new_empty(shape, dtype=torch.int64)
 
 
-register_vmap("density_peaks", folds=True)
+@torch.library.register_vmap(_density_peaks)
+def _(info, in_dims, density, threshold):
+    # Any leading dimensions will do, but a map must not be one of them.
+    check(density.dim() >= 3, "density_peaks: density has ", density.dim() - 1, " dimensions, it must be [..., H, W]")
+    return _density_peaks(density.movedim(in_dims[0], 0), threshold), (0, 0)
+
+
+register_constant("density_peaks")

@@ -1,14 +1,19 @@
 """The interweaved operation: the cells' response maps interleaved, one block a patch position (Fig. 5)."""
 
-import torch
+from collections.abc import Sequence
 
-from ._library import pair, register_vmap
+import torch
+from torch import Tensor
+
+from ._checks import check, check_dim, check_grad, check_pair
+from ._library import call, integers, overridable, register_autograd, register_vmap
 
 _interweave = torch.ops.faceattr.interweave.default
 _adjoint = torch.ops.faceattr.interweave_adjoint.default
 
 
-def interweave(maps, shift=0):
+@overridable
+def interweave(maps: Tensor, shift: int | Sequence[int] = 0) -> Tensor:
     r"""Interleaves the response maps of a grid of cells, each shifted by its place in the grid.
 
         out[n, c, i*Gh + p, j*Gw + q] = maps[n, p, q, c, i + p*ty, j + q*tx]
@@ -26,23 +31,42 @@ def interweave(maps, shift=0):
 
     Raises:
         RuntimeError: maps too small for the shifts, or not six-dimensional.
+        TypeError, ValueError: a shift that is no int or pair of ints.
+
+    Linear, and its own adjoint's adjoint: differentiable to any order, in reverse and forward mode.
     """
-    return _interweave(maps, pair(shift))
+    return call(_interweave, maps, integers(shift, "interweave", "shift"))
+
+
+def _blocks(op, size, grid, shift):
+    """(H', W') for maps of `size`, (H, W)."""
+    check_pair(shift, 0, op, "shift")
+    blocks = [n - (cells - 1) * t for n, cells, t in zip(size, grid, shift, strict=True)]
+    small = f"maps of {size[0]}x{size[1]} are too small for a grid of {grid[0]}x{grid[1]} cells shifted by "
+    for count in blocks:
+        check(count > 0, op, ": ", small, f"({shift[0]}, {shift[1]})")
+    return blocks
 
 
 @torch.library.register_fake("faceattr::interweave")
 def _(maps, shift):
-    torch._check(
-        maps.dim() == 6,
-        lambda: f"interweave: maps has shape {list(maps.shape)}, it must be [N, Gh, Gw, C, H, W]",
-    )
-    n, grid_height, grid_width, channels, height, width = maps.shape
-    blocks = height - (grid_height - 1) * shift[0], width - (grid_width - 1) * shift[1]
+    op = "interweave"
+    check_dim(maps, 6, op, "maps", "[N, Gh, Gw, C, H, W]")
+    n, grid_height, grid_width, channels, *size = maps.shape
+    for cells in (grid_height, grid_width):
+        check(cells > 0, op, ": maps has an empty grid, its shape is ", list(maps.shape))
+    blocks = _blocks(op, size, (grid_height, grid_width), shift)
     return maps.new_empty(n, channels, grid_height * blocks[0], grid_width * blocks[1])
 
 
 @torch.library.register_fake("faceattr::interweave_adjoint")
 def _(grad, map_size, grid, shift):
+    op = "interweave_adjoint"
+    check_dim(grad, 4, op, "grad", "[N, C, Gh*H', Gw*W']")
+    check_pair(map_size, 1, op, "map_size")
+    check_pair(grid, 1, op, "grid")
+    blocks = _blocks(op, map_size, grid, shift)
+    check_grad(grad, (*grad.shape[:2], grid[0] * blocks[0], grid[1] * blocks[1]), op, of="interweaved map")
     return grad.new_empty(grad.shape[0], *grid, grad.shape[1], *map_size)
 
 
@@ -55,13 +79,17 @@ def _setup_adjoint(ctx, inputs, output):
     ctx.shift = inputs[3]
 
 
-torch.library.register_autograd(
-    _interweave,
+register_autograd(
+    "interweave",
+    _setup_interweave,
     lambda ctx, grad: (_adjoint(grad, ctx.map_size, ctx.grid, ctx.shift), None),
-    setup_context=_setup_interweave,
+    lambda inputs, tangents: _interweave(tangents[0], inputs[1]),
 )
-torch.library.register_autograd(
-    _adjoint, lambda ctx, maps: (_interweave(maps, ctx.shift), None, None, None), setup_context=_setup_adjoint
+register_autograd(
+    "interweave_adjoint",
+    _setup_adjoint,
+    lambda ctx, maps: (_interweave(maps, ctx.shift), None, None, None),
+    lambda inputs, tangents: _adjoint(tangents[0], *inputs[1:]),
 )
 register_vmap("interweave", folds=True)
 register_vmap("interweave_adjoint", folds=True)

@@ -1,15 +1,49 @@
 """Locally shared convolution: filters shared inside the cells of a grid laid over the output (eq. 4)."""
 
-import torch
+from collections.abc import Sequence
 
-from ._library import call, empty_map, is_channels_last, pair, register_autocast, register_vmap
+import torch
+from torch import Tensor
+
+from ._checks import (
+    check,
+    check_bias,
+    check_channels,
+    check_dim,
+    check_floating,
+    check_grad,
+    check_like,
+    check_pair,
+    check_weight,
+)
+from ._library import (
+    add,
+    call,
+    empty_map,
+    integer,
+    integers,
+    is_channels_last,
+    overridable,
+    register_autocast,
+    register_autograd,
+    register_vmap,
+)
 
 _forward = torch.ops.faceattr.locally_shared_conv2d.default
 _input_grad = torch.ops.faceattr.locally_shared_conv2d_input_grad.default
 _weight_grad = torch.ops.faceattr.locally_shared_conv2d_weight_grad.default
 
 
-def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1):
+@overridable
+def locally_shared_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
     r"""Convolution whose filters are shared inside the cells of a grid over the output.
 
     The output row y of Ho belongs to cell row floor(y * Gh / Ho), columns likewise, and is computed as by
@@ -23,9 +57,13 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
 
     Args:
         input: [N, C, H, W] or [C, H, W]; float64, float32, float16 or bfloat16; any strides.
-        weight: [Gh, Gw, O, C, kh, kw], same dtype and device; any strides. See :func:`channels_last_filters`.
+        weight: [Gh, Gw, O, C / groups, kh, kw], same dtype and device; any strides. See :func:`channels_last_filters`.
         bias: [Gh, Gw, O] or None.
-        stride, padding, dilation: an int or a pair (vertical, horizontal), in positions.
+        stride, dilation: an int or a pair (vertical, horizontal), in positions.
+        padding: the same, zeros on both sides; or "valid" (none) or, with stride 1, "same": as much as keeps the size,
+            an odd rest at the end.
+        groups: input and output channels in so many groups, the first of the one with the first of the other and so
+            on; one call of the kernel a group.
 
     Returns:
         [N, O, Ho, Wo] (or [O, Ho, Wo]) with Ho = floor((H + 2*ph - dh*(kh-1) - 1) / sh) + 1, Wo likewise;
@@ -33,8 +71,12 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
 
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit, or a grid with more cells than output positions.
+        TypeError, ValueError: a stride, padding or dilation that is no int, pair of ints or word.
 
-    Differentiable to any order in input, weight and bias. The same bits for any number of threads.
+    Where gradients are on, one cell on the CPU is torch.nn.functional.conv2d itself.
+
+    Differentiable to any order in input, weight and bias, in reverse and forward mode, under every transform of
+    torch.func. The same bits for any number of threads.
 
     Memory on the CPU, beyond the result: forward, one cell's filters a thread (all filters where there are fewer cells
     than threads); the input's gradient, a copy of the weights (for few outputs a cell, what each
@@ -42,13 +84,49 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
     multiplies it by pairs (AVX512_BF16) also a copy of the maps that are read, and for the input's gradient of the
     weights. Such a CPU takes subnormal bfloat16 numbers for zero. benchmarks/RESULTS.md has figures.
     """
-    geometry = pair(stride), pair(padding), pair(dilation)
+    op = "locally_shared_conv2d"
+    stride, dilation = integers(stride, op, "stride"), integers(dilation, op, "dilation")
+    if isinstance(padding, str):
+        input, padding = _pad_by_word(input, weight, stride, padding, dilation)
+    geometry = stride, integers(padding, op, "padding"), dilation
     if input.dim() == 3:
-        return call(_forward, input.unsqueeze(0), weight, bias, *geometry).squeeze(0)
-    return call(_forward, input, weight, bias, *geometry)
+        return _by_groups(input.unsqueeze(0), weight, bias, geometry, groups).squeeze(0)
+    return _by_groups(input, weight, bias, geometry, groups)
 
 
-def channels_last_filters(weight):
+def _by_groups(input, weight, bias, geometry, groups):
+    if groups == 1:
+        if torch.is_grad_enabled() and input.device.type == "cpu" and _is_conv2d(input, weight, bias):
+            # Several times faster with its gradients; without them, the kernel is as fast as torch's or faster.
+            return torch.nn.functional.conv2d(input, weight[0, 0], None if bias is None else bias[0, 0], *geometry)
+        return call(_forward, input, weight, bias, *geometry)
+    op, groups = "locally_shared_conv2d", integer(groups, "locally_shared_conv2d", "groups")
+    check(groups >= 1, op, ": groups is ", groups, ", it must be at least 1")
+    check_dim(input, 4, op, "input", "[N, C, H, W]")
+    check_weight(weight, op)
+    check_bias(bias, weight, op)
+    for name, channels in (("input", input.shape[1]), ("output", weight.shape[2])):
+        check(channels % groups == 0, op, f": {name} has {channels} channels, no multiple of the {groups} groups")
+    biases = [None] * groups if bias is None else bias.chunk(groups, 2)
+    parts = zip(input.chunk(groups, 1), weight.chunk(groups, 2), biases, strict=True)
+    return torch.cat([call(_forward, *part, *geometry) for part in parts], 1)
+
+
+def _is_conv2d(input, weight, bias):
+    """Whether there is one cell, and all the rest fits too: where it does not, the kernel says why."""
+    return (
+        weight.dim() == 6
+        and weight.shape[0] == weight.shape[1] == 1
+        and input.dim() == 4
+        and 0 < input.shape[1] == weight.shape[3]
+        and weight.shape[2] > 0
+        and input.dtype == weight.dtype
+        and input.device == weight.device
+        and (bias is None or (bias.shape == weight.shape[:3] and bias.dtype == weight.dtype))
+    )
+
+
+def channels_last_filters(weight: Tensor) -> Tensor:
     """The filters laid out with their channels side by side, as the CUDA kernels read them.
 
     The forward pass on a GPU reads such filters in place, where C is a multiple of 16 bytes; any others it lays out so
@@ -70,39 +148,83 @@ def channels_last_filters(weight):
     return weight.permute(0, 1, 4, 5, 2, 3).contiguous().permute(0, 1, 4, 5, 2, 3)
 
 
-def _output_size(size, kernel_size, stride, padding, dilation):
-    return [
+def _pad_by_word(input, weight, stride, padding, dilation):
+    """The input and the padding, in numbers, that torch.nn.functional.conv2d takes "same" and "valid" for."""
+    op = "locally_shared_conv2d"
+    if padding not in ("same", "valid"):
+        raise ValueError(f'{op}: padding is {padding!r}, it must be an int, a pair of ints, "same" or "valid"')
+    if padding == "valid":
+        return input, (0, 0)
+    if stride != (1, 1):
+        raise ValueError(f'{op}: padding is "same" with stride {stride}, it needs stride 1')
+    check_weight(weight, op)
+    height, width = (d * (k - 1) for d, k in zip(dilation, weight.shape[4:], strict=True))
+    if height % 2 or width % 2:
+        input = torch.nn.functional.pad(input, (0, width % 2, 0, height % 2))
+    return input, (height // 2, width // 2)
+
+
+def _checked_output(op, size, grid, kernel_size, stride, padding, dilation):
+    """Ho and Wo for an input of `size`, (H, W)."""
+    for name, values, least in (
+        ("grid", grid, 1),
+        ("kernel_size", kernel_size, 1),
+        ("stride", stride, 1),
+        ("padding", padding, 0),
+        ("dilation", dilation, 1),
+    ):
+        check_pair(values, least, op, name)
+    height, width = (
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(size, kernel_size, stride, padding, dilation, strict=True)
-    ]
+    )
+    smaller = f"input of {size[0]}x{size[1]} is smaller than the kernel of {kernel_size[0]}x{kernel_size[1]} with "
+    smaller += f"dilation ({dilation[0]}, {dilation[1]}) and padding ({padding[0]}, {padding[1]})"
+    check(height > 0, op, ": ", smaller)
+    check(width > 0, op, ": ", smaller)
+    many = f"weight has a grid of {grid[0]}x{grid[1]} cells, the output only {height}x{width} positions; every cell "
+    check(grid[0] <= height, op, ": ", many, "needs at least one")
+    check(grid[1] <= width, op, ": ", many, "needs at least one")
+    return height, width
 
 
 @torch.library.register_fake("faceattr::locally_shared_conv2d")
 def _(input, weight, bias, stride, padding, dilation):
     op = "locally_shared_conv2d"
-    torch._check(input.dim() == 4, lambda: f"{op}: input has shape {list(input.shape)}, it must be [N, C, H, W]")
-    torch._check(
-        weight.dim() == 6, lambda: f"{op}: weight has shape {list(weight.shape)}, it must be [Gh, Gw, O, C, kh, kw]"
-    )
-    torch._check(
-        weight.shape[3] == input.shape[1],
-        lambda: f"{op}: weight has {weight.shape[3]} input channels, input has {input.shape[1]}",
-    )
-    torch._check(
-        weight.dtype == input.dtype,
-        lambda: f"{op}: weight and input have different dtypes, convert one to the other's",
-    )
-    height, width = _output_size(input.shape[2:], weight.shape[4:], stride, padding, dilation)
-    return empty_map(input, (input.shape[0], weight.shape[2], height, width), is_channels_last(input))
+    check_dim(input, 4, op, "input", "[N, C, H, W]")
+    check_weight(weight, op)
+    check_like(weight, input, op, "weight")
+    check_channels(weight, input, op)
+    check_bias(bias, weight, op)
+    geometry = weight.shape[:2], weight.shape[4:], stride, padding, dilation
+    size = _checked_output(op, input.shape[2:], *geometry)
+    check_floating(input, op)
+    return empty_map(input, (input.shape[0], weight.shape[2], *size), is_channels_last(input))
 
 
 @torch.library.register_fake("faceattr::locally_shared_conv2d_input_grad")
 def _(grad, weight, input_size, stride, padding, dilation, channels_last):
+    op = "locally_shared_conv2d_input_grad"
+    check_dim(grad, 4, op, "grad", "[N, O, Ho, Wo]")
+    check_weight(weight, op)
+    check_like(weight, grad, op, "weight")
+    check_pair(input_size, 1, op, "input_size")
+    geometry = weight.shape[:2], weight.shape[4:], stride, padding, dilation
+    size = _checked_output(op, input_size, *geometry)
+    check_grad(grad, (grad.shape[0], weight.shape[2], *size), op)
+    check_floating(grad, op)
     return empty_map(grad, (grad.shape[0], weight.shape[3], *input_size), channels_last)
 
 
 @torch.library.register_fake("faceattr::locally_shared_conv2d_weight_grad")
 def _(grad, input, grid, kernel_size, stride, padding, dilation):
+    op = "locally_shared_conv2d_weight_grad"
+    check_dim(grad, 4, op, "grad", "[N, O, Ho, Wo]")
+    check_dim(input, 4, op, "input", "[N, C, H, W]")
+    check_like(grad, input, op, "grad")
+    size = _checked_output(op, input.shape[2:], grid, kernel_size, stride, padding, dilation)
+    check_grad(grad, (input.shape[0], grad.shape[1], *size), op)
+    check_floating(input, op)
     out_channels = grad.shape[1]
     return input.new_empty(*grid, out_channels, input.shape[1], *kernel_size), input.new_empty(*grid, out_channels)
 
@@ -153,23 +275,58 @@ def _backward_input_grad(ctx, grad_input):
 
 
 def _setup_weight_grad(ctx, inputs, output):
-    grad, input, _, _, *geometry = inputs
+    grad, input, ctx.grid, ctx.kernel_size, *geometry = inputs
     _save(ctx, grad, input, *geometry)
-    ctx.input_size, ctx.channels_last = input.shape[2:], is_channels_last(input)
+    ctx.channels, ctx.input_size, ctx.channels_last = input.shape[1], input.shape[2:], is_channels_last(input)
 
 
 def _backward_weight_grad(ctx, grad_weight, grad_bias):
     grad, input = ctx.saved_tensors
-    grad_grad = _forward(input, grad_weight, grad_bias, *ctx.geometry) if ctx.needs_input_grad[0] else None
+    needs_grad, needs_input = ctx.needs_input_grad[:2]
+    if grad_weight is None:  # a bias adds to every position of its cell: the output of an input without channels
+        grad_weight = grad_bias.new_zeros(*ctx.grid, grad_bias.shape[2], ctx.channels, *ctx.kernel_size)
+    grad_grad = _forward(input, grad_weight, grad_bias, *ctx.geometry) if needs_grad else None
     input_grad = None
-    if ctx.needs_input_grad[1]:
+    if needs_input:
         input_grad = _input_grad(grad, grad_weight, ctx.input_size, *ctx.geometry, ctx.channels_last)
     return grad_grad, input_grad, None, None, None, None, None
 
 
-torch.library.register_autograd(_forward, _backward_forward, setup_context=_setup_forward)
-torch.library.register_autograd(_input_grad, _backward_input_grad, setup_context=_setup_input_grad)
-torch.library.register_autograd(_weight_grad, _backward_weight_grad, setup_context=_setup_weight_grad)
+def _jvp_forward(inputs, tangents):
+    input, weight, _, *geometry = inputs
+    input_tangent, weight_tangent, bias_tangent, *_ = tangents
+    if weight_tangent is None and bias_tangent is not None:
+        weight_tangent = torch.zeros_like(weight)
+    return add(
+        None if input_tangent is None else _forward(input_tangent, weight, None, *geometry),
+        None if weight_tangent is None else _forward(input, weight_tangent, bias_tangent, *geometry),
+    )
+
+
+def _jvp_input_grad(inputs, tangents):
+    grad, weight, *rest = inputs
+    grad_tangent, weight_tangent, *_ = tangents
+    return add(
+        None if grad_tangent is None else _input_grad(grad_tangent, weight, *rest),
+        None if weight_tangent is None else _input_grad(grad, weight_tangent, *rest),
+    )
+
+
+def _jvp_weight_grad(inputs, tangents):
+    grad, input, *rest = inputs
+    grad_tangent, input_tangent, *_ = tangents
+    weight = bias = None
+    if grad_tangent is not None:
+        weight, bias = _weight_grad(grad_tangent, input, *rest)
+    if input_tangent is not None:
+        of_input, unmoved = _weight_grad(grad, input_tangent, *rest)
+        weight, bias = add(weight, of_input), torch.zeros_like(unmoved) if bias is None else bias
+    return weight, bias
+
+
+register_autograd("locally_shared_conv2d", _setup_forward, _backward_forward, _jvp_forward)
+register_autograd("locally_shared_conv2d_input_grad", _setup_input_grad, _backward_input_grad, _jvp_input_grad)
+register_autograd("locally_shared_conv2d_weight_grad", _setup_weight_grad, _backward_weight_grad, _jvp_weight_grad)
 register_autocast("locally_shared_conv2d")
 register_vmap("locally_shared_conv2d", folds=True)
 register_vmap("locally_shared_conv2d_input_grad", folds=True)

@@ -7,12 +7,14 @@ import math
 
 import torch
 
-from ._library import pair
+
+def _pairs(*values):
+    return [(value, value) if isinstance(value, int) else value for value in values]
 
 
 def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1):
     """As :func:`faceattr.ops.locally_shared_conv2d`; differentiable by plain autograd."""
-    (sh, sw), (ph, pw), (dh, dw) = pair(stride), pair(padding), pair(dilation)
+    (sh, sw), (ph, pw), (dh, dw) = _pairs(stride, padding, dilation)
     grid_height, grid_width, out_channels, _, kh, kw = weight.shape
     x, w = input.double(), weight.double()
     x = torch.nn.functional.pad(x, (pw, pw, ph, ph))
@@ -33,7 +35,7 @@ def locally_shared_conv2d(input, weight, bias=None, stride=1, padding=0, dilatio
 
 def interweave(maps, shift=0):
     """As :func:`faceattr.ops.interweave`."""
-    ty, tx = pair(shift)
+    [(ty, tx)] = _pairs(shift)
     n, grid_height, grid_width, channels, height, width = maps.shape
     blocks_y, blocks_x = height - (grid_height - 1) * ty, width - (grid_width - 1) * tx
     out = maps.new_empty(n, channels, grid_height * blocks_y, grid_width * blocks_x)
@@ -47,7 +49,7 @@ def interweave(maps, shift=0):
 
 def interweaved_conv2d(input, weight, bias=None, stride=1, dilation=1, shift=0, pool=1):
     """As :func:`faceattr.ops.interweaved_conv2d`; differentiable by plain autograd."""
-    (sy, sx), (dy, dx), (ty, tx), (ay, ax) = pair(stride), pair(dilation), pair(shift), pair(pool)
+    (sy, sx), (dy, dx), (ty, tx), (ay, ax) = _pairs(stride, dilation, shift, pool)
     grid_height, grid_width, _, _, kh, kw = weight.shape
     x, w = input.double(), weight.double()
     blocks_y = (x.shape[2] - dy * (kh - 1) - 1 - (grid_height - 1) * ty) // sy + 1 - (ay - 1)

@@ -1,6 +1,6 @@
 // Runs CUDA kernels on the CPU: a fibre for each CUDA thread, one block at a time, deterministic.
 //
-// csrc/common/device.cuh includes this where nvcc does not compile it. It stands in for what the kernels use
+// csrc/cuda/device.cuh includes this where nvcc does not compile it. It stands in for what the kernels use
 // of CUDA: built-in indices, barriers, shuffles, shared memory, cp.async, ldmatrix and mma.sync. Faults of a
 // kernel end the program with a message: a barrier that not all threads reach, a lane outside its mask. Bad
 // addresses are left to AddressSanitizer, races to ThreadSanitizer, which is told that the fibres are threads

@@ -88,7 +88,8 @@ def test_one_cell_is_conv2d(geometry, bias):
     conv = torch.nn.Conv2d(5, 6, 3, *geometry, bias=bias, dtype=torch.float64)
     input = torch.randn(2, 5, 11, 12, dtype=torch.float64)
     cell_bias = conv.bias[None, None] if bias else None
-    output = locally_shared_conv2d(input, conv.weight[None, None], cell_bias, *geometry)
+    with torch.no_grad():  # with gradients it is conv2d itself
+        output = locally_shared_conv2d(input, conv.weight[None, None], cell_bias, *geometry)
     torch.testing.assert_close(output, conv(input), rtol=1e-12, atol=1e-12)
 
 
@@ -322,3 +323,35 @@ def test_gradient_operators_check_their_shapes():
         torch.ops.faceattr.locally_shared_conv2d_input_grad(grad[..., 1:], weight, [9, 8], *geometry, False)
     with pytest.raises(RuntimeError, match="grad has shape"):
         torch.ops.faceattr.locally_shared_conv2d_weight_grad(grad[:1], input, [3, 2], [3, 2], *geometry)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("layout", ["planar", "channels_last", "sliced"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (32, 16, 20, (5, 4), (1, 1), (5, 4), 1, 0, 1),
+        (35, 17, 19, (7, 6), (3, 3), (5, 4), 1, 0, 1),
+        (40, 16, 33, (7, 6), (3, 2), (3, 3), (2, 1), (1, 2), (1, 2)),
+        (64, 96, 96, (4, 4), (1, 1), (2, 2), 2, 1, 1),
+        (33, 16, 16, (6, 6), (3, 3), (2, 3), 1, 1, 1),
+    ],
+)
+def test_large_batches_over_cells_of_few_positions(shape, layout, dtype):
+    """Vectors run over the batch there."""
+    input, weight, bias, geometry = problem(shape, dtype)
+    views = {
+        "planar": lambda t: t,
+        "channels_last": lambda t: t.to(memory_format=torch.channels_last),
+        "sliced": lambda t: torch.stack([t, -t], -1)[..., 0],
+    }
+    leaves = [t.detach().requires_grad_() for t in (views[layout](input), weight, bias)]
+    exact_leaves = [t.detach().double().requires_grad_() for t in (input, weight, bias)]
+    output = locally_shared_conv2d(*leaves, *geometry)
+    exact = reference.locally_shared_conv2d(*exact_leaves, *geometry)
+    grad = torch.randn_like(exact)
+    results = (output, *torch.autograd.grad(output, leaves, grad.to(dtype)))
+    expected = (exact, *torch.autograd.grad(exact, exact_leaves, grad))
+    for ours, theirs in zip(results, expected, strict=True):
+        scale = theirs.abs().max()
+        torch.testing.assert_close(ours.double() / scale, theirs / scale, **TOLERANCE[dtype])

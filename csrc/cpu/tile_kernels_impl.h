@@ -1,4 +1,4 @@
-// The text of the inner loops; each cpu_tiles_*.cpp includes it once, with
+// The text of the inner loops; each tiles_*.cpp includes it once, with
 //   FACEATTR_ISA           the instruction set's name, here a namespace
 //   FACEATTR_TARGET        the attribute that lets the compiler use it
 //   FACEATTR_VECTOR_BYTES  width of its registers

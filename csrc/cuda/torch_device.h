@@ -13,8 +13,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "../common/dtypes.h"
 #include "device.cuh"
-#include "dtypes.h"
 
 namespace faceattr::gpu {
 

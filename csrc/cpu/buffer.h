@@ -4,7 +4,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
-#include <new>
+
+#include "../common/memory.h"
 
 namespace faceattr {
 
@@ -18,7 +19,7 @@ using Buffer = std::unique_ptr<T[], Free>;
 template <typename T>
 Buffer<T> make_buffer(int64_t elements) {
   void* p = std::aligned_alloc(64, (elements * sizeof(T) / 64 + 1) * 64);
-  if (!p) throw std::bad_alloc();
+  if (!p) throw_out_of_memory(static_cast<double>(elements) * sizeof(T));
   return Buffer<T>(static_cast<T*>(p));
 }
 

@@ -1,9 +1,9 @@
-#include "cpu_isa.h"
+#include "isa.h"
 
 #include <cstdlib>
 #include <string>
 
-#include "checks.h"
+#include "../common/checks.h"
 
 namespace faceattr {
 namespace {

@@ -1,4 +1,4 @@
-#include "cuda_convolution.h"
+#include "torch_convolution.h"
 
 namespace faceattr::gpu {
 FACEATTR_CONVOLUTION(, double)

@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "../common/strided.h"
 #include "axis_plan.h"
 #include "pairs.h"
 #include "panels.h"
-#include "strided.h"
 
 namespace faceattr {
 

@@ -1,9 +1,9 @@
 // The convolutions on CUDA tensors; instantiated once for each dtype, in convolution_<dtype>.cu.
 #pragma once
 
+#include "../common/strided.h"
 #include "convolution.cuh"
-#include "cuda_device.h"
-#include "strided.h"
+#include "torch_device.h"
 
 #define FACEATTR_CONVOLUTION(prefix, T)                                                                     \
   prefix template void convolve<T>(CudaDevice&, const Convolution&, const Map<const T>&, const Filters<T>&, \

@@ -1,5 +1,5 @@
 // Hands out the inner loops of the chosen instruction set.
-#include "cpu_isa.h"
+#include "isa.h"
 #include "tile_kernels.h"
 
 namespace faceattr {

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
+#include "../common/strided.h"
 #include "buffer.h"
-#include "strided.h"
 #include "tile_kernels.h"
 
 namespace faceattr {

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "dtypes.h"
+#include "../common/dtypes.h"
 
 namespace faceattr {
 
