@@ -47,8 +47,8 @@ class DenseFilters {
   Tensor weight_;
 };
 
-// Whether torch lets float32 products be taken as TF32, at this moment, as its own do. The stable ABI has no
-// such question; faceattr/ops/_library.py answers it through the dispatcher.
+// Whether torch lets the float32 products of a convolution be taken as TF32, at this moment, as its own do.
+// The stable ABI has no such question; faceattr/ops/_library.py answers it through the dispatcher.
 inline bool tf32_allowed(const Tensor& tensor) {
   if (tensor.scalar_type() != ScalarType::Float) return false;
   StableIValue answer[1];

@@ -1,5 +1,9 @@
 """Shapes, strides and devices of the operators' results on CUDA tensors without memory: needs no GPU, not even CUDA."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -86,15 +90,42 @@ def test_density_peaks(dtype):
     assert parent.dtype == torch.int64 and parent.device.type == "cuda"
 
 
-@pytest.mark.parametrize("setting, allowed", [("tf32", True), ("ieee", False)])
-def test_the_kernels_see_torchs_tf32_setting(setting, allowed):
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
+@pytest.fixture
+def convolution_precision():
+    """torch's setting, put back afterwards."""
+    setting = torch.backends.cudnn.conv
+    before = setting.fp32_precision
+    yield setting
+    torch.backends.cudnn.allow_tf32 = True
+    setting.fp32_precision = before
+
+
+def test_the_kernels_follow_torchs_convolution_setting(convolution_precision):
+    allowed = torch.ops.faceattr.tf32_allowed
+    assert convolution_precision.fp32_precision == "tf32" and allowed() is True  # torch's default
+    for precision, answer in (("ieee", False), ("tf32", True)):
+        convolution_precision.fp32_precision = precision
+        assert allowed() is answer
+    for older in (False, True):
+        torch.backends.cudnn.allow_tf32 = older
+        assert allowed() is older
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=not older):
+            assert allowed() is not older
+
+
+def test_not_torchs_matmul_setting(convolution_precision):
+    before = torch.get_float32_matmul_precision()
     try:
-        matmul.fp32_precision = setting
-        assert torch.ops.faceattr.tf32_allowed() is allowed
-        torch.set_float32_matmul_precision("high" if allowed else "highest")
-        assert torch.ops.faceattr.tf32_allowed() is allowed
+        for precision in ("high", "highest"):
+            torch.set_float32_matmul_precision(precision)
+            assert torch.ops.faceattr.tf32_allowed() is True
     finally:
-        torch.set_float32_matmul_precision("highest")
-        matmul.fp32_precision = before
+        torch.set_float32_matmul_precision(before)
+
+
+def test_no_tf32_without_python(tmp_path):
+    """The library alone, as a C++ process loads it, has an answer."""
+    (library,) = Path(ops.__file__).parent.parent.glob("_C.*")
+    script = f"import torch; torch.ops.load_library({str(library)!r}); print(torch.ops.faceattr.tf32_allowed())"
+    process = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert process.stdout == "False\n", process.stderr

@@ -29,10 +29,9 @@ def _needs_a_gpu():
 
 @pytest.fixture(autouse=True)
 def _no_tf32():
-    """This spelling sets the others too; where they disagree, torch itself refuses to go on."""
-    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
 
 
 pytestmark = pytest.mark.gpu
@@ -149,11 +148,10 @@ def test_tf32_when_torch_allows_it():
     conv.float()
     precise = relative_error(conv(input), exact)
     for allow in (
-        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
-        lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
-        lambda: torch.set_float32_matmul_precision("high"),
+        lambda: setattr(torch.backends.cudnn, "allow_tf32", True),
+        lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32"),
     ):
-        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
         assert relative_error(conv(input), exact) == precise < 1e-5
         allow()
         assert precise < relative_error(conv(input), exact) < 3e-3
