@@ -11,7 +11,7 @@
 // all taps where shared memory can hold them (Window).
 #pragma once
 
-#include "tile.cuh"
+#include "pipeline.cuh"
 
 namespace faceattr::gpu {
 
@@ -440,7 +440,7 @@ template <typename Tile, Direction direction>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     contract(const __grid_constant__ Contraction<typename Tile::Element> problem, int64_t first_block) {
   using T = typename Tile::Element;
-  using Warp = typename WarpOf<Tile, Layout::kDepthInner>::type;
+  using Warp = typename WarpOf<Tile, Layout::kDepthInner, Layout::kDepthInner>::type;
   static_assert(Tile::kThreads >= 64, "two warps list the taps");
   int64_t block = first_block + blockIdx.x;
   const int first_column = static_cast<int>(take(block, problem.column_tiles)) * Tile::kColumns;
@@ -490,7 +490,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   if (has_products) {
     ContractionLoader<Tile, direction> loader(problem, lists, tile_rows, first_column);
     warp.place_rows([&](int row) { return static_cast<int>(warp_rows[row].line - loader.first_line); });
-    multiply_tiles<Tile, Layout::kDepthInner>(loader, loader.stages(), warp);
+    multiply_tiles<Tile, Layout::kDepthInner, Layout::kDepthInner>(loader, loader.stages(), warp);
   }
 
   const int p = problem.y.cell[run_y], q = problem.x.cell[run_x];
@@ -695,7 +695,7 @@ template <typename Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     contract_weight(const __grid_constant__ WeightContraction<typename Tile::Element> problem,
                     int64_t first_block) {
-  using Warp = typename WarpOf<Tile, Layout::kDepthOuter>::type;
+  using Warp = typename WarpOf<Tile, Layout::kDepthOuter, Layout::kDepthOuter>::type;
   int64_t block = first_block + blockIdx.x;
   const int64_t first_column = take(block, problem.column_tiles) * Tile::kColumns;
   const int first_row = static_cast<int>(take(block, problem.row_tiles)) * Tile::kRows;
@@ -711,7 +711,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
                 end_stage = min(first_stage + share, all_stages);
   Warp warp;
   WeightLoader<Tile> loader(problem, run_y, run_x, first_row, first_column, first_stage);
-  multiply_tiles<Tile, Layout::kDepthOuter>(loader, static_cast<int>(end_stage - first_stage), warp);
+  multiply_tiles<Tile, Layout::kDepthOuter, Layout::kDepthOuter>(
+      loader, static_cast<int>(end_stage - first_stage), warp);
 
   const int64_t cells = static_cast<int64_t>(problem.y.cells) * problem.x.cells;
   const int64_t part =
