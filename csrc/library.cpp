@@ -14,6 +14,9 @@ STABLE_TORCH_LIBRARY(faceattr, m) {
   m.def(
       "locally_shared_conv2d_weight_grad(Tensor grad, Tensor input, SymInt[2] grid, SymInt[2] kernel_size, "
       "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation) -> (Tensor, Tensor)");
+  m.def(
+      "locally_shared_conv2d_backward(Tensor grad, Tensor input, Tensor weight, SymInt[2] stride, "
+      "SymInt[2] padding, SymInt[2] dilation) -> (Tensor, Tensor, Tensor)");
 
   m.def("interweave(Tensor maps, SymInt[2] shift) -> Tensor");
   m.def("interweave_adjoint(Tensor grad, SymInt[2] map_size, SymInt[2] grid, SymInt[2] shift) -> Tensor");

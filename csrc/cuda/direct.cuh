@@ -2,7 +2,7 @@
 // packed.
 #pragma once
 
-#include "contraction.cuh"
+#include "axis.cuh"
 
 namespace faceattr::gpu {
 

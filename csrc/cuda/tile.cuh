@@ -38,6 +38,34 @@ struct Tile {
   }
 };
 
+// One row (or column) of a lane's sums. Rows count from the warp's first, columns from the lane's
+// first_column(): those are constants.
+template <typename Warp, bool kIsRow>
+struct Line {
+  const Warp& warp;
+  int index;
+
+  // Calls f(column, sum), or f(row, sum).
+  template <typename F>
+  __device__ void for_each(const F& f) const {
+#pragma unroll
+    for (int k = 0; k < (kIsRow ? Warp::kLaneColumns : Warp::kLaneRows); ++k)
+      if constexpr (kIsRow)
+        f(Warp::apart(k), warp.sum(index, k));
+      else
+        f(Warp::row(k), warp.sum(k, index));
+  }
+
+  // Calls f(column, sum, sum of the next column).
+  template <typename F>
+  __device__ void for_each_pair(const F& f) const {
+    static_assert(kIsRow && Warp::kInPairs, "neighbouring columns");
+#pragma unroll
+    for (int k = 0; k < Warp::kLaneColumns; k += 2)
+      f(Warp::apart(k), warp.sum(index, k), warp.sum(index, k + 1));
+  }
+};
+
 // A warp's part of a tile on the plain arithmetic units: lanes lie 8 down, 4 across.
 template <typename Tile, Layout kRowLayout, Layout kColumnLayout>
 struct FmaWarp {
@@ -47,7 +75,7 @@ struct FmaWarp {
   static constexpr int kDown = kRows / 8, kAcross = kColumns / 4, kVector = Tile::kVector;
   static constexpr int kRowLine = Tile::template line_bytes<kRowLayout>(Tile::kRows);
   static constexpr int kColumnLine = Tile::template line_bytes<kColumnLayout>(Tile::kColumns);
-  static constexpr bool kInPairs = false;  // whether columns 2j and 2j + 1 of a lane are neighbours
+  static constexpr bool kInPairs = kColumnLayout == Layout::kDepthOuter;  // columns 2j, 2j + 1 are neighbours
   static_assert(kRowLayout == Layout::kDepthInner || kColumnLayout == Layout::kDepthOuter, "not needed");
   using Part = Vector<Element>;
 
@@ -140,8 +168,7 @@ struct FmaWarp {
           *reinterpret_cast<const Part*>(columns + k * kColumnLine + column(j * kVector) * sizeof(Element));
   }
 
-  // Adds value(column) to each of this lane's sums. Rows count from the warp's first, columns from this
-  // lane's first_column(): constants.
+  // Adds value(column) to each of this lane's sums.
   template <typename F>
   __device__ void add_to_columns(const F& value) {
 #pragma unroll
@@ -152,17 +179,19 @@ struct FmaWarp {
     }
   }
 
-  // Calls f(row, for_each) for each row of this lane; for_each(g) calls g(column, sum) for each of the row's
-  // sums.
+  // Calls f(row, sums) for each row of this lane, f(column, sums) for each column: see Line.
   template <typename F>
   __device__ void for_each_row(const F& f) const {
 #pragma unroll
-    for (int i = 0; i < kDown; ++i)
-      f(row(i), [&](const auto& g) {
-#pragma unroll
-        for (int j = 0; j < kAcross; ++j) g(apart(j), sums[i][j]);
-      });
+    for (int i = 0; i < kDown; ++i) f(row(i), Line<FmaWarp, true>{*this, i});
   }
+  template <typename F>
+  __device__ void for_each_column(const F& f) const {
+#pragma unroll
+    for (int j = 0; j < kAcross; ++j) f(apart(j), Line<FmaWarp, false>{*this, j});
+  }
+  static constexpr int kLaneRows = kDown, kLaneColumns = kAcross;
+  __device__ Sum sum(int i, int j) const { return sums[i][j]; }
 };
 
 __device__ inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Half) {
@@ -284,13 +313,17 @@ struct TensorCoreWarp {
   template <typename F>
   __device__ void for_each_row(const F& f) const {
 #pragma unroll
-    for (int i = 0; i < 2 * kDown; ++i)
-      f(i * 8 + threadIdx.x % 32 / 4, [&](const auto& g) {
-#pragma unroll
-        for (int j = 0; j < 2 * kAcross; ++j) g(apart(j), sums[i / 2][j / 2][i % 2 * 2 + j % 2]);
-      });
+    for (int i = 0; i < kLaneRows; ++i) f(row(i), Line<TensorCoreWarp, true>{*this, i});
   }
+  template <typename F>
+  __device__ void for_each_column(const F& f) const {
+#pragma unroll
+    for (int j = 0; j < kLaneColumns; ++j) f(apart(j), Line<TensorCoreWarp, false>{*this, j});
+  }
+  static constexpr int kLaneRows = 2 * kDown, kLaneColumns = 2 * kAcross;
+  __device__ float sum(int i, int j) const { return sums[i / 2][j / 2][i % 2 * 2 + j % 2]; }
 
+  __device__ static int row(int i) { return i * 8 + threadIdx.x % 32 / 4; }
   __device__ static int first_column() { return threadIdx.x % 4 * 2; }
   __host__ __device__ static constexpr int apart(int j) { return j / 2 * 8 + j % 2; }
 };

@@ -4,13 +4,10 @@
 #include <algorithm>
 #include <vector>
 
-#include "contraction.cuh"
+#include "loader.cuh"
+#include "runs.cuh"
 
 namespace faceattr::gpu {
-
-inline int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 class WindowPlanner {
  public:

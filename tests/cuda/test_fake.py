@@ -59,6 +59,21 @@ def test_forward_and_backward(name, dtype):
     assert [grad.shape for grad in grads] == [tensor.shape for tensor in tensors]
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_filters_gradient_lies_as_they_do(channels_last):
+    """Then the optimizer's copy of it costs nothing. On the CPU, where the operator is two calls, as on CUDA."""
+    input, weight = torch.randn(2, 3, 6, 5), torch.randn(2, 2, 4, 3, 3, 3)
+    if channels_last:
+        weight = ops.channels_last_filters(weight)
+    output = ops.locally_shared_conv2d(input, weight)
+    arguments = output, input, weight, [1, 1], [0, 0], [1, 1]
+    torch.library.opcheck(torch.ops.faceattr.locally_shared_conv2d_backward.default, arguments)
+    with FakeTensorMode():
+        fake = [torch.empty_strided(t.shape, t.stride(), device="cuda") for t in arguments[:3]]
+        grads = torch.ops.faceattr.locally_shared_conv2d_backward(*fake, *arguments[3:])
+    assert [grad.stride() for grad in grads[:2]] == [input.stride(), weight.stride()]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch builds no graph on cuda tensors without CUDA or GPU")
 @pytest.mark.parametrize("name", CALLS)
 def test_backward_through_autograd(name):

@@ -86,13 +86,22 @@ def test_shared_convolution_in_any_layout(executable, dtype, tf32, layout):
     verify(executable, checks)
 
 
+@pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("dtype, tf32", PRECISIONS)
-def test_one_launch_where_nothing_is_to_be_packed(executable, dtype, tf32):
-    shape = SharedShape(2, 8, 5, (6, 7), (3, 2), (2, 2))
+def test_launches(executable, dtype, tf32, splits):
+    """One of packing where anything is to be packed, one a product, one where the weight gradient is in parts."""
+    # A cell of more positions is split among blocks; of 8 channels nothing is packed if they lie side by side.
+    shape = SharedShape(2 if splits == 1 else 50, 8, 8, (6, 7), (3, 2), (2, 2))
     for filters_last, layout in itertools.product((False, True), ("contiguous", "channels_last")):
-        forward = shared_checks(shape, dtype, layout, tf32, filters_last=filters_last)[0]
-        verify(executable, [forward])
-        assert forward.case.launches == (1 if filters_last and layout == "channels_last" else 2)
+        checks = shared_checks(shape, dtype, layout, tf32, filters_last=filters_last)
+        verify(executable, checks)
+        maps_packed, all_in_place = layout == "contiguous", filters_last and layout == "channels_last"
+        assert [check.case.launches for check in checks] == [
+            1 + (not all_in_place),
+            1 + (not all_in_place),
+            splits + maps_packed,
+            1 + splits + (not all_in_place),
+        ]
 
 
 @pytest.mark.parametrize("dtype, tf32", PRECISIONS)
