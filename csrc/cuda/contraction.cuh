@@ -109,11 +109,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
         using Element = std::remove_pointer_t<decltype(result)>;
         each_row(result, [&](Element* to, const auto& sums) {
           sums.for_each_pair([&](int column, Sum left, Sum right) {
-            const Pair<Element> pair{round(left), round(right)};
-            if (column + 1 < columns)
-              *reinterpret_cast<Pair<Element>*>(to + column) = pair;
-            else if (column < columns)
-              to[column] = pair.left;
+            if (column < columns)
+              *reinterpret_cast<Pair<Element>*>(to + column) = {round(left), round(right)};
           });
         });
         return;

@@ -74,11 +74,12 @@ void launch_contraction(Device& device, Contraction<typename Tile::Element> prob
                 ContractionMemory<Tile>::bytes(windows, taps), problem);
 }
 
-// Whether channels lie side by side, the even ones where two can be written at once.
+// Whether the channels are pairs that lie side by side, where two can be written at once.
 template <typename T>
 bool goes_in_pairs(const Contraction<T>& p) {
   const auto size = p.result_is_sum ? sizeof(accumulate_t<T>) : sizeof(T);
-  return p.result_c == 1 && (p.result_n | p.result_p | p.result_q | p.result_y | p.result_x) % 2 == 0 &&
+  return p.result_c == 1 && p.columns % 2 == 0 &&
+         (p.result_n | p.result_p | p.result_q | p.result_y | p.result_x) % 2 == 0 &&
          reinterpret_cast<uintptr_t>(p.result) % (2 * size) == 0;
 }
 

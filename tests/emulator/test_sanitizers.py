@@ -51,7 +51,6 @@ SHORT = SharedShape(3, 33, 9, (6, 5), (3, 2), (2, 2))
 SPLIT = SharedShape(30, 5, 7, (6, 6), (3, 3), (1, 1))
 WHERE = {  # a product: its checks
     "forward": lambda: shared_checks(SHAPE, torch.float32)[:1],
-    "in pairs": lambda: shared_checks(SHAPE, torch.float32, "channels_last", True)[:1],
     "direct": lambda: shared_checks(SHAPE, torch.float32, direct_products=1 << 60)[:1],
     "TF32": lambda: shared_checks(SHAPE, torch.float32, tf32=True)[:1],
     "TF32, a stage not half full": lambda: shared_checks(SHORT, torch.float32, tf32=True)[:1],
@@ -180,14 +179,6 @@ FAULTS = {
         "heap-buffer-overflow",
         "input gradient",
     ),
-    "a pair written over the last column": (
-        "cuda/contraction.cuh",
-        "if (column + 1 < columns)",
-        "if (column < columns)",
-        "bounds",
-        "heap-buffer-overflow",
-        "in pairs",
-    ),
     "padding written as a weight's gradient": (
         "cuda/weight_contraction.cuh",
         "      if (c >= problem.in_channels) return;\n      T* to",
@@ -200,8 +191,8 @@ FAULTS = {
         "cuda/weight_contraction.cuh",
         "const bool is_whole = problem.splits == 1;",
         "const bool is_whole = true;",
-        "plain",
-        None,
+        "bounds",
+        "heap-buffer-overflow",
         "split",
     ),
     "a shuffle whose mask leaves a lane out": (
@@ -209,7 +200,7 @@ FAULTS = {
         "__shfl_xor_sync(0xffffffffu,",
         "__shfl_xor_sync(0x7fffffffu,",
         "plain",
-        "a lane outside its mask",
+        "whose mask leaves it out",
         "direct",
     ),
     "a shuffle that half of the lanes never reach": (
