@@ -5,8 +5,8 @@
 prints a Markdown table for csrc/PERFORMANCE.md, and its means; `without` shows what the kernels' choices are worth:
 look-ahead (a half of a stage is read while the one before is multiplied), in-place (filters are read as they lie,
 backward too), together (one operator packs the gradient once), whole (a sum in one part is written where it belongs).
-The plan repeats launch_contractions of csrc/cuda/convolution.cuh and csrc/cuda/windows.cuh; maps and filters are channels
-last.
+The plan repeats launch_contractions of csrc/cuda/convolution.cuh and csrc/cuda/windows.cuh; maps and filters lie
+channels last.
 """
 
 import itertools
