@@ -53,6 +53,7 @@ x, w = torch.randn(1, 4, 6, 6, device="cuda"), torch.randn(2, 2, 4, 4, 3, 3, dev
 o.locally_shared_conv2d(x, w), torch.cuda.synchronize()
 print(torch.__version__, torch.cuda.get_device_name())'
 if ! step load 45 4 "$python" -c "$loads"; then
+  failed=()
   build="$python benchmarks/gpu/build.py faceattr"
   step build 150 8 bash -c "FACEATTR_CUDA=1 side_by_side '$build._C' '$build._build_info' '$build._C_cuda'"
   step load-again 45 4 "$python" -c "$loads"

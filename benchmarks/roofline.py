@@ -235,9 +235,15 @@ def weight_plan(cell_rows, cells, taps, outputs, inputs, precision, gpu):
     def area(tile):
         return padded(outputs, tile[0]) * padded(columns, tile[1])
 
+    def fits(tile):
+        blocks, splits = count(tile)
+        if tile == (64, 256):  # fills the chip by itself
+            return blocks // splits >= 132 and 5 * area(tile) <= 7 * area((64, 64))
+        return blocks >= 132 and 4 * area(tile) <= 5 * area((64, 64))
+
     tile, resident, share = (64, 64), 4, precision.shares[0 if tensor_cores else 1]
-    for larger, own_resident, own_share in (((128, 128), 2, 1), ((64, 128), 3, 0)):
-        if tensor_cores and count(larger)[0] >= 132 and 4 * area(larger) <= 5 * area(tile):
+    for larger, own_resident, own_share in (((128, 128), 2, 1), ((64, 256), 2, 1), ((64, 128), 3, 0)):
+        if tensor_cores and fits(larger):
             tile, resident, share = larger, own_resident, precision.shares[own_share]
             break
     blocks, splits = count(tile)

@@ -3,12 +3,14 @@
 // Both directions have one shape. The result's positions are cut, on each axis, into runs inside which every
 // tap of the filter belongs to one cell; a block computes positions of one run by columns, summing over taps
 // and channels:
-//   forward          rows: positions (n, y, x) of a cell        columns: out channels  depth: (u, v, in
-//   channel) input gradient   rows: positions with the same cells        columns: in channels   depth: (u, v,
-//   out channel)
+//
+//                    rows                            columns        depth
+//   forward          positions (n, y, x) of a cell   out channels   (u, v, in channel)
+//   input gradient   positions with the same cells   in channels    (u, v, out channel)
+//
 // The input gradient thus gathers: no position is written twice, and no product with zero is taken. The run
 // is the outermost part of the block's index, each with its own weights; halos are read in place, once for
-// all taps where shared memory can hold them (Window).
+// all taps where shared memory can hold them (WindowLoader).
 #pragma once
 
 #include <type_traits>
@@ -95,7 +97,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
     warp.add_to_columns([&](int column) {
       return column < columns ? static_cast<Sum>(widen(bias[lane_column + column])) : Sum(0);
     });
-  // Calls f(to) with where each row's channels go.
+  // Calls f(to, sums) for each row, with where this lane's first channel goes.
   auto each_row = [&](auto* result, const auto& f) {
     result += cell_offset + lane_column * problem.result_c;
     warp.for_each_row([&](int row, const auto& sums) {

@@ -30,8 +30,8 @@ struct Tiles {
   using Small = Tile<T, kUnit, 32, 64, 1, 4, 4>;
   using Weight = Tile<T, kUnit, 64, 64, 2, 2, 4>;
 };
-// A warp of the wide and of the tall tile takes 64x64: what it reads from shared memory and the instructions
-// round the products keep smaller ones waiting.
+// A warp of the wide, the tall and the widest tile takes 64x64: what it reads from shared memory and the
+// instructions round the products keep smaller ones waiting.
 template <typename T>
 struct Tiles<T, Unit::kTensorCore> {
   static constexpr bool kOnTensorCores = true;
@@ -39,6 +39,7 @@ struct Tiles<T, Unit::kTensorCore> {
   using Small = Tile<T, Unit::kTensorCore, 32, 64, 1, 4, 4>;
   using Weight = Tile<T, Unit::kTensorCore, 64, 64, 2, 2, 4>;
   using WideWeight = Tile<T, Unit::kTensorCore, 64, 128, 2, 2, 3>;
+  using WidestWeight = Tile<T, Unit::kTensorCore, 64, 256, 1, 4, 2>;
   using Wide = Tile<T, Unit::kTensorCore, 128, 128, 2, 2, 2>;
   using Tall = Tile<T, Unit::kTensorCore, 256, 64, 4, 1, 2>;
 };
@@ -297,12 +298,12 @@ void convolve_weight_grad(Device& device, const Convolution& c, const PackedMap<
   with_tiles<T>(allow_tf32, [&](auto tiles) {
     using Tiles = decltype(tiles);
     using Weight = typename Tiles::Weight;
+    auto area = [&](int64_t rows, int64_t columns) {
+      return divide_up(c.out_channels, rows) * rows * divide_up(problem.columns, columns) * columns;
+    };
     // A larger tile where it fills the chip and little of it lies outside.
     auto contract_with_larger = [&](auto tile) {
       using Tile = decltype(tile);
-      auto area = [&](int64_t rows, int64_t columns) {
-        return divide_up(c.out_channels, rows) * rows * divide_up(problem.columns, columns) * columns;
-      };
       if (count_tiles(tile) < kBlocks / 2 ||
           4 * area(Tile::kRows, Tile::kColumns) > 5 * area(Weight::kRows, Weight::kColumns))
         return false;
@@ -310,8 +311,14 @@ void convolve_weight_grad(Device& device, const Convolution& c, const PackedMap<
       return true;
     };
     if constexpr (Tiles::kOnTensorCores) {
-      if (contract_with_larger(typename Tiles::Wide{}) || contract_with_larger(typename Tiles::WideWeight{}))
-        return;
+      if (contract_with_larger(typename Tiles::Wide{})) return;
+      // The widest may lie outside by two fifths, and fills the chip by itself: many parts of it are much to
+      // add.
+      using Widest = typename Tiles::WidestWeight;
+      if (count_tiles(Widest{}) / problem.splits >= kBlocks / 2 &&
+          5 * area(Widest::kRows, Widest::kColumns) <= 7 * area(Weight::kRows, Weight::kColumns))
+        return contract_with(Widest{});
+      if (contract_with_larger(typename Tiles::WideWeight{})) return;
     }
     contract_with(Weight{});
   });

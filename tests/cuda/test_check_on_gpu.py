@@ -73,6 +73,7 @@ def test_a_failing_step_does_not_stop_the_others(rehearse):
 def test_a_library_that_does_not_load_is_built(rehearse):
     process, _, calls = rehearse(FAIL="o.locally_shared_conv2d(x,")
     assert steps_of(process) == [*STEPS[:2], "build", "load-again", *STEPS[2:]]
+    assert process.stdout.endswith("failed: load-again\n")
     for extension in ("_C", "_build_info", "_C_cuda"):
         assert f"benchmarks/gpu/build.py faceattr.{extension} \n" in calls
 

@@ -167,6 +167,24 @@ def test_the_same_bits_every_time():
     assert all(torch.equal(a, b) for grad in grads[1:] for a, b in zip(grads[0], grad, strict=True))
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("batch", [1, 32])
+def test_both_gradients_at_once_are_those_of_an_operator_each(batch, channels_last):
+    input, weight = (
+        random((batch, 64, 18, 18), torch.bfloat16, channels_last),
+        random((4, 4, 64, 64, 3, 3), torch.bfloat16),
+    )
+    if channels_last:
+        weight = ops.channels_last_filters(weight)
+    tensors = [input.cuda().requires_grad_(), weight.cuda().requires_grad_()]
+    output = ops.locally_shared_conv2d(*tensors)
+    grad = torch.randn_like(output)
+    together = torch.autograd.grad(output, tensors, grad, retain_graph=True)
+    apart = torch.autograd.grad(output, tensors, grad, create_graph=True)
+    assert all(torch.equal(one, other) for one, other in zip(together, apart, strict=True))
+    assert [one.stride() for one in together] == [tensor.stride() for tensor in tensors]
+
+
 def test_on_another_stream():
     """The input arrives late on that stream: a kernel on any other would see zeros."""
     conv, input = layer()

@@ -1,6 +1,6 @@
 """Every CUDA kernel, run by the emulator, against the references: sizes round each edge of the tiles, dtypes, layouts.
 
-Tiles are 256, 128, 64 or 32 rows (positions of a cell) by 128 or 64 columns (channels) by 32, 16 or 8 deep.
+Tiles are 256, 128, 64 or 32 rows (positions of a cell) by 256, 128 or 64 columns (channels) by 32, 16 or 8 deep.
 """
 
 import itertools
@@ -45,6 +45,7 @@ WAYS = {
         pytest.param(SharedShape(13, 9, 66, (8, 8), (3, 3), (2, 2)), id="full tiles"),
         pytest.param(SharedShape(7, 66, 127, (6, 6), (3, 3), (1, 1)), id="full tiles, wide"),
         pytest.param(SharedShape(9, 65, 66, (6, 6), (3, 3), (4, 4)), id="weight gradient, wide"),
+        pytest.param(SharedShape(1, 60, 5, (13, 13), (2, 2), (12, 12)), id="weight gradient, widest"),
         pytest.param(SharedShape(20, 5, 9, (9, 8), (3, 3), (2, 2), (2, 1), (1, 2), (1, 2)), id="full tiles, stride"),
     ],
 )
