@@ -337,9 +337,10 @@ struct ContractionLoader {
         own(0),
         tap(windows.groups),
         taps_left(windows.taps) {
-    const int64_t line = kInner ? first_column + this->line() : this->line();
-    const int64_t element = kInner ? vector() : first_column + vector();
-    weight = reinterpret_cast<uintptr_t>(problem.weight) + (line * problem.weight_line + element) * sizeof(T);
+    const int line = kInner ? first_column + this->line() : this->line();
+    const int element = kInner ? vector() : first_column + vector();
+    weight = reinterpret_cast<uintptr_t>(problem.weight) +
+             (static_cast<int64_t>(line) * problem.weight_line + element) * sizeof(T);
     if (kInner) {
 #pragma unroll
       for (int i = 0; i < kCopies; ++i)
@@ -383,7 +384,11 @@ struct ContractionLoader {
                     valid >> i & 1);
     const Stage stage{windows.lies_at(slot) + now.rows, vectors, taps_left == windows.taps ? slot : -1};
     ++tap;
-    if (--taps_left == 0) [[unlikely]]
+    --taps_left;
+    // A loop, though once is enough: of an `if` the instructions would be issued, predicated off, at every
+    // stage.
+#pragma unroll 1
+    while (taps_left == 0) [[unlikely]]
       end_window();
     return stage;
   }
@@ -406,11 +411,10 @@ struct ContractionLoader {
   // float32 on the tensor cores: what this thread copied is rounded before anyone reads it.
   __device__ void arrived(const Stage& stage, int columns_slot) {
     if constexpr (kRoundsToTf32) {
-      if (problem.rounds_weight) {
-        unsigned char* own_columns = shared_memory() + columns_slot * kSlotBytes + place();
-#pragma unroll
-        for (int i = 0; i < kCopies; ++i) round_to_tf32(own_columns + i * kLines * kLineBytes);
-      }
+      unsigned char* own_columns = shared_memory() + columns_slot * kSlotBytes + place();
+#pragma unroll 1
+      for (int i = problem.rounds_weight ? kCopies : 0; i > 0; --i, own_columns += kLines * kLineBytes)
+        round_to_tf32(own_columns);
       if (stage.new_window >= 0) windows.round_window(stage.new_window);
     }
   }

@@ -174,10 +174,14 @@ struct WeightLoader {
 
   // The bias gradient is the sum of the gradients that pass by.
   __device__ void used(const unsigned char* rows) {
-    if (!sums_bias || threadIdx.x >= Tile::kRows) return;
+    // A loop of unknown length: of an `if` the instructions would be issued, predicated off, by every block.
+    const int steps = sums_bias && threadIdx.x < Tile::kRows ? Tile::kDepth : 0;
+#pragma unroll 1
+    for (int first = 0; first < steps; first += 8)
 #pragma unroll
-    for (int k = 0; k < Tile::kDepth; ++k)
-      bias_sum += widen(*reinterpret_cast<const T*>(rows + k * kRowBytes + threadIdx.x * sizeof(T)));
+      for (int k = 0; k < 8; ++k)
+        bias_sum +=
+            widen(*reinterpret_cast<const T*>(rows + (first + k) * kRowBytes + threadIdx.x * sizeof(T)));
   }
 };
 
