@@ -3,14 +3,17 @@
     python benchmarks/on_gpu.py [--output RESULTS-cuda.md] [--shapes C3 ...] [--batches 1 32 256] [--no-compile]
 
 Every candidate is captured in a CUDA graph that goes through several input sets, replayed in turns with the others, and
-timed by events; the table holds medians. Results are checked to be equal before any is timed.
+timed by events; the table holds medians. Results are checked to be equal before any is timed. DEVICE=cpu tries the
+script itself, its times mean nothing.
 """
 
 import argparse
 import itertools
+import os
 import platform
 import statistics
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +58,7 @@ PRECISIONS = {  # dtype, whether TF32 is allowed
     "bfloat16": (torch.bfloat16, False),
     "float16": (torch.float16, False),
 }
+DEVICE = os.environ.get("DEVICE", "cuda")
 FORMATS = {"": torch.contiguous_format, ", last": torch.channels_last}
 INPUT_SETS = 4
 ROUNDS = 15
@@ -116,6 +120,11 @@ def plain_convolution(input, weight, bias, shape):
     return F.conv2d(input, weight, bias)
 
 
+def plain_without_bias(input, weight, bias, shape):
+    """torch adds the bias in a pass of its own, which the kernel that it times does not."""
+    return F.conv2d(input, weight)
+
+
 RIVALS = [loop_of_convolutions, grouped_convolution, unfold_and_bmm, all_filters_then_select]
 
 
@@ -130,11 +139,11 @@ def input_sets(shape, batch, dtype, memory_format, requires_grad):
     fan = (shape.in_channels * shape.kernel**2) ** 0.5
     sets = []
     for _ in range(INPUT_SETS):
-        input = torch.randn(batch, shape.in_channels, *shape.size, device="cuda", dtype=dtype)
+        input = torch.randn(batch, shape.in_channels, *shape.size, device=DEVICE, dtype=dtype)
         weight = torch.randn(
-            *shape.grid, shape.out_channels, shape.in_channels, shape.kernel, shape.kernel, device="cuda", dtype=dtype
+            *shape.grid, shape.out_channels, shape.in_channels, shape.kernel, shape.kernel, device=DEVICE, dtype=dtype
         )
-        bias = torch.randn(*shape.grid, shape.out_channels, device="cuda", dtype=dtype)
+        bias = torch.randn(*shape.grid, shape.out_channels, device=DEVICE, dtype=dtype)
         tensors = input.contiguous(memory_format=memory_format), weight / fan, bias
         sets.append([tensor.requires_grad_(requires_grad) for tensor in tensors])
     return sets
@@ -175,6 +184,9 @@ class Candidate:
             for tensors in sets:
                 function(*tensors, *arguments)
 
+        self.times, self.run, self.peak = [], run, 0
+        if DEVICE == "cpu":
+            return
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -189,9 +201,13 @@ class Candidate:
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             run()
-        self.times = []
 
     def time(self):
+        if DEVICE == "cpu":
+            began = time.perf_counter()
+            self.run()
+            self.times.append((time.perf_counter() - began) * 1e3 / INPUT_SETS)
+            return
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         self.graph.replay()
@@ -218,8 +234,8 @@ def timed(candidates):
 
 def convolution_row(shape, batch, precision, backward, compiled):
     dtype, tf32 = PRECISIONS[precision]
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")  # the rivals' matrix products
     sets = {ending: input_sets(shape, batch, dtype, kind, backward) for ending, kind in FORMATS.items()}
     functions = {rival.__name__: rival for rival in RIVALS if fits(rival, shape, batch, dtype)}
     expected = ours(*sets[""][0], shape)
@@ -235,11 +251,14 @@ def convolution_row(shape, batch, precision, backward, compiled):
             found[name + ending] = Candidate(wrap(function), sets[ending], shape)
         found["ours" + ending] = Candidate(wrap(ours), laid_out(sets[ending], kind), shape)
         found["plain" + ending] = Candidate(wrap(plain_convolution), one_cell(sets[ending], kind), shape)
+        if not backward:
+            found["bare" + ending] = Candidate(plain_without_bias, one_cell(sets[ending], kind), shape)
     timed(found)
     microseconds = {name: candidate.milliseconds * 1e3 for name, candidate in found.items()}
     best = min((name + ending for name in functions for ending in FORMATS), key=microseconds.get)
     own = min(microseconds["ours"], microseconds["ours, last"])
     plain = min(microseconds["plain"], microseconds["plain, last"])
+    bare = "" if backward else own / min(microseconds["bare"], microseconds["bare, last"])
     row = [
         shape.name,
         batch,
@@ -248,14 +267,14 @@ def convolution_row(shape, batch, precision, backward, compiled):
         microseconds["ours"],
         microseconds["ours, last"],
     ]
-    row += [f"{microseconds[best]:.1f} ({best})", plain, microseconds[best] / own, own / plain]
+    row += [f"{microseconds[best]:.1f} ({best})", plain, microseconds[best] / own, own / plain, bare]
     return [*row, found["ours"].peak / 2**20]
 
 
 def pairwise_distances(maps):
     """Density peaks as people write them: all pairs, a masked minimum."""
     height, width = maps.shape[-2:]
-    index = torch.arange(height * width, device="cuda")
+    index = torch.arange(height * width, device=DEVICE)
     y, x = index // width, index % width
     squared = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
     nearest = [
@@ -284,16 +303,16 @@ def other_rows():
         offsets = itertools.product(range(0, 64, 4), repeat=2)
         return net(torch.cat([images[:, :, i : i + 55, j : j + 47] for i, j in offsets]))
 
-    maps = [[torch.rand(64, 57, 57, device="cuda") + 0.01] for _ in range(INPUT_SETS)]
+    maps = [[torch.rand(64, 57, 57, device=DEVICE) + 0.01] for _ in range(INPUT_SETS)]
     distance, _ = ops.density_peaks(maps[0][0])
     assert torch.equal(distance.flatten(1), pairwise_distances(maps[0][0]))
     net = ANet().cuda().eval()
-    faces = [[torch.rand(1, 3, 55, 47, device="cuda")] for _ in range(INPUT_SETS)]
-    fields = [[torch.rand(1, 3, 115, 107, device="cuda")] for _ in range(INPUT_SETS)]
+    faces = [[torch.rand(1, 3, 55, 47, device=DEVICE)] for _ in range(INPUT_SETS)]
+    fields = [[torch.rand(1, 3, 115, 107, device=DEVICE)] for _ in range(INPUT_SETS)]
     with torch.no_grad():
         net(faces[0][0])  # what the first call alone does is not counted
         count = launches(net, faces[0][0])
-        one = [[torch.zeros(1, device="cuda")] for _ in range(INPUT_SETS)]
+        one = [[torch.zeros(1, device=DEVICE)] for _ in range(INPUT_SETS)]
         found = timed(
             {
                 "peaks": Candidate(ops.density_peaks, maps),
@@ -334,6 +353,8 @@ def geometric_means(rows):
 
 
 def machine():
+    if DEVICE == "cpu":
+        return "a CPU, to try the script"
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     gpu = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
     versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
@@ -355,7 +376,7 @@ def main():
     arguments = parser.parse_args()
     torch.backends.cudnn.benchmark = True
     header = ["shape", "N", "precision", "", "ours, us", "ours, channels last", "best rival", "plain conv2d"]
-    header += ["rival / ours", "ours / plain", "peak MiB"]
+    header += ["rival / ours", "ours / plain", "ours / plain without bias", "peak MiB"]
     chosen = [shape for shape in SHAPES if shape.name in arguments.shapes]
     others = table(["", "us", "other, us", "other / ours"], other_rows())
     print(others, flush=True)

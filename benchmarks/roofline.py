@@ -1,9 +1,12 @@
 """What the shapes of on_gpu.py could cost at best, and what the kernels' plan for them predicts; runs anywhere.
 
-    python benchmarks/roofline.py [A100|H200] [backward]
+    python benchmarks/roofline.py [A100|H100|H200] [backward] [without CHOICE ...]
 
-prints a Markdown table for csrc/PERFORMANCE.md, and its means. The plan repeats launch_contractions of
-csrc/cuda/convolution.cuh and csrc/cuda/windows.cuh; maps and filters are channels last.
+prints a Markdown table for csrc/PERFORMANCE.md, and its means; `without` shows what the kernels' choices are worth:
+look-ahead (a half of a stage is read while the one before is multiplied), in-place (filters are read as they lie,
+backward too), together (one operator packs the gradient once), whole (a sum in one part is written where it belongs).
+The plan repeats launch_contractions of csrc/cuda/convolution.cuh and csrc/cuda/windows.cuh; maps and filters lie
+channels last.
 """
 
 import itertools
@@ -20,20 +23,28 @@ SHAPES = {  # name: in channels, out channels, size, kernel, grid
     "128->128": (128, 128, (34, 34), 3, (8, 8)),
     "unshared": (40, 60, (14, 14), 3, (12, 12)),
 }
-LAUNCH = 2.5  # microseconds between the starts of dependent kernels in a CUDA graph; assumed
+CHOICES = {"look-ahead", "in-place", "together", "whole"}
+# Assumed, in microseconds: between the starts of dependent kernels in a CUDA graph; from a block's start to its first
+# product; a stage's barrier and chain of products, with the reads hidden and not.
+LAUNCH, FILL, STAGE, STAGE_READS = 2.5, 1.0, 0.06, 0.10
+NOT_HIDDEN = 0.85  # of the rates, where reads wait for products; assumed
 DIRECT_PRODUCTS = 1 << 23
 
 
 @dataclass(frozen=True)
 class Precision:
     """`rate`: TFLOP/s of the data sheet; `shares`: of it that small, large, and twice as large tiles are assumed to
-    reach, and cuDNN's."""
+    reach, and cuDNN's; `winograd`: cuDNN's 3x3, as if it took all products."""
 
     name: str
     bytes: int
     rate: float
     shares: tuple
     cudnn_share: float
+    winograd: float = 0
+
+    def cudnn(self, kernel):
+        return max(self.cudnn_share, self.winograd * (kernel == 3))
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,13 @@ class Gpu:
     precisions: tuple
 
 
+# mma.sync reaches 35 to 45 % of a Hopper's rate, wgmma is needed for more; cuDNN has it. Winograd's F(2x2, 3x3) takes
+# 2.25 times fewer products in float32, at 60 % of the rate.
+HOPPER = (
+    Precision("float32", 4, 67, (0.45, 0.6), 0.75, 2.25 * 0.6),
+    Precision("TF32", 4, 495, (0.25, 0.35, 0.45), 0.5),
+    Precision("bfloat16", 2, 990, (0.25, 0.35, 0.45), 0.5),
+)
 GPUS = {
     "A100": Gpu(
         108,
@@ -54,22 +72,13 @@ GPUS = {
         1.9,
         4.0,
         (
-            Precision("float32", 4, 19.5, (0.5, 0.65), 0.8),
+            Precision("float32", 4, 19.5, (0.5, 0.65), 0.8, 2.25 * 0.6),
             Precision("TF32", 4, 156, (0.35, 0.55, 0.6), 0.6),
             Precision("bfloat16", 2, 312, (0.35, 0.55, 0.6), 0.6),
         ),
     ),
-    "H200": Gpu(
-        132,
-        228,
-        4.3,
-        5.5,
-        (
-            Precision("float32", 4, 67, (0.45, 0.6), 0.75),
-            Precision("TF32", 4, 495, (0.25, 0.4, 0.5), 0.5),
-            Precision("bfloat16", 2, 990, (0.25, 0.4, 0.5), 0.5),
-        ),
-    ),
+    "H100": Gpu(132, 228, 3.0, 5.5, HOPPER),
+    "H200": Gpu(132, 228, 4.3, 5.5, HOPPER),
 }
 
 
@@ -93,16 +102,24 @@ def runs(size, kernel, grid, forward):
 
 @dataclass(frozen=True)
 class Plan:
-    """Blocks of a product, how often they fill the chip, its work with all padding, and what the L2 gives it."""
+    """Blocks of a product, how often they fill the chip, its work with all padding, what the L2 gives it, and the
+    stages of a block."""
 
     text: str
     waves: float
     flops: float
     copied: float
     share: float
+    stages: int
 
-    def microseconds(self, precision, gpu):
-        return {"arithmetic": self.flops / precision.rate / self.share / 1e6, "L2": self.copied / gpu.l2 / 1e6}
+    def microseconds(self, precision, gpu, choices):
+        hidden = "look-ahead" in choices
+        rate = precision.rate * self.share * (1 if hidden or precision.name == "float32" else NOT_HIDDEN)
+        return {
+            "arithmetic": self.flops / rate / 1e6,
+            "L2": self.copied / gpu.l2 / 1e6,
+            "latency": math.ceil(self.waves) * (FILL + self.stages * (STAGE if hidden else STAGE_READS)),
+        }
 
 
 def idle(blocks, gpu):
@@ -201,7 +218,8 @@ def plan_of(runs, batch, kernel, columns, channels, precision, gpu):
     all_y, all_x = windows.served[max(runs, key=lambda run: run[0][0] * run[1][0])]
     served = "all taps" if all_y else "rows of taps" if all_x else "single taps"
     text = f"{tile[0]}x{tile[1]}, {blocks} blocks, {flops / least:.2f}x padded, {served}"
-    return Plan(text, waves, flops * idle(blocks, gpu), copied, precision.shares[size])
+    stages = chunks * max(taps_y * taps_x for (_, taps_y), (_, taps_x) in runs)
+    return Plan(text, waves, flops * idle(blocks, gpu), copied, precision.shares[size], stages)
 
 
 def weight_plan(cell_rows, cells, taps, outputs, inputs, precision, gpu):
@@ -217,9 +235,15 @@ def weight_plan(cell_rows, cells, taps, outputs, inputs, precision, gpu):
     def area(tile):
         return padded(outputs, tile[0]) * padded(columns, tile[1])
 
+    def fits(tile):
+        blocks, splits = count(tile)
+        if tile == (64, 256):  # fills the chip by itself
+            return blocks // splits >= 132 and 5 * area(tile) <= 7 * area((64, 64))
+        return blocks >= 132 and 4 * area(tile) <= 5 * area((64, 64))
+
     tile, resident, share = (64, 64), 4, precision.shares[0 if tensor_cores else 1]
-    for larger, own_resident, own_share in (((128, 128), 2, 1), ((64, 128), 3, 0)):
-        if tensor_cores and count(larger)[0] >= 132 and 4 * area(larger) <= 5 * area(tile):
+    for larger, own_resident, own_share in (((128, 128), 2, 1), ((64, 256), 2, 1), ((64, 128), 3, 0)):
+        if tensor_cores and fits(larger):
             tile, resident, share = larger, own_resident, precision.shares[own_share]
             break
     blocks, splits = count(tile)
@@ -227,11 +251,11 @@ def weight_plan(cell_rows, cells, taps, outputs, inputs, precision, gpu):
     flops = blocks * stages * math.prod(tile) * depth * 2
     text = f"{tile[0]}x{tile[1]}, {blocks} blocks, {splits} splits"
     waves = blocks / (gpu.multiprocessors * resident)
-    return splits, Plan(text, waves, flops * idle(blocks, gpu), blocks * stages * sum(tile) * 64, share)
+    return splits, Plan(text, waves, flops * idle(blocks, gpu), blocks * stages * sum(tile) * 64, share, stages)
 
 
-def row(name, batch, precision, gpu, forward):
-    """One line of a table: a forward pass, or the gradients of input, weight and bias."""
+def row(name, batch, precision, gpu, forward, choices=CHOICES):
+    """The cells of one line of a table: a forward pass, or the gradients of input, weight and bias."""
     inputs, outputs, size, kernel, grid = SHAPES[name]
     out_size = [n - kernel + 1 for n in size]
     positions, cells, taps = batch * math.prod(out_size), math.prod(grid), kernel**2
@@ -240,12 +264,12 @@ def row(name, batch, precision, gpu, forward):
     element = precision.bytes
     input_bytes, output_bytes = batch * inputs * math.prod(size) * element, positions * outputs * element
     weight_bytes = cells * outputs * inputs * taps * element
-    # A channels_last map whose channels are whole vectors is read as it lies.
+    # A channels_last map whose channels are whole vectors is read as it lies, and so are such filters.
     input_packed, output_packed = (
         2 * size * (n * element % 16 > 0) for size, n in ((input_bytes, inputs), (output_bytes, outputs))
     )
-    filters_packed = 2 * weight_bytes * (not forward or inputs * element % 16 > 0)
-    packing = filters_packed + input_packed + (0 if forward else 2 * output_packed)
+    filters_packed = 2 * weight_bytes * (inputs * element % 16 > 0 or (not forward and "in-place" not in choices))
+    packing = filters_packed + input_packed + (0 if forward else output_packed)
     axes = [runs(n, kernel, g, forward) for n, g in zip(size, grid, strict=True)]
     own_runs = list(itertools.product(*axes))
     times, others = {}, packing / gpu.bandwidth / 1e6
@@ -254,52 +278,73 @@ def row(name, batch, precision, gpu, forward):
     least_bytes = passes * (input_bytes + weight_bytes) + output_bytes
     memory = least_bytes / gpu.bandwidth / 1e6
     if forward and products <= DIRECT_PRODUCTS:
-        waves = math.ceil(cells * outputs * math.ceil(cell_rows / 4) / 4) / (gpu.multiprocessors * 8)
+        waves = math.ceil(cells * outputs * math.ceil(cell_rows / 4) / 4) / (gpu.multiprocessors * 5)
         # Weights and inputs come from L2 once per warp; a wave of dependent loads is about a launch long.
         texts, launches = [f"direct | {waves:.2f}"], 1 + math.ceil(waves)
         others, times = 0, {"memory": 0}
     elif forward:
         plan = plan_of(own_runs, batch, kernel, outputs, inputs, precision, gpu)
         texts, launches = [f"{plan.text} | {plan.waves:.2f}"], 1 + (packing > 0)
-        times = {**plan.microseconds(precision, gpu), "memory": memory}
+        times = {**plan.microseconds(precision, gpu, choices), "memory": memory}
     else:
         to_input = plan_of(own_runs, batch, kernel, inputs, outputs, precision, gpu)
         splits, to_weight = weight_plan(cell_rows, cells, taps, outputs, inputs, precision, gpu)
-        texts, launches = [f"{plan.text} | {plan.waves:.2f}" for plan in (to_input, to_weight)], 5
+        texts = [f"{plan.text} | {plan.waves:.2f}" for plan in (to_input, to_weight)]
+        adds = splits > 1 or "whole" not in choices
+        packs = (
+            (packing > 0)
+            if "together" in choices
+            else (filters_packed + output_packed > 0) + (input_packed + output_packed > 0)
+        )
+        launches = 2 + packs + adds
         for plan in (to_input, to_weight):
-            each = plan.microseconds(precision, gpu)
+            each = plan.microseconds(precision, gpu, choices)
             limit = max(each, key=each.get)
             times[limit] = times.get(limit, 0) + each[limit]
-        others += weight_bytes / element * (8 * splits + element) / gpu.bandwidth / 1e6  # adding the splits
+        if "together" not in choices:
+            others += output_packed / gpu.bandwidth / 1e6
+        others += adds * weight_bytes / element * (8 * splits + element) / gpu.bandwidth / 1e6
     slowest = max(times.values()) if forward else sum(times.values())
     predicted = launches * LAUNCH + others + slowest
     parts = {**times, "launches": launches * LAUNCH, "packing": others}
     plain = passes * LAUNCH + max(
-        arithmetic / precision.cudnn_share, passes * (input_bytes + output_bytes) / gpu.bandwidth / 1e6
+        arithmetic / precision.cudnn(kernel), passes * (input_bytes + output_bytes) / gpu.bandwidth / 1e6
     )
+    # torch adds the bias in a pass of its own, and sums its gradient in one.
+    with_bias = plain + LAUNCH + (2 if forward else 1) * output_bytes / gpu.bandwidth / 1e6
     bound = "arithmetic" if arithmetic > memory else "memory"
-    floors = f"{passes * 2 * products / 1e9:.3f} | {least_bytes / 1e6:.1f} | {arithmetic:.1f} | {memory:.1f} | {bound}"
-    outcome = f"{max(parts, key=parts.get)} | {predicted:.0f} | {predicted / plain:.1f}"
-    return f"| {name} | {batch} | {precision.name} | {floors} | {' | '.join(texts)} | {outcome} |"
+    floors = [f"{passes * 2 * products / 1e9:.3f}", f"{least_bytes / 1e6:.1f}", f"{arithmetic:.1f}", f"{memory:.1f}"]
+    return [
+        *(name, batch, precision.name, *floors, bound, *texts, launches, max(parts, key=parts.get)),
+        *(f"{predicted:.0f}", f"{predicted / with_bias:.1f}", f"{predicted / plain:.1f}"),
+    ], (predicted / with_bias, predicted / plain)
 
 
 def main():
-    gpu = GPUS[sys.argv[1] if len(sys.argv) > 1 else "H200"]
-    forward = "backward" not in sys.argv
+    words = sys.argv[1:]
+    without = words[words.index("without") + 1 :] if "without" in words else []
+    if unknown := set(without) - CHOICES:
+        sys.exit(f"roofline.py: no choice {', '.join(unknown)}; there are {', '.join(sorted(CHOICES))}")
+    choices = CHOICES - set(without)
+    gpu = next((GPUS[word] for word in words if word in GPUS), GPUS["H200"])
+    forward = "backward" not in words
     header = ["shape", "N", "precision", "GFLOP", "least MB", "arithmetic, us", "memory, us", "bound"]
     header += ["plan", "waves"] if forward else ["to the input", "waves", "to the weight", "waves"]
-    header += ["limited by", "predicted, us", "to plain conv2d"]
+    header += ["launches", "limited by", "predicted, us", "to conv2d", "to conv2d without bias"]
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     ratios = {precision.name: [] for precision in gpu.precisions}
     for name in SHAPES:
         for batch in (1, 32, 256):
             for precision in gpu.precisions:
-                line = row(name, batch, precision, gpu, forward)
-                print(line)
+                cells, ratio = row(name, batch, precision, gpu, forward, choices)
+                print("| " + " | ".join(map(str, cells)) + " |")
                 if batch >= 32:
-                    ratios[precision.name].append(float(line.split("|")[-2]))
-    means = ", ".join(f"{geometric_mean(values):.1f} ({name})" for name, values in ratios.items())
-    print(f"\nTo plain conv2d, geometric mean at N of 32 and more: {means}")
+                    ratios[precision.name].append(ratio)
+    means = ", ".join(
+        f"{name} " + " and ".join(f"{geometric_mean(values):.2f}" for values in zip(*pairs, strict=True))
+        for name, pairs in ratios.items()
+    )
+    print(f"\nTo conv2d with and without bias, geometric means at N of 32 and more: {means}")
 
 
 if __name__ == "__main__":

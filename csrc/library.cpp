@@ -14,6 +14,9 @@ STABLE_TORCH_LIBRARY(faceattr, m) {
   m.def(
       "locally_shared_conv2d_weight_grad(Tensor grad, Tensor input, SymInt[2] grid, SymInt[2] kernel_size, "
       "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation) -> (Tensor, Tensor)");
+  m.def(
+      "locally_shared_conv2d_backward(Tensor grad, Tensor input, Tensor weight, SymInt[2] stride, "
+      "SymInt[2] padding, SymInt[2] dilation) -> (Tensor, Tensor, Tensor)");
 
   m.def("interweave(Tensor maps, SymInt[2] shift) -> Tensor");
   m.def("interweave_adjoint(Tensor grad, SymInt[2] map_size, SymInt[2] grid, SymInt[2] shift) -> Tensor");
@@ -26,4 +29,19 @@ STABLE_TORCH_LIBRARY(faceattr, m) {
       "SymInt[2] dilation, SymInt[2] shift, SymInt[2] pool) -> (Tensor, Tensor, Tensor)");
 
   m.def("density_peaks(Tensor density, float threshold) -> (Tensor, Tensor)");
+
+  // Whether float32 products may be taken as TF32; the CUDA kernels ask.
+  m.def("tf32_allowed() -> bool");
+}
+
+namespace {
+bool no_tf32() {
+  return false;
+}
+}  // namespace
+
+// The answer of a process without Python. The stable ABI cannot ask torch: faceattr/ops/_library.py does, at
+// BackendSelect, which comes first.
+STABLE_TORCH_LIBRARY_IMPL(faceattr, CompositeExplicitAutograd, m) {
+  m.impl("tf32_allowed", TORCH_BOX(&no_tf32));
 }

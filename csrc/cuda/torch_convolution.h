@@ -8,10 +8,10 @@
 #define FACEATTR_CONVOLUTION(prefix, T)                                                                     \
   prefix template void convolve<T>(CudaDevice&, const Convolution&, const Map<const T>&, const Filters<T>&, \
                                    const T*, const Result<T>&, bool);                                       \
-  prefix template void convolve_input_grad<T>(CudaDevice&, const Convolution&, Packer<T, CudaDevice>&,      \
-                                              const PackedMap<T>&, const Filters<T>&, const Map<T>&, bool); \
-  prefix template void convolve_weight_grad<T>(CudaDevice&, const Convolution&, Packer<T, CudaDevice>&,     \
-                                               const PackedMap<T>&, const Map<const T>&, T*, T*, bool);
+  prefix template void convolve_input_grad<T>(CudaDevice&, const Convolution&, const PackedMap<T>&,         \
+                                              const PackedFilters<T>&, const Map<T>&, bool);                \
+  prefix template void convolve_weight_grad<T>(CudaDevice&, const Convolution&, const PackedMap<T>&,        \
+                                               const PackedMap<T>&, const WeightGrad<T>&, bool);
 
 namespace faceattr::gpu {
 
@@ -41,14 +41,24 @@ class DenseFilters {
   Filters<T> read() const {
     return {read_pointer<T>(weight_), channels_last_};
   }
+  bool channels_last() const { return channels_last_; }
+
+  // A gradient laid out as the filters are read.
+  Tensor empty_grad() const {
+    if (!channels_last_) return torch::stable::new_empty(weight_, weight_.sizes());
+    const auto size = [&](int64_t dimension) { return weight_.size(dimension); };
+    const std::vector<int64_t> sizes{size(0), size(1), size(4), size(5), size(2), size(3)};
+    return torch::stable::transpose(torch::stable::transpose(torch::stable::new_empty(weight_, sizes), 2, 4),
+                                    3, 5);
+  }
 
  private:
   bool channels_last_;
   Tensor weight_;
 };
 
-// Whether torch lets float32 products be taken as TF32, at this moment, as its own do. The stable ABI has no
-// such question; faceattr/ops/_library.py answers it through the dispatcher.
+// Whether torch lets the float32 products of a convolution be taken as TF32, at this moment, as its own do.
+// The stable ABI has no such question; faceattr/ops/_library.py answers it through the dispatcher.
 inline bool tf32_allowed(const Tensor& tensor) {
   if (tensor.scalar_type() != ScalarType::Float) return false;
   StableIValue answer[1];

@@ -53,10 +53,7 @@ class CudaDevice {
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
               const Arguments&... arguments) {
-    // More has to be asked for: always the most, or another thread's smaller wish could come in between.
-    if (shared_bytes > 48 * 1024)
-      STD_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                          cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared_bytes_));
+    if (shared_bytes > 48 * 1024) allow_most_shared_memory(reinterpret_cast<const void*>(kernel));
     const int64_t most = INT32_MAX;
     for (int64_t first = 0; first < blocks; first += most) {
       const auto count = static_cast<unsigned>(std::min(blocks - first, most));
@@ -66,6 +63,15 @@ class CudaDevice {
   }
 
  private:
+  // More than 48 KiB has to be asked for: always the most that the device offers beside what the kernel has
+  // anyway, or another thread's smaller wish could come in between.
+  void allow_most_shared_memory(const void* kernel) const {
+    cudaFuncAttributes own;
+    STD_CUDA_CHECK(cudaFuncGetAttributes(&own, kernel));
+    STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        most_shared_bytes_ - static_cast<int>(own.sharedSizeBytes)));
+  }
+
   torch::stable::Device device_;
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;

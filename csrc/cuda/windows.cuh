@@ -4,14 +4,24 @@
 #include <algorithm>
 #include <vector>
 
-#include "contraction.cuh"
+#include "loader.cuh"
+#include "runs.cuh"
 
 namespace faceattr::gpu {
 
-inline int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
+// What the plan of a launch promises, and who relies on it (`lines` and `taps` of a window as in loader.cuh):
+//
+//   for every run and tile of rows                         relied on by
+//   lines <= most_lines                                    the table of sources: most_lines entries
+//   taps <= taps                                           the warps' lists of a group: 2 x taps entries each
+//   2 lines <= memory, and 3 lines where taps = 1          the slots of windows (there lines <= kRows)
+//   bytes(windows) <= device.shared_bytes, unless every    two blocks fit a multiprocessor; else a block at
+//     run's windows serve a single tap                       least fits any GPU
+//   all_y and all_x are the same for runs of one height    nobody: only so that ways are found once
+//     and width
+//   copied: lines of the largest runs' windows, all taps   the choice among tiles
+//
+// `lines` here is never less than what the kernel counts, which ends the emulator where it is (expect).
 class WindowPlanner {
  public:
   // The axes of a launch; `listed_taps` are the most taps of both axes together.

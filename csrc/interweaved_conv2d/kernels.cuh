@@ -80,13 +80,15 @@ __global__ void __launch_bounds__(256, 2)
 }
 
 inline Convolution convolution_of(const InterweavedGeometry& g) {
-  return {g.batch,
-          g.in_channels,
-          g.out_channels,
-          {g.in_height, g.response_height, g.grid_height, g.kernel_height, g.stride_y, 0, g.dilation_y,
-           g.shift_y, true},
-          {g.in_width, g.response_width, g.grid_width, g.kernel_width, g.stride_x, 0, g.dilation_x, g.shift_x,
-           true}};
+  const Convolution c{g.batch,
+                      g.in_channels,
+                      g.out_channels,
+                      {g.in_height, g.response_height, g.grid_height, g.kernel_height, g.stride_y, 0,
+                       g.dilation_y, g.shift_y, true},
+                      {g.in_width, g.response_width, g.grid_width, g.kernel_width, g.stride_x, 0,
+                       g.dilation_x, g.shift_x, true}};
+  check_sizes(c);
+  return c;
 }
 
 inline int64_t response_positions(const InterweavedGeometry& g) {
@@ -148,9 +150,13 @@ void interweaved_backward(Device& device, const InterweavedGeometry& g, const Ma
   const PackedMap<T> packed{
       response_grads,          g.grid_height * g.grid_width * map, g.grid_width * map, map, row, padded,
       static_cast<int>(padded)};
-  Packer<T, Device> for_input(device), for_weight(device);
-  convolve_input_grad<T>(device, convolution_of(g), for_input, packed, filters, input_grad, allow_tf32);
-  convolve_weight_grad<T>(device, convolution_of(g), for_weight, packed, input, weight_grad, bias_grad,
+  const Convolution c = convolution_of(g);
+  Packer<T, Device> packer(device);
+  const auto packed_filters = packer.filters(c, filters, allow_tf32);
+  const auto packed_input = packer.map(input, g.batch, g.in_channels, g.in_height, g.in_width);
+  packer.launch();
+  convolve_input_grad<T>(device, c, packed, packed_filters, input_grad, allow_tf32);
+  convolve_weight_grad<T>(device, c, packed, packed_input, weight_grad_of(c, weight_grad, false, bias_grad),
                           allow_tf32);
 }
 

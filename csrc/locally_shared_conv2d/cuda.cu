@@ -68,10 +68,38 @@ std::tuple<Tensor, Tensor> locally_shared_conv2d_weight_grad(const Tensor& grad,
   const bool tf32 = gpu::tf32_allowed(input);
   gpu::dispatch_kernel_type(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    gpu::locally_shared_weight_grad<T>(device, g, read_map<T>(grad), read_map<T>(input),
-                                       write_pointer<T>(weight), write_pointer<T>(bias), tf32);
+    const auto result = gpu::weight_grad_of<T>(gpu::convolution_of(g), write_pointer<T>(weight), false,
+                                               write_pointer<T>(bias));
+    gpu::locally_shared_weight_grad<T>(device, g, read_map<T>(grad), read_map<T>(input), result, tf32);
   });
   return {weight, bias};
+}
+
+std::tuple<Tensor, Tensor, Tensor> locally_shared_conv2d_backward(const Tensor& grad, const Tensor& input,
+                                                                  const Tensor& weight,
+                                                                  const std::vector<int64_t>& stride,
+                                                                  const std::vector<int64_t>& padding,
+                                                                  const std::vector<int64_t>& dilation) {
+  const char* op = "locally_shared_conv2d_backward";
+  const auto g = forward_geometry(op, input, weight, std::nullopt, stride, padding, dilation);
+  check_grad(op, grad, g);
+  check_like(grad, input, op, "grad");
+  gpu::CudaDevice device(input);
+  const gpu::DenseFilters filters(weight);
+  Tensor input_result =
+      empty_map({g.batch, g.in_channels, g.in_height, g.in_width}, input, is_channels_last(input));
+  Tensor weight_result = filters.empty_grad();
+  Tensor bias_result =
+      torch::stable::new_empty(weight, std::vector<int64_t>{g.grid_height, g.grid_width, g.out_channels});
+  const bool tf32 = gpu::tf32_allowed(input);
+  gpu::dispatch_kernel_type(input.scalar_type(), op, [&](auto zero) {
+    using T = decltype(zero);
+    const auto result = gpu::weight_grad_of<T>(gpu::convolution_of(g), write_pointer<T>(weight_result),
+                                               filters.channels_last(), write_pointer<T>(bias_result));
+    gpu::locally_shared_backward<T>(device, g, read_map<T>(grad), read_map<T>(input), filters.read<T>(),
+                                    write_map<T>(input_result), result, tf32);
+  });
+  return {input_result, weight_result, bias_result};
 }
 
 }  // namespace
@@ -80,6 +108,7 @@ STABLE_TORCH_LIBRARY_IMPL(faceattr, CUDA, m) {
   m.impl("locally_shared_conv2d", TORCH_BOX(&locally_shared_conv2d));
   m.impl("locally_shared_conv2d_input_grad", TORCH_BOX(&locally_shared_conv2d_input_grad));
   m.impl("locally_shared_conv2d_weight_grad", TORCH_BOX(&locally_shared_conv2d_weight_grad));
+  m.impl("locally_shared_conv2d_backward", TORCH_BOX(&locally_shared_conv2d_backward));
 }
 
 }  // namespace faceattr

@@ -30,12 +30,10 @@ if torch.version.cuda is not None:  # the CUDA library needs symbols that only a
 
 _registrations = torch.library.Library("faceattr", "FRAGMENT")
 
-# Asked by the CUDA kernels at each float32 call, as torch's own ask: the stable ABI cannot tell. This spelling of the
-# setting also follows the others, torch.backends.cuda.matmul.allow_tf32 and torch.set_float32_matmul_precision.
-_registrations.define("tf32_allowed() -> bool")
-_registrations.impl(
-    "tf32_allowed", lambda: torch.backends.cuda.matmul.fp32_precision == "tf32", "CompositeExplicitAutograd"
-)
+# Asked by the CUDA kernels at each float32 call, as torch's own convolutions ask. This spelling of the setting also
+# follows the others: torch.backends.cudnn.allow_tf32, torch.backends.fp32_precision. It stands before the answer that
+# csrc/library.cpp gives where there is no Python.
+_registrations.impl("tf32_allowed", lambda: torch.backends.cudnn.conv.fp32_precision == "tf32", "BackendSelect")
 
 
 def integers(value, caller, name, count=2):

@@ -32,6 +32,7 @@ from ._library import (
 _forward = torch.ops.faceattr.locally_shared_conv2d.default
 _input_grad = torch.ops.faceattr.locally_shared_conv2d_input_grad.default
 _weight_grad = torch.ops.faceattr.locally_shared_conv2d_weight_grad.default
+_both_grads = torch.ops.faceattr.locally_shared_conv2d_backward.default
 
 
 @overridable
@@ -73,7 +74,8 @@ def locally_shared_conv2d(
         RuntimeError: shapes, dtypes or devices that do not fit, or a grid with more cells than output positions.
         TypeError, ValueError: a stride, padding or dilation that is no int, pair of ints or word.
 
-    Where gradients are on, one cell on the CPU is torch.nn.functional.conv2d itself.
+    Where gradients are on, one cell on the CPU is torch.nn.functional.conv2d itself. On CUDA, float32 is multiplied as
+    TF32 where ``torch.backends.cudnn.conv.fp32_precision`` allows it, as conv2d's is: by default.
 
     Differentiable to any order in input, weight and bias, in reverse and forward mode, under every transform of
     torch.func. The same bits for any number of threads.
@@ -129,8 +131,9 @@ def _is_conv2d(input, weight, bias):
 def channels_last_filters(weight: Tensor) -> Tensor:
     """The filters laid out with their channels side by side, as the CUDA kernels read them.
 
-    The forward pass on a GPU reads such filters in place, where C is a multiple of 16 bytes; any others it lays out so
-    at each call. The counterpart of a weight in ``torch.channels_last`` for :func:`torch.nn.functional.conv2d`.
+    A GPU reads such filters in place, forward and backward, where C is a multiple of 16 bytes, and lays their gradient
+    out so too; any others it lays out so at each call. The counterpart of a weight in ``torch.channels_last`` for
+    :func:`torch.nn.functional.conv2d`.
 
     Args:
         weight: [Gh, Gw, O, C, kh, kw] of :func:`locally_shared_conv2d` or :func:`interweaved_conv2d`.
@@ -229,6 +232,31 @@ def _(grad, input, grid, kernel_size, stride, padding, dilation):
     return input.new_empty(*grid, out_channels, input.shape[1], *kernel_size), input.new_empty(*grid, out_channels)
 
 
+def _lie_channels_last(weight):
+    """The rule of csrc/cuda/torch_convolution.h, DenseFilters."""
+    return weight.permute(0, 1, 4, 5, 2, 3).is_contiguous() and not weight.is_contiguous()
+
+
+@torch.library.register_fake("faceattr::locally_shared_conv2d_backward")
+def _(grad, input, weight, stride, padding, dilation):
+    if _lie_channels_last(weight):
+        weight_grad = torch.empty_like(weight.permute(0, 1, 4, 5, 2, 3)).permute(0, 1, 4, 5, 2, 3)
+    else:
+        weight_grad = weight.new_empty(weight.shape)
+    return (
+        empty_map(input, input.shape, is_channels_last(input)),
+        weight_grad,
+        weight.new_empty(weight.shape[:3]),
+    )
+
+
+@torch.library.impl("faceattr::locally_shared_conv2d_backward", "CPU")
+def _(grad, input, weight, *geometry):
+    input_grad = _input_grad(grad, weight, input.shape[2:], *geometry, is_channels_last(input))
+    weight_grad, bias_grad = _weight_grad(grad, input, weight.shape[:2], weight.shape[4:], *geometry)
+    return input_grad, channels_last_filters(weight_grad) if _lie_channels_last(weight) else weight_grad, bias_grad
+
+
 def _save(ctx, first, second, *geometry):
     """Each gradient needs only the other operand."""
     needs_first, needs_second = ctx.needs_input_grad[:2]
@@ -252,6 +280,9 @@ def _backward_forward(ctx, grad):
     needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     input, weight = ctx.saved_tensors
     input_grad = weight_grad = bias_grad = None
+    if needs_input and needs_weight and grad.is_cuda and not torch.is_grad_enabled():  # reads `grad` once
+        input_grad, weight_grad, bias_grad = call(_both_grads, grad, input, weight, *ctx.geometry)
+        return input_grad, weight_grad, bias_grad if needs_bias else None, None, None, None
     if needs_input:
         input_grad = call(_input_grad, grad, weight, ctx.input_size, *ctx.geometry, ctx.channels_last)
     if needs_weight or needs_bias:
@@ -331,3 +362,4 @@ register_autocast("locally_shared_conv2d")
 register_vmap("locally_shared_conv2d", folds=True)
 register_vmap("locally_shared_conv2d_input_grad", folds=True)
 register_vmap("locally_shared_conv2d_weight_grad")
+register_vmap("locally_shared_conv2d_backward")

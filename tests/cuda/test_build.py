@@ -26,7 +26,7 @@ def least_share(kernel):
     """
     opcode = toolchain.opcode_of(kernel.name)
     if opcode == "HMMA":
-        gradient = {" 128x128": 0.13, " 64x128": 0.08, " 64x64": 0.05}
+        gradient = {" 128x128": 0.13, " 64x256": 0.13, " 64x128": 0.08, " 64x64": 0.05}
         forward = {" 256x64": 0.25, " 128x128": 0.25, " 128x64": 0.18, " 32x64": 0.06}
         floors = gradient if "weight" in kernel.name else forward
         return next(floor for tile, floor in floors.items() if tile in kernel.name)

@@ -1,5 +1,9 @@
 """Shapes, strides and devices of the operators' results on CUDA tensors without memory: needs no GPU, not even CUDA."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -55,6 +59,21 @@ def test_forward_and_backward(name, dtype):
     assert [grad.shape for grad in grads] == [tensor.shape for tensor in tensors]
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_filters_gradient_lies_as_they_do(channels_last):
+    """Then the optimizer's copy of it costs nothing. On the CPU, where the operator is two calls, as on CUDA."""
+    input, weight = torch.randn(2, 3, 6, 5), torch.randn(2, 2, 4, 3, 3, 3)
+    if channels_last:
+        weight = ops.channels_last_filters(weight)
+    output = ops.locally_shared_conv2d(input, weight)
+    arguments = output, input, weight, [1, 1], [0, 0], [1, 1]
+    torch.library.opcheck(torch.ops.faceattr.locally_shared_conv2d_backward.default, arguments)
+    with FakeTensorMode():
+        fake = [torch.empty_strided(t.shape, t.stride(), device="cuda") for t in arguments[:3]]
+        grads = torch.ops.faceattr.locally_shared_conv2d_backward(*fake, *arguments[3:])
+    assert [grad.stride() for grad in grads[:2]] == [input.stride(), weight.stride()]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch builds no graph on cuda tensors without CUDA or GPU")
 @pytest.mark.parametrize("name", CALLS)
 def test_backward_through_autograd(name):
@@ -86,15 +105,42 @@ def test_density_peaks(dtype):
     assert parent.dtype == torch.int64 and parent.device.type == "cuda"
 
 
-@pytest.mark.parametrize("setting, allowed", [("tf32", True), ("ieee", False)])
-def test_the_kernels_see_torchs_tf32_setting(setting, allowed):
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
+@pytest.fixture
+def convolution_precision():
+    """torch's setting, put back afterwards."""
+    setting = torch.backends.cudnn.conv
+    before = setting.fp32_precision
+    yield setting
+    torch.backends.cudnn.allow_tf32 = True
+    setting.fp32_precision = before
+
+
+def test_the_kernels_follow_torchs_convolution_setting(convolution_precision):
+    allowed = torch.ops.faceattr.tf32_allowed
+    assert convolution_precision.fp32_precision == "tf32" and allowed() is True  # torch's default
+    for precision, answer in (("ieee", False), ("tf32", True)):
+        convolution_precision.fp32_precision = precision
+        assert allowed() is answer
+    for older in (False, True):
+        torch.backends.cudnn.allow_tf32 = older
+        assert allowed() is older
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=not older):
+            assert allowed() is not older
+
+
+def test_not_torchs_matmul_setting(convolution_precision):
+    before = torch.get_float32_matmul_precision()
     try:
-        matmul.fp32_precision = setting
-        assert torch.ops.faceattr.tf32_allowed() is allowed
-        torch.set_float32_matmul_precision("high" if allowed else "highest")
-        assert torch.ops.faceattr.tf32_allowed() is allowed
+        for precision in ("high", "highest"):
+            torch.set_float32_matmul_precision(precision)
+            assert torch.ops.faceattr.tf32_allowed() is True
     finally:
-        torch.set_float32_matmul_precision("highest")
-        matmul.fp32_precision = before
+        torch.set_float32_matmul_precision(before)
+
+
+def test_no_tf32_without_python(tmp_path):
+    """The library alone, as a C++ process loads it, has an answer."""
+    (library,) = Path(ops.__file__).parent.parent.glob("_C.*")
+    script = f"import torch; torch.ops.load_library({str(library)!r}); print(torch.ops.faceattr.tf32_allowed())"
+    process = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert process.stdout == "False\n", process.stderr

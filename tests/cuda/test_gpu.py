@@ -29,10 +29,9 @@ def _needs_a_gpu():
 
 @pytest.fixture(autouse=True)
 def _no_tf32():
-    """This spelling sets the others too; where they disagree, torch itself refuses to go on."""
-    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
 
 
 pytestmark = pytest.mark.gpu
@@ -149,11 +148,10 @@ def test_tf32_when_torch_allows_it():
     conv.float()
     precise = relative_error(conv(input), exact)
     for allow in (
-        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
-        lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
-        lambda: torch.set_float32_matmul_precision("high"),
+        lambda: setattr(torch.backends.cudnn, "allow_tf32", True),
+        lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32"),
     ):
-        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
         assert relative_error(conv(input), exact) == precise < 1e-5
         allow()
         assert precise < relative_error(conv(input), exact) < 3e-3
@@ -167,6 +165,24 @@ def test_the_same_bits_every_time():
         conv(input).float().square().sum().backward()
         grads.append((conv.weight.grad.clone(), conv.bias.grad.clone()))
     assert all(torch.equal(a, b) for grad in grads[1:] for a, b in zip(grads[0], grad, strict=True))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("batch", [1, 32])
+def test_both_gradients_at_once_are_those_of_an_operator_each(batch, channels_last):
+    input, weight = (
+        random((batch, 64, 18, 18), torch.bfloat16, channels_last),
+        random((4, 4, 64, 64, 3, 3), torch.bfloat16),
+    )
+    if channels_last:
+        weight = ops.channels_last_filters(weight)
+    tensors = [input.cuda().requires_grad_(), weight.cuda().requires_grad_()]
+    output = ops.locally_shared_conv2d(*tensors)
+    grad = torch.randn_like(output)
+    together = torch.autograd.grad(output, tensors, grad, retain_graph=True)
+    apart = torch.autograd.grad(output, tensors, grad, create_graph=True)
+    assert all(torch.equal(one, other) for one, other in zip(together, apart, strict=True))
+    assert [one.stride() for one in together] == [tensor.stride() for tensor in tensors]
 
 
 def test_on_another_stream():

@@ -16,6 +16,7 @@ OPERATORS = [
     "locally_shared_conv2d",
     "locally_shared_conv2d_input_grad",
     "locally_shared_conv2d_weight_grad",
+    "locally_shared_conv2d_backward",
     "interweave",
     "interweave_adjoint",
     "interweaved_conv2d",

@@ -94,6 +94,7 @@ enum Operator {
   kSharedForward,
   kSharedInputGrad,
   kSharedWeightGrad,
+  kSharedBackward,
   kInterweave,
   kInterweaveAdjoint,
   kInterweavedForward,
@@ -122,8 +123,19 @@ void run(Operator op, Case& c, EmulatedDevice& device) {
       const auto g = c.geometry<LocallySharedGeometry>();
       const auto grad = c.map<const T>(c.input<T>(0));
       const auto input = c.map<const T>(c.input<T>(1));
-      return locally_shared_weight_grad<T>(device, g, grad, input, c.output<T>(0), c.output<T>(1),
-                                           c.allow_tf32);
+      const auto result = weight_grad_of<T>(convolution_of(g), c.output<T>(0), false, c.output<T>(1));
+      return locally_shared_weight_grad<T>(device, g, grad, input, result, c.allow_tf32);
+    }
+    case kSharedBackward: {
+      const auto g = c.geometry<LocallySharedGeometry>();
+      const auto grad = c.map<const T>(c.input<T>(0));
+      const auto input = c.map<const T>(c.input<T>(1));
+      const auto input_grad = c.map<T>(c.output<T>(0));
+      const auto filters = c.filters<T>(c.input<T>(2));
+      const auto weight_grad =
+          weight_grad_of<T>(convolution_of(g), c.output<T>(1), filters.channels_last, c.output<T>(2));
+      return locally_shared_backward<T>(device, g, grad, input, filters, input_grad, weight_grad,
+                                        c.allow_tf32);
     }
     case kInterweave: {
       const auto g = c.geometry<InterweaveGeometry>();

@@ -93,7 +93,7 @@ def _shared_example(shape, dtype, layout, with_bias):
 
 
 def shared_checks(shape, dtype, layout="contiguous", tf32=False, with_bias=True, filters_last=False, **device):
-    """Forward, input gradient, weight and bias gradient of a :class:`SharedShape`.
+    """Forward, input gradient, weight and bias gradient, and all gradients at once, of a :class:`SharedShape`.
 
     layout: of the maps; filters_last: whether the filters lie channels last.
     """
@@ -113,10 +113,13 @@ def shared_checks(shape, dtype, layout="contiguous", tf32=False, with_bias=True,
     forward = case("locally_shared_conv2d", (input, output), [input, filters, bias], [output])
     to_input = case("locally_shared_conv2d_input_grad", (grad, input_grad), [grad, filters], [input_grad])
     to_weight = case("locally_shared_conv2d_weight_grad", (grad, input), [grad, input], [weight_grad, bias_grad])
+    all_grads = [torch.empty_like(tensor) for tensor in (input_grad, filters, bias_grad)]
+    to_all = case("locally_shared_conv2d_backward", (grad, input, all_grads[0]), [grad, input, filters], all_grads)
     return [
         Check(forward, [output], [expected], tolerance),
         Check(to_input, [input_grad], [grads[0]], tolerance),
         Check(to_weight, [weight_grad, bias_grad][: len(grads) - 1], list(grads[1:]), tolerance),
+        Check(to_all, all_grads[: len(grads)], list(grads), tolerance),
     ]
 
 

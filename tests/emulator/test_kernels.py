@@ -1,6 +1,6 @@
 """Every CUDA kernel, run by the emulator, against the references: sizes round each edge of the tiles, dtypes, layouts.
 
-Tiles are 256, 128, 64 or 32 rows (positions of a cell) by 128 or 64 columns (channels) by 32, 16 or 8 deep.
+Tiles are 256, 128, 64 or 32 rows (positions of a cell) by 256, 128 or 64 columns (channels) by 32, 16 or 8 deep.
 """
 
 import itertools
@@ -45,6 +45,7 @@ WAYS = {
         pytest.param(SharedShape(13, 9, 66, (8, 8), (3, 3), (2, 2)), id="full tiles"),
         pytest.param(SharedShape(7, 66, 127, (6, 6), (3, 3), (1, 1)), id="full tiles, wide"),
         pytest.param(SharedShape(9, 65, 66, (6, 6), (3, 3), (4, 4)), id="weight gradient, wide"),
+        pytest.param(SharedShape(1, 60, 5, (13, 13), (2, 2), (12, 12)), id="weight gradient, widest"),
         pytest.param(SharedShape(20, 5, 9, (9, 8), (3, 3), (2, 2), (2, 1), (1, 2), (1, 2)), id="full tiles, stride"),
     ],
 )
@@ -86,13 +87,22 @@ def test_shared_convolution_in_any_layout(executable, dtype, tf32, layout):
     verify(executable, checks)
 
 
+@pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("dtype, tf32", PRECISIONS)
-def test_one_launch_where_nothing_is_to_be_packed(executable, dtype, tf32):
-    shape = SharedShape(2, 8, 5, (6, 7), (3, 2), (2, 2))
+def test_launches(executable, dtype, tf32, splits):
+    """One of packing where anything is to be packed, one a product, one where the weight gradient is in parts."""
+    # A cell of more positions is split among blocks; of 8 channels nothing is packed if they lie side by side.
+    shape = SharedShape(2 if splits == 1 else 50, 8, 8, (6, 7), (3, 2), (2, 2))
     for filters_last, layout in itertools.product((False, True), ("contiguous", "channels_last")):
-        forward = shared_checks(shape, dtype, layout, tf32, filters_last=filters_last)[0]
-        verify(executable, [forward])
-        assert forward.case.launches == (1 if filters_last and layout == "channels_last" else 2)
+        checks = shared_checks(shape, dtype, layout, tf32, filters_last=filters_last)
+        verify(executable, checks)
+        maps_packed, all_in_place = layout == "contiguous", filters_last and layout == "channels_last"
+        assert [check.case.launches for check in checks] == [
+            1 + (not all_in_place),
+            1 + (not all_in_place),
+            splits + maps_packed,
+            1 + splits + (not all_in_place),
+        ]
 
 
 @pytest.mark.parametrize("dtype, tf32", PRECISIONS)

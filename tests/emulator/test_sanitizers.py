@@ -46,10 +46,23 @@ def test_every_kernel_is_clean(tmp_path, sanitizer):
     verify(executable, checks)
 
 
-# File, what is there, what is planted in its place, where it is found, and what the finder says.
+SHAPE = SharedShape(3, 41, 66, (6, 5), (3, 2), (2, 2))
+SHORT = SharedShape(3, 33, 9, (6, 5), (3, 2), (2, 2))
+SPLIT = SharedShape(30, 5, 7, (6, 6), (3, 3), (1, 1))
+WHERE = {  # a product: its checks
+    "forward": lambda: shared_checks(SHAPE, torch.float32)[:1],
+    "direct": lambda: shared_checks(SHAPE, torch.float32, direct_products=1 << 60)[:1],
+    "TF32": lambda: shared_checks(SHAPE, torch.float32, tf32=True)[:1],
+    "TF32, a stage not half full": lambda: shared_checks(SHORT, torch.float32, tf32=True)[:1],
+    "input gradient": lambda: shared_checks(SHAPE, torch.float32, tf32=True)[1:2],
+    "weight gradient": lambda: shared_checks(SHAPE, torch.float32, tf32=True)[2:3],
+    "split": lambda: shared_checks(SPLIT, torch.float32)[2:3],
+}
+# File, what is there, what is planted in its place, where it is found, and what the finder says; the product, if it is
+# not the forward one.
 FAULTS = {
     "no barrier between the copies and their use": (
-        "cuda/tile.cuh",
+        "cuda/pipeline.cuh",
         "    __syncthreads();  // everyone's",
         "    // everyone's",
         "thread",
@@ -63,15 +76,15 @@ FAULTS = {
         "ThreadSanitizer",  # a race, or the wild address that it made
     ),
     "no barrier between those who share a look-up": (
-        "cuda/contraction.cuh",
+        "cuda/loader.cuh",
         "    }\n    __syncwarp();\n",
         "    }\n",
         "plain",
         "an asynchronous copy is not aligned",  # to where the garbage of fresh memory points
     ),
     "a window filled while it is read": (
-        "cuda/contraction.cuh",
-        "stages_until_next(group_taps == 1 ? 1 : 2)",
+        "cuda/loader.cuh",
+        "stages_until_next(taps == 1 ? 1 : 2)",
         "stages_until_next(1)",
         "thread",
         "data race",
@@ -91,21 +104,21 @@ FAULTS = {
         "data race",
     ),
     "no wait for the copies": (
-        "cuda/tile.cuh",
+        "cuda/pipeline.cuh",
         "    copy_async_wait<1>();\n",
         "    copy_async_wait<3>();\n",
         "plain",
         None,
     ),
     "a slot filled while it is read": (
-        "cuda/tile.cuh",
+        "cuda/pipeline.cuh",
         "after_next = loader.load(free_slot);",
         "after_next = loader.load(slot);",
         "thread",
         "data race",
     ),
     "a column too many": (
-        "cuda/contraction.cuh",
+        "cuda/loader.cuh",
         "+ i * kLines < problem.columns)",
         "+ i * kLines <= problem.columns)",
         "bounds",
@@ -113,17 +126,82 @@ FAULTS = {
     ),
     "a row of the result too many": (
         "cuda/contraction.cuh",
-        "if (offset < 0) return;",
-        "if (offset < -1) return;",
+        "if (offset >= 0) f(",
+        "if (offset >= -1) f(",
         "bounds",
         "heap-buffer-overflow",
+    ),
+    "the first half read before its copies have arrived": (
+        "cuda/pipeline.cuh",
+        "    loader.arrived(stage, slot);\n    __syncthreads();",
+        "    warp.begin(rows, columns);\n    loader.arrived(stage, slot);\n    __syncthreads();",
+        "thread",
+        "data race",
+        "TF32",
+    ),
+    "the second half of a stage read when the next is there": (
+        "cuda/tile.cuh",
+        "    if (vectors > 2) multiply_all(second);",
+        "    if (vectors > 2) multiply_all(first);",
+        "plain",
+        None,
+        "TF32",
+    ),
+    "a stage's depth taken for that of the one before": (
+        "cuda/pipeline.cuh",
+        "    warp.second_half(vectors_before);\n    warp.first",
+        "    warp.second_half(stage.vectors);\n    warp.first",
+        "plain",
+        None,
+        "TF32, a stage not half full",
+    ),
+    "the last half left out": (
+        "cuda/pipeline.cuh",
+        "  }\n  warp.second_half(vectors_before);\n",
+        "  }\n",
+        "plain",
+        None,
+        "TF32",
+    ),
+    "an out channel too many": (
+        "cuda/loader.cuh",
+        "const int64_t left = problem.weight_lines - channel - line();",
+        "const int64_t left = problem.weight_lines + 1 - channel - line();",
+        "bounds",
+        "heap-buffer-overflow",
+        "input gradient",
+    ),
+    "in channels past the last": (
+        "cuda/loader.cuh",
+        "} else if (element < problem.weight_line) {",
+        "} else {",
+        "bounds",
+        "heap-buffer-overflow",
+        "input gradient",
+    ),
+    "padding written as a weight's gradient": (
+        "cuda/weight_contraction.cuh",
+        "      if (c >= problem.in_channels) return;\n      T* to",
+        "      T* to",
+        "bounds",
+        "heap-buffer-overflow",
+        "weight gradient",
+    ),
+    "sums of all splits taken for whole": (
+        "cuda/weight_contraction.cuh",
+        "const bool is_whole = problem.splits == 1;",
+        "const bool is_whole = true;",
+        "bounds",
+        "heap-buffer-overflow",
+        "split",
     ),
     "a shuffle whose mask leaves a lane out": (
         "cuda/direct.cuh",
         "__shfl_xor_sync(0xffffffffu,",
         "__shfl_xor_sync(0x7fffffffu,",
         "plain",
-        "a lane outside its mask",
+        "whose mask leaves it out",
+        "direct",
     ),
     "a shuffle that half of the lanes never reach": (
         "cuda/direct.cuh",
@@ -131,20 +209,20 @@ FAULTS = {
         "  if (lane >= 16) return;\n  for (int i = 0; i < kDirectPositions; ++i)\n    for (int distance",
         "plain",
         "threads wait for others that never come",
+        "direct",
     ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(tmp_path, fault):
-    file, there, planted, finder, message = FAULTS[fault]
+    file, there, planted, finder, message, *where = FAULTS[fault]
     csrc = shutil.copytree(cases.CSRC, tmp_path / "csrc")
     text = (csrc / file).read_text()
     assert text.count(there) == 1
     (csrc / file).write_text(text.replace(there, planted))
     executable = cases.build(tmp_path, finder, float_only=True, csrc=csrc)
-    shape = SharedShape(3, 41, 66, (6, 5), (3, 2), (2, 2))
-    checks = shared_checks(shape, torch.float32)[:1] + shared_checks(shape, torch.float32, direct_products=1 << 60)[:1]
+    checks = WHERE[where[0] if where else "forward"]()
     process = cases.run(executable, [check.case for check in checks], check=False)
     if message is None:  # only the numbers are wrong
         cases.run(executable, [check.case for check in checks])
