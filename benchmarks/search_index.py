@@ -65,7 +65,8 @@ def main():
         with Index(path, read_only=True) as index:
             counts = index.counts()
             print(
-                f"{counts['photos']} photos with {counts['faces']} faces, written in {filled:.0f} s: {size / 1e6:.1f} MB"
+                f"{counts['photos']} photos with {counts['faces']} faces, written in {filled:.0f} s: "
+                f"{size / 1e6:.1f} MB"
             )
             print(f"thumbnails besides, {thumbnail / 1e3:.1f} kB each: {count * thumbnail / 1e6:.0f} MB")
             print("\n| query | photos | all counted, ms | first 100, ms | histogram, ms |\n|" + " --- |" * 5)
