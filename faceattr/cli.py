@@ -256,7 +256,8 @@ def _predict(options: argparse.Namespace) -> int:
         failed += 1
         tqdm.write(f"faceattr: {printable(str(error))}", file=sys.stderr)
 
-    writer = RecordWriter(sys.stdout, options.format, columns, timed=videos)
+    aged = model.tells_age and not detect_only
+    writer = RecordWriter(sys.stdout, options.format, columns, timed=videos, aged=aged)
     with closing(stream), progress, writer, gallery or nullcontext():
         for prediction in chain((Prediction(path, error=error) for path, error in found.errors), stream):
             if prediction.error is not None:

@@ -168,6 +168,11 @@ class FaceAttributes:
         return next(self._anet.parameters()).device
 
     @property
+    def tells_age(self) -> bool:
+        """Whether faces get an age."""
+        return self._age is not None
+
+    @property
     def features(self) -> int:
         """How many features a face has."""
         return self._anet.config["features"]

@@ -14,12 +14,20 @@ class RecordWriter:
     """Writes predictions to `stream` as they come; leaving the context completes the document.
 
     format: one of FORMATS. attributes: the names that the CSV columns take. timed: also a column for the time, of
-    videos' frames.
+    videos' frames. aged: also columns for the age, of weights that tell it.
     """
 
-    def __init__(self, stream: TextIO, format: str, attributes: Sequence[str] = (), timed: bool = False):
+    def __init__(
+        self,
+        stream: TextIO,
+        format: str,
+        attributes: Sequence[str] = (),
+        timed: bool = False,
+        aged: bool = False,
+    ):
         self._stream = stream
         self._timed = timed
+        self._aged = aged
         self._count = 0
         self._attributes = attributes
         write: dict[str, Callable[[Prediction], None]] = {
@@ -57,16 +65,21 @@ class RecordWriter:
         if self._count == 0:
             box = ["x0", "y0", "x1", "y1"]
             photo = ["image", *(["time"] if self._timed else []), "width", "height"]
-            rows.writerow([*photo, "face", *box, "score", *self._attributes, "notes", "error"])
+            age = ["age", "age_low", "age_high"] if self._aged else []
+            rows.writerow([*photo, "face", *box, "score", *age, *self._attributes, "notes", "error"])
         time = [prediction.time] if self._timed else []
         photo = [prediction.image, *time, prediction.width, prediction.height]
         for number, face in enumerate(prediction.faces, 1):
             known = [face.attributes.get(name) for name in self._attributes] if face.attributes else []
             values = ["" if value is None else f"{value:.4f}" for value in known]
             score = "" if face.score is None else f"{face.score:.4f}"
+            if self._aged:
+                years = [] if face.age is None else [face.age.years, face.age.low, face.age.high]
+                values = [*(f"{year:.1f}" for year in years), *[""] * (3 - len(years)), *values]
             rows.writerow([*photo, number, *(f"{edge:.1f}" for edge in face.box), score, *values, _notes(face), ""])
         if not prediction.faces:
-            rows.writerow([*photo, *[""] * (6 + len(self._attributes)), "", prediction.error or ""])
+            empty = 6 + len(self._attributes) + (3 if self._aged else 0)
+            rows.writerow([*photo, *[""] * empty, "", prediction.error or ""])
         self._stream.flush()
 
     def _table(self, prediction: Prediction) -> None:
@@ -84,6 +97,9 @@ class RecordWriter:
             box = "{:.0f} {:.0f} {:.0f} {:.0f}".format(*face.box)
             score = "" if face.score is None else f"{face.score:.2f}"
             labels = ", ".join(f"{name} {face.attributes[name]:.2f}" for name in face.labels)
+            if face.age is not None:
+                age = f"age {face.age.years:.0f} ({face.age.low:.0f} to {face.age.high:.0f})"
+                labels = f"{age}, {labels}" if labels else age
             notes = f"  ({_notes(face)})" if face.notes else ""
             self._print(f"{start}{box:<23} {score:>5}  {labels}{notes}")
             start = " " * len(start)

@@ -53,7 +53,7 @@ def make_anet() -> ANet:
     return net.eval()
 
 
-def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5, face=None) -> None:
+def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5, face=None, age=None) -> None:
     centre = torch.zeros(5, 5)
     centre[1:4, 1:4] = 1 / 9
     svm = LinearSVM(len(ATTRIBUTES), 4)
@@ -68,6 +68,7 @@ def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5, face=None
         anet=make_anet(),
         svm=svm,
         face=face or lnets_alone(4),
+        age=age,
         metadata={
             "attributes": list(ATTRIBUTES),
             "preprocessing": {
@@ -76,6 +77,7 @@ def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5, face=None
                 "score_threshold": score_threshold,
                 "aligned_box": [38.3, 47.7, 139.7, 187.7],
                 "crop": {"centre": [0.0, 0.0], "height": 0.35, "positions": list(positions)},
+                "age_tail": 0.1,
             },
             "thresholds": {"accuracy": [0.5, 0.5, 0.995], "balanced": [0.5, 0.5, 0.4]},
             "training": {},

@@ -12,6 +12,7 @@ from PIL import Image
 from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_small_checkpoint
 
 import faceattr
+from faceattr.ages import LIMITS
 from faceattr.images import ImageError, load_photo
 from faceattr.models.checkpoint import load_checkpoint
 from faceattr.models.svm import LinearSVM
@@ -466,3 +467,40 @@ def test_importing_the_package_does_not_import_torch():
 def test_unknown_name_in_the_package():
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = faceattr.nothing
+
+
+@pytest.fixture(scope="module")
+def of_ages(tmp_path_factory):
+    """Weights by which everybody is surely 30, and 40 or older if they smile."""
+    age = LinearSVM(len(LIMITS), 4).eval()
+    with torch.no_grad():
+        age.bias[:] = torch.tensor([20.0 if limit <= 30 else -20.0 for limit in LIMITS])
+        forty = LIMITS.index(40)
+        age.weight[forty, 0], age.bias[forty] = 400, -70  # a smiling disc's green is 0.35, a neutral one's 0
+    path = tmp_path_factory.mktemp("weights") / "ages.safetensors"
+    save_small_checkpoint(path, age=age)
+    return path
+
+
+def test_ages_are_told_by_weights_that_know_them(of_ages, weights, model):
+    photo = draw_photo(DISCS)
+    aged = faceattr.load(of_ages, device="cpu")
+    assert aged.tells_age and not model.tells_age
+    faces = {face.labels[0]: face for face in aged.predict(photo)}
+    assert faces["Frowning"].age.years == pytest.approx(35, abs=0.1) and faces["Frowning"].age.low > 30
+    assert faces["Smiling"].age.years == pytest.approx(45, abs=0.1) and faces["Smiling"].age.high < 50
+    assert all(face.age is None for face in model.predict(photo))
+    assert all(face.age is None for face in aged.detect(photo))
+    assert faces["Smiling"].to_dict()["age"]["years"] == 45.0
+
+
+def test_an_age_is_chosen_like_an_attribute(of_ages, weights):
+    photo = draw_photo(DISCS)
+    for options in ({"exclude": ["age"]}, {"attributes": ["Smiling"]}):
+        model = faceattr.load(of_ages, device="cpu", **options)
+        assert not model.tells_age and [face.age for face in model.predict(photo)] == [None, None]
+    alone = faceattr.load(of_ages, device="cpu", attributes=["age"])
+    face = alone.predict(photo)[0]
+    assert face.attributes == {} and face.labels == () and face.age is not None
+    with pytest.raises(ValueError, match="attribute 'age' is unknown to these weights"):
+        faceattr.load(weights, device="cpu", exclude=["age"])
