@@ -64,10 +64,8 @@ def main():
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
         with Index(path, read_only=True) as index:
             counts = index.counts()
-            print(
-                f"{counts['photos']} photos with {counts['faces']} faces, written in {filled:.0f} s: "
-                f"{size / 1e6:.1f} MB"
-            )
+            what = f"{counts['photos']} photos with {counts['faces']} faces"
+            print(f"{what}, written in {filled:.0f} s: {size / 1e6:.1f} MB")
             print(f"thumbnails besides, {thumbnail / 1e3:.1f} kB each: {count * thumbnail / 1e6:.0f} MB")
             print("\n| query | photos | all counted, ms | first 100, ms | histogram, ms |\n|" + " --- |" * 5)
             for query in QUERIES:

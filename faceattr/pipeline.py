@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import resources
 from itertools import chain, repeat
 from pathlib import Path
@@ -31,6 +32,7 @@ from faceattr.video import Frame, frames, is_video
 
 # A stream holds decoded photos until their faces fill a batch, but no more bytes of them than this.
 _HELD_BYTES = 64 * 2**20
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,7 @@ class FaceAttributes:
                 prediction = replace(prediction, time=source.time)
             return replace(located, prediction=prediction if keep_photos else _without_pixels(prediction))
 
+        _map_large_blocks()
         waiting: list[_Located] = []
         with closing(_ahead(locate, tasks, workers)) as all_located:
             for located in all_located:
@@ -247,7 +250,6 @@ class FaceAttributes:
                 if faces >= batch_size or held >= _HELD_BYTES or len(waiting) >= batch_size:
                     yield from self._finish(waiting, detect_only, batch_size)
                     waiting = []
-                    _give_back_memory()
             yield from self._finish(waiting, detect_only, batch_size)
 
     def _finish(self, waiting: list[_Located], detect_only: bool, batch_size: int) -> Iterator[Prediction]:
@@ -278,7 +280,7 @@ class FaceAttributes:
         maps, seen = {}, None
         if boxes is None:
             # Photo by photo: what else is in a batch then cannot move a box.
-            pixels = torch.from_numpy(photo.pixels).to(self.device).permute(2, 0, 1).float() / 255
+            pixels = torch.from_numpy(photo.pixels).to(self.device).permute(2, 0, 1).float().div_(255)
             result = self._localizer(pixels)
             maps = {key: response.cpu().numpy() for key, response in result.response_maps.items()}
             seen = result.windows.numpy()
@@ -482,10 +484,11 @@ def _in_words(name: str, error: Exception) -> str:
     return f"{name}: failed ({type(error).__name__}: {error})"
 
 
-def _give_back_memory() -> None:
-    """What is free goes back to the system: of photos of many sizes the C library otherwise keeps ever more pieces."""
-    with suppress(AttributeError, OSError, TypeError):  # glibc's alone
-        ctypes.CDLL(None).malloc_trim(0)
+@cache
+def _map_large_blocks() -> None:
+    """Large blocks go back to the system when they are free: of photos of many sizes glibc would keep ever more."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def _without_pixels(prediction: Prediction) -> Prediction:

@@ -3,19 +3,18 @@
 import http.client
 import json
 import shutil
-import threading
-from contextlib import contextmanager
 
 import pytest
 from browser import CHROMEDRIVER, CHROMIUM, MISSING, browser
 from PIL import Image
+from serving import serving
 from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_small_checkpoint
 
 import faceattr
 from faceattr.cli import main
 from faceattr.pipeline import Face, Prediction
 from faceattr.search.index import Index, _row, _Task
-from faceattr.search.serve import Server, is_loopback
+from faceattr.search.serve import is_loopback
 
 DISCS = [(100, 100, 32, NEUTRAL), (220, 140, 32, SMILING)]
 HOSTILE = '<img src=x onerror="document.title=1">.png'
@@ -43,20 +42,6 @@ def collection(tmp_path_factory, weights):
         for _ in index.update(faceattr.load(weights, device="cpu"), [folder / "photos"]):
             pass
     return folder
-
-
-@contextmanager
-def serving(db, weights, host="127.0.0.1", token=None):
-    with Index(db, read_only=True) as index:
-        server = Server(index, host, 0, token, lambda: faceattr.load(weights, device="cpu"), weights)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
 
 @pytest.fixture(scope="module")
