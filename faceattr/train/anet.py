@@ -40,6 +40,12 @@ class IdentityNet(nn.Module):
         return features, LOGIT_SCALE * F.linear(features, F.normalize(self.identity))
 
 
+def for_tags(net: IdentityNet) -> ANet:
+    """The pre-trained ANet, whose last layer may learn again."""
+    net.anet.head.requires_grad_(True)
+    return net.anet
+
+
 def similarity_loss(features: Tensor, identities: Tensor) -> Tensor:
     """Mean over the batch's same-identity pairs of the squared distance of their features; 0 without a pair."""
     same = torch.triu(identities[:, None] == identities[None], diagonal=1)
