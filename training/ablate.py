@@ -19,7 +19,16 @@ from faceattr.data.faces import FaceCache
 from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.attributes import choose_threshold, evaluate
 from faceattr.models.anet import CONFIGS, ANet
-from faceattr.train.anet import IdentityLoss, IdentityNet, TagLoss, few_a_person, freeze, pooled_features, predict
+from faceattr.train.anet import (
+    IdentityLoss,
+    IdentityNet,
+    TagLoss,
+    few_a_person,
+    for_tags,
+    freeze,
+    pooled_features,
+    predict,
+)
 from faceattr.train.arguments import add_machine, prepare
 from faceattr.train.loop import fit, seeded
 from faceattr.train.optimizers import make_optimizer
@@ -84,8 +93,7 @@ class Variant:
             with seeded(args.seed, 1):
                 net = IdentityNet(model, persons.max() + 1).to(memory_format=torch.channels_last)
             # As many steps for few pictures as for all: what differs is what they can teach.
-            model = self._fit(net, loss, args.identity_epochs, folder / "identities").anet
-            model.head.requires_grad_(True)
+            model = for_tags(self._fit(net, loss, args.identity_epochs, folder / "identities"))
         if variation.frozen:
             freeze(*([model.shared] if variation.frozen == "shared" else list(model.children())[:-1]))
         loss = TagLoss(self.faces, self.train, tags, args.batch, args.seed, size)

@@ -31,6 +31,7 @@ from take_part import take_part
 from faceattr.data.celeba import read_celeba
 from faceattr.pipeline import choose_device
 from faceattr.precision import compute_dtype
+from faceattr.train.arguments import plain_warnings
 
 HERE = Path(__file__).resolve().parent
 PARALLEL = {
@@ -224,6 +225,7 @@ def main():
         "--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="in place of the YAML's value"
     )
     args = parser.parse_args()
+    plain_warnings()
     try:
         run(args)
     except (ValueError, RuntimeError) as error:

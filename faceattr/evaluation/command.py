@@ -155,7 +155,7 @@ def _add_attributes(parser: argparse.ArgumentParser, data: str) -> None:
     parser.set_defaults(run=run_attributes)
 
 
-def _tags(text: str) -> list[str]:
+def _tags(text: str) -> list[list[str]]:
     """Names with commas between, each alone or several joined by +."""
     return [division.split("+") for division in text.split(",")]
 
@@ -213,13 +213,12 @@ def run_attributes(options: argparse.Namespace) -> int:
     tags = data.columns(list(dict.fromkeys(name for division in options.by for name in division)))
     aligned = options.face or ALIGNED_FACES["lfwa" if options.data == "lfwa" else "celeba"]
     face = aligned if options.crop == "aligned" else None
+    beside = {title: read_other(path, checkpoint) for title, path in options.beside}
     result, model, predicted = evaluate_checkpoint(options, checkpoint, data, face, dtype, tags)
     data = data.columns(model.attributes)
     if options.predictions is not None:
         write_predictions(options.predictions, data.names, predicted.values, model.attributes)
-    others = {}
-    for title, path in options.beside:
-        others[title] = evaluate_other(options, path, checkpoint, data, face, dtype)
+    others = {title: evaluate_other(options, title, other, data, face, dtype) for title, other in beside.items()}
     others |= evaluate_baselines(options, data, model, aligned) if options.baseline else {}
     paper = TABLE_1.get({"celeba": "CelebA", "lfwa": "LFWA"}.get(options.data, ""), {})
     if options.plot:
@@ -246,16 +245,9 @@ def evaluate_checkpoint(
     from faceattr.evaluation.report import share_of_positives
     from faceattr.pipeline import FaceAttributes
 
-    def look_at(model: FaceAttributes, pictures: TaggedPictures) -> Probabilities:
-        return predict_pictures(
-            model,
-            pictures.paths,
-            share_of_positives(pictures.columns(model.attributes)),
-            face,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            quiet=options.quiet,
-        )
+    def look_at(model: FaceAttributes, pictures: TaggedPictures, prior: np.ndarray) -> Probabilities:
+        how = {"batch_size": options.batch_size, "workers": options.workers, "quiet": options.quiet}
+        return predict_pictures(model, pictures.paths, prior, face, **how)
 
     learnt = None
     if options.learn:
@@ -263,11 +255,7 @@ def evaluate_checkpoint(
 
         training = _learning(options, "--learn").columns(data.attributes)
         model = FaceAttributes(checkpoint, localization_dtype=dtype)
-        prior = np.full(len(model.attributes), 0.5)
-        seen = predict_pictures(
-            model, training.paths, prior, face, workers=options.workers, batch_size=options.batch_size,
-            quiet=options.quiet,
-        )  # fmt: skip
+        seen = look_at(model, training, np.full(len(model.attributes), 0.5))  # of which the features are wanted
         checkpoint, _ = fit_own(checkpoint, training, seen)
         learnt = int(seen.found.sum())
     names = checkpoint.metadata["attributes"]
@@ -284,7 +272,7 @@ def evaluate_checkpoint(
     else:
         of = dict(zip(names, checkpoint.metadata["thresholds"][options.thresholds], strict=True))
         thresholds = [of[name] for name in shared]
-    predicted = look_at(model, data)
+    predicted = look_at(model, data, share_of_positives(data))
     result = evaluate(predicted.values, data.tags, thresholds, shared, data.known, data.identities)
     result["not_found"] = int(np.sum(~predicted.found))
     result["learnt"] = learnt
@@ -293,23 +281,28 @@ def evaluate_checkpoint(
     return result, model, predicted
 
 
-def evaluate_other(
-    options: argparse.Namespace, path: str, checkpoint: Checkpoint, data: TaggedPictures, face, dtype
-) -> dict:
-    """The result of other weights, measured as the main ones; an ANet alone sees the faces that those find."""
+def read_other(path: str, checkpoint: Checkpoint) -> Checkpoint:
+    """Other weights; an ANet alone sees the faces that those of `checkpoint` find."""
     from faceattr.explain.nets import is_anet_alone
     from faceattr.models.checkpoint import load_checkpoint
     from faceattr.pipeline import find_weights
     from faceattr.train.own import with_anet
 
     if is_anet_alone(path):
-        other = with_anet(checkpoint, path)
-    else:
-        other = load_checkpoint(find_weights(path), checkpoint.anet.head.weight.device)
+        return with_anet(checkpoint, path)
+    return load_checkpoint(find_weights(path), checkpoint.anet.head.weight.device)
+
+
+def evaluate_other(
+    options: argparse.Namespace, title: str, other: Checkpoint, data: TaggedPictures, face, dtype
+) -> dict:
+    """The result of other weights, measured as the main ones."""
     quiet = argparse.Namespace(**{**vars(options), "by": []})
     result, model, _ = evaluate_checkpoint(quiet, other, data, face, dtype, data.columns([]))
     if set(model.attributes) != set(data.attributes):
-        raise ValueError(f"--beside {path}: knows other attributes than the weights; --learn fits SVMs for all of them")
+        raise ValueError(
+            f"--beside {title}: knows other attributes than the weights; --learn fits SVMs for all of them"
+        )
     attributes = {name: result["attributes"][name] for name in data.attributes}
     return {**result, "attributes": attributes, "training": result["learnt"]}
 

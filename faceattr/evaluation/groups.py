@@ -67,7 +67,7 @@ def _gap(groups: dict[str, dict], draws: dict[str, dict[str, np.ndarray]], figur
     known = {title: groups[title]["mean"][figure] for title in draws if groups[title]["mean"][figure] is not None}
     if len(known) < 2:
         return None
-    better, worse = max(known, key=known.get), min(known, key=known.get)
+    worse, *_, better = sorted(known, key=known.get)  # two groups, also where they are equal
     return {
         "gap": known[better] - known[worse],
         "interval": interval(draws[better][figure] - draws[worse][figure]),

@@ -43,7 +43,7 @@ def plot_attributes(result: dict, others: Mapping[str, dict], path: Path, title:
         axes.set_yticks(range(len(order)), [name.replace("_", " ") for name in order], fontsize=7)
         axes.set(title=f"{heading} ({len(part)})", xlabel="accuracy", ylim=(-0.7, len(order) - 0.3))
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=7, loc="lower right")
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
     figure.savefig(path)
 
 
@@ -55,13 +55,14 @@ def plot_groups(groups: Mapping[str, dict], gaps: Mapping[str, dict], path: Path
     figures = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
     figure = new_figure(9, 1.4 + 0.32 * len(groups) + 0.12 * len(gaps))
     grid = figure.subplots(1, 2, sharey=True)
-    places, titles, place = {}, list(groups), 0.0
+    places, below, titles, place = {}, {}, list(groups), 0.0
     for division in gaps:
         for title in list(titles):
             if "+".join(name.removeprefix("not ") for name in title.split(", ")) == division:
                 places[title] = place
                 titles.remove(title)
                 place += 1
+        below[division] = place - 0.38
         place += 0.4
     for axes, (key, heading) in zip(grid, figures.items(), strict=True):
         for title, at in places.items():
@@ -75,12 +76,12 @@ def plot_groups(groups: Mapping[str, dict], gaps: Mapping[str, dict], path: Path
             if gap[key] is None:
                 continue
             bounds = gap[key]["interval"]
-            between = f" ({bounds[0]:+.3f} to {bounds[1]:+.3f})" if bounds is not None else ""
+            between = f" ({bounds[0]:.3f} to {bounds[1]:.3f})" if bounds is not None else ""
             ends = [groups[gap[key][end]]["mean"][key] for end in ("worse", "better")]
             rows = [places[gap[key][end]] for end in ("worse", "better")]
             axes.annotate("", (ends[1], rows[1]), (ends[0], rows[0]), arrowprops={"arrowstyle": "->", "alpha": 0.5})
             text = f"{division}: {gap[key]['gap']:.3f}{between}"
-            axes.text(0.02, max(rows) + 0.62, text, fontsize=7, transform=axes.get_yaxis_transform())
+            axes.text(0.02, below[division], text, fontsize=7, transform=axes.get_yaxis_transform())
         axes.set(xlabel=f"{heading}, mean over attributes, 95 %")
         axes.grid(axis="x", alpha=0.3)
         axes.margins(x=0.15)

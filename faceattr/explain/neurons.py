@@ -115,11 +115,11 @@ def draw(
     """The figure: for each net (title, its neurons, the chosen ones, their mean faces, of how many) a block, side by
     side."""
     rows = max(len(chosen) for _, _, chosen, _, _ in columns)
-    figure = new_figure(5 * len(columns), 0.9 + 1.22 * rows)
+    figure = new_figure(6.4 * len(columns), 0.9 + 1.22 * rows)
     blocks = figure.subfigures(1, len(columns), squeeze=False)[0]
     for block, (title, neurons, chosen, faces, counts) in zip(blocks, columns, strict=True):
         block.suptitle(f"{title}: mean faces by a neuron's response")
-        grid = block.subplots(rows, 4, squeeze=False, width_ratios=(1.5, 1, 1, 1))
+        grid = block.subplots(rows, 4, squeeze=False, width_ratios=(2.2, 1, 1, 1))
         for axes in grid.flat:
             axes.axis("off")
         for row, (neuron, thirds, count) in enumerate(zip(chosen, faces, counts, strict=True)):

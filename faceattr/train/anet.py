@@ -40,6 +40,12 @@ class IdentityNet(nn.Module):
         return features, LOGIT_SCALE * F.linear(features, F.normalize(self.identity))
 
 
+def for_tags(net: IdentityNet) -> ANet:
+    """The pre-trained ANet, whose last layer may learn again."""
+    net.anet.head.requires_grad_(True)
+    return net.anet
+
+
 @torch.no_grad()
 def grow(model: ANet, source: ANet, images: Tensor) -> None:
     """Lets ``model`` begin as what the narrower ``source`` computes.

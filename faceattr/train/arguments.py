@@ -38,11 +38,15 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 def prepare(options: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
     """Joins the other processes, sets threads; the device to train on and the dtype to compute in."""
-    # They are for who reads the log: what is missing, not where in the code that was noticed.
-    warnings.formatwarning = lambda message, *_: f"{message}\n"
+    plain_warnings()
     torch.set_num_threads(options.threads)
     device = parallel.join(options.device)
     return device, announced(device, options.precision)
+
+
+def plain_warnings() -> None:
+    """Warnings for who reads the log: what is missing, not where in the code that was noticed."""
+    warnings.formatwarning = lambda message, *_: f"{message}\n"
 
 
 def announced(device: torch.device, precision: str) -> torch.dtype:

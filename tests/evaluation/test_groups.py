@@ -76,6 +76,20 @@ def test_who_is_not_known_is_in_no_group(people):
     assert found["Male"]["n"] == 140 and found["not Male"]["n"] == 160
 
 
+def test_equal_groups_are_two(people):
+    """As many right of the one as of the other: no gap, but an interval."""
+    values, data, _, right = people
+    half = np.zeros(400, dtype=bool)
+    rights, wrongs = np.flatnonzero(right), np.flatnonzero(~right)
+    chosen = np.concatenate([rights[: len(rights) // 2 * 2], wrongs[: len(wrongs) // 2 * 2]])
+    half[rights[: len(rights) // 2]] = half[wrongs[: len(wrongs) // 2]] = True
+    tags = pictures(half[chosen, None], ("Group",))
+    found, gaps = by_groups(values[chosen], data.select(chosen), [0.5], right[chosen] | True, tags, [["Group"]])
+    gap = gaps["Group"]["accuracy"]
+    assert {gap["better"], gap["worse"]} == set(found) == {"Group", "not Group"}
+    assert gap["gap"] == 0 and gap["interval"][0] < -0.02 < 0.02 < gap["interval"][1]
+
+
 def test_one_group_alone_has_no_gap(people):
     values, data, groups, _ = people
     men = np.flatnonzero(groups[:, 0])

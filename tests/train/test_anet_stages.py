@@ -14,6 +14,7 @@ from faceattr.train.anet import (
     IdentityNet,
     TagLoss,
     few_a_person,
+    for_tags,
     freeze,
     paired_rows,
     predict,
@@ -21,7 +22,7 @@ from faceattr.train.anet import (
     similarity_loss,
     with_margin,
 )
-from faceattr.train.loop import fit, load_model, save_model
+from faceattr.train.loop import fit
 
 TINY = {
     "input_size": (31, 23),
@@ -166,9 +167,14 @@ def test_frozen_layers_stay_as_they_are(faces, tmp_path, frozen):
         assert torch.equal(tensor, before[name]) == stays, name
 
 
-def test_an_identity_net_s_anet_learns_its_head_again(faces, tmp_path):
-    """Identities leave the head without a gradient; tags need it."""
+def test_after_identities_the_last_layer_learns_tags(faces, tmp_path):
+    identities = np.repeat([0, 1, 2], 4)
+    loss = IdentityLoss(faces, np.arange(12), identities, batch=6, weight=0.5, seed=0, input_size=(31, 23))
     net = IdentityNet(ANet(**TINY), 3)
-    assert not net.anet.head.weight.requires_grad
-    save_model(net.anet, tmp_path / "anet.safetensors", stage="identities")
-    assert load_model(ANet, tmp_path / "anet.safetensors")[0].head.weight.requires_grad
+    net = fit(net, torch.optim.AdamW(net.parameters()), loss, steps=1, folder=tmp_path / "identities", warmup=1)
+    anet = for_tags(net)
+    before = anet.head.weight.clone()
+    tags = np.eye(12, dtype=bool)[:, :2]
+    loss = TagLoss(faces, np.arange(12), tags, batch=6, seed=0, input_size=(31, 23))
+    trained = fit(anet, torch.optim.AdamW(anet.parameters()), loss, steps=2, folder=tmp_path / "tags", warmup=1)
+    assert not torch.equal(trained.head.weight, before)
