@@ -1,4 +1,4 @@
-"""The command line: `faceattr predict | detect | index | search | serve | evaluate | explain | info`."""
+"""The command line: `faceattr predict | detect | index | search | serve | evaluate | explain | export | info`."""
 
 import argparse
 import importlib
@@ -135,6 +135,14 @@ def _parser() -> argparse.ArgumentParser:
         "explain", help="what the nets have learnt", description="What the nets have learnt, as the paper's figures."
     )
     explain_command.add_arguments(explain)
+
+    export = commands.add_parser(
+        "export", help="the nets as ONNX files", description="The nets as ONNX files, for use without torch."
+    )
+    export.add_argument("--format", choices=("onnx",), default="onnx")
+    export.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the files go")
+    _add_weights(export)
+    export.set_defaults(run=_export)
 
     info = commands.add_parser("info", help="versions, devices and what the weights say of themselves")
     _add_weights(info)
@@ -380,6 +388,16 @@ def _info(options: argparse.Namespace) -> int:
         print(f"speed on {model.device}, a photo of {SIDE}x{SIDE} pixels with {speed['faces']} faces:")
         print(f"  whole cascade {speed['cascade']:.1f} ms, localisation alone {speed['localisation']:.1f} ms")
         print(f"  many photos, two threads: {speed['photos a second']:.1f} a second")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from faceattr.export import export_onnx
+    from faceattr.models.checkpoint import load_checkpoint
+    from faceattr.pipeline import find_weights
+
+    for path in export_onnx(load_checkpoint(find_weights(options.weights)), options.output):
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
