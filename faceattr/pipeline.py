@@ -28,6 +28,10 @@ from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
 from faceattr.video import Frame, frames, is_video
 
+# oneDNN keeps what it has compiled for each size of input, by default 1024 such: with photos of many sizes 100 MB. Read
+# when the first convolution runs.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+
 # A stream holds decoded photos until their faces fill a batch, but no more bytes of them than this.
 _HELD_BYTES = 64 * 2**20
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
