@@ -61,6 +61,8 @@ class Page:
         parts = {"title": html.escape(title), "table": _table(table), "settings": _json(settings)}
         pieces = head.split("{{")
         head = pieces[0] + "".join(parts[name] + rest for name, rest in (piece.split("}}", 1) for piece in pieces[1:]))
+        if os.path.lexists(path) and not os.path.isfile(path):  # a device, say: it would be replaced
+            raise ValueError(f"{path}: is there and no file; choose another name")
         try:
             # A name of its own: two programs may write the same page, of which the last one then stays.
             handle, self._partial = tempfile.mkstemp(".partial", f".{path.name}.", path.parent)

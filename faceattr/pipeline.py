@@ -10,7 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
@@ -29,6 +29,10 @@ from faceattr.images import ImageError, Photo, describe, load_photo
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
 from faceattr.video import Frame, frames, is_video
+
+# oneDNN keeps what it has compiled for each size of input, by default 1024 such: with photos of many sizes 100 MB. Read
+# when the first convolution runs.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 # A stream holds decoded photos until their faces fill a batch, but no more bytes of them than this.
 _HELD_BYTES = 64 * 2**20
@@ -240,7 +244,7 @@ class FaceAttributes:
                 prediction = replace(prediction, time=source.time)
             return replace(located, prediction=prediction if keep_photos else _without_pixels(prediction))
 
-        _map_large_blocks()
+        _allocator()
         waiting: list[_Located] = []
         with closing(_ahead(locate, tasks, workers)) as all_located:
             for located in all_located:
@@ -250,6 +254,7 @@ class FaceAttributes:
                 if faces >= batch_size or held >= _HELD_BYTES or len(waiting) >= batch_size:
                     yield from self._finish(waiting, detect_only, batch_size)
                     waiting = []
+                    _give_back_memory()
             yield from self._finish(waiting, detect_only, batch_size)
 
     def _finish(self, waiting: list[_Located], detect_only: bool, batch_size: int) -> Iterator[Prediction]:
@@ -485,10 +490,19 @@ def _in_words(name: str, error: Exception) -> str:
 
 
 @cache
-def _map_large_blocks() -> None:
-    """Large blocks go back to the system when they are free: of photos of many sizes glibc would keep ever more."""
-    with suppress(AttributeError, OSError, TypeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
+def _allocator() -> ctypes.CDLL | None:
+    """glibc, told to map large blocks, which go back to the system when they are free; None: another C library."""
+    library = ctypes.CDLL(None)
+    if not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
+        return None
+    library.mallopt(_M_MMAP_THRESHOLD, 2**20)
+    return library
+
+
+def _give_back_memory() -> None:
+    """What is free goes back to the system: of photos of many sizes glibc would keep ever more pieces."""
+    if _allocator() is not None:
+        _allocator().malloc_trim(0)
 
 
 def _without_pixels(prediction: Prediction) -> Prediction:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -53,6 +54,11 @@ class Sidecars:
     """
 
     def __init__(self, folder: Path | None, weights: str, prefix: str = "Face", frame: str = "stored"):
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"{folder}: cannot be made a folder ({error.strerror}); choose another") from error
         self._folder, self._options = folder, {"weights": weights, "prefix": prefix, "frame": frame}
         self._written: dict[str, str] = {}
 
@@ -500,6 +506,8 @@ def _state(path: Path) -> tuple | None:
 
 def _read(path: Path) -> bytes | None:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe may never answer
+            raise ValueError("it is no file")
         return path.read_bytes()
     except FileNotFoundError:
         return None

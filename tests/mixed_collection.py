@@ -58,6 +58,8 @@ def _save(path: Path, picture: Image.Image, number: int, orientation: int) -> No
     if kind in ("dng", "heic") or (kind == "avif" and not features.check("avif")):
         kind = "jpg"
     options = {"exif": exif} if kind not in ("bmp", "palette.gif") else {}
+    if kind == "avif":
+        options["speed"] = 10
     if kind in ("p3.jpg", "adobe.png"):
         space = DISPLAY_P3 if kind == "p3.jpg" else ADOBE_RGB
         picture = Image.fromarray(in_space(np.asarray(picture), *space))

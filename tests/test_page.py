@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -64,6 +65,12 @@ class TestFile:
         assert path.read_text().rstrip().endswith("</html>") and [file.name for file in tmp_path.iterdir()] == [
             "a.html"
         ]
+
+    def test_what_is_no_file_is_not_replaced(self, tmp_path):
+        os.mkfifo(tmp_path / "a.html")
+        for path in (tmp_path / "a.html", tmp_path):
+            with pytest.raises(ValueError, match="is there and no file"):
+                Page(path, "t", ())
 
     def test_a_folder_that_is_not_there(self, tmp_path):
         with pytest.raises(ValueError, match="nowhere/a.html: cannot be written"):

@@ -334,6 +334,15 @@ class TestFiles:
             self.write(photo)
             assert path.read_bytes()
 
+    def test_a_pipe_in_its_place(self, photo):
+        os.mkfifo(photo.with_name("a.jpg.xmp"))
+        with pytest.raises(ValueError, match="it is no file"):
+            self.write(photo)
+
+    def test_a_file_in_the_folders_place(self, photo, tmp_path):
+        with pytest.raises(ValueError, match="a.jpg: cannot be made a folder"):
+            self.write(photo, photo)
+
     def test_where_it_may_not_be_written(self, open_folder):  # noqa: F811
         photo = open_folder / "a.jpg"
         Image.new("RGB", (400, 200)).save(photo)

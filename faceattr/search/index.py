@@ -135,7 +135,12 @@ class Index:
         try:
             db = sqlite3.connect(f"{uri}?mode=ro", timeout=60, isolation_level=None, uri=True, check_same_thread=False)
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:  # in a folder that may not be written to, WAL has no place for its files
+        except sqlite3.OperationalError:
+            # In a folder that may not be written to, WAL has no place for its files. What is still in the WAL would be
+            # overlooked without it.
+            wal = self.path.with_name(self.path.name + "-wal")
+            if wal.exists() and wal.stat().st_size:
+                raise
             db = sqlite3.connect(f"{uri}?immutable=1", isolation_level=None, uri=True, check_same_thread=False)
         return db
 
@@ -329,7 +334,8 @@ class Index:
             yield done, error
         with self._named():
             current = self._add_model(model)
-            roots = [os.path.realpath(path if os.path.isdir(path) else os.path.dirname(path) or ".") for path in paths]
+            folders = zip(found.pictures, found.folders, strict=True)
+            roots = {os.path.realpath(folder) for picture, folder in folders if os.path.lexists(picture)}
             with self._transaction():
                 for root in roots:
                     self._db.execute("INSERT OR IGNORE INTO roots VALUES (CAST(? AS TEXT))", (os.fsencode(root),))
@@ -473,6 +479,10 @@ class Index:
         insert = f"INSERT INTO faces ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
         with self._transaction():
             for task, prediction, thumbnail in batch:
+                if task.hash is None and not os.path.lexists(task.path):  # a name alone is no photo of the index
+                    sql = "UPDATE photos SET missing = 1 WHERE path = CAST(? AS TEXT)"
+                    self._db.execute(sql, (os.fsencode(task.path),))
+                    continue
                 self._db.execute(
                     "INSERT INTO photos (path, size, mtime, hash, width, height, orientation, faces, model, error) "
                     "VALUES (CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET "

@@ -154,6 +154,15 @@ class TestUpdate:
         os.rename(photos, tmp_path / "unmounted")
         done, errors = update(db, model, photos)
         assert done == {"failed": 1} and "no such file" in errors[0] and len(found(db)) == 3
+        with Index(db) as index:
+            assert index.counts()["unreadable"] == 1 and index.roots == (str(photos),)
+
+    def test_a_photo_that_is_named_and_gone(self, model, photos, tmp_path):
+        db = tmp_path / "db"
+        update(db, model, photos)
+        (photos / "a.png").unlink()
+        done, errors = update(db, model, photos / "a.png")
+        assert done == {"failed": 1} and "no such file" in errors[0] and "a.png" not in found(db)
 
     def test_a_folder_that_may_not_be_entered_hides_what_it_has(self, model, photos, open_folder):  # noqa: F811
         shutil.copytree(photos, open_folder / "photos")
