@@ -48,12 +48,15 @@ def read_table(path: Path, what: str) -> Table:
         ValueError: no such file or no text, a column without a name or there twice, a row with more or fewer values
             than columns; the message names file and line.
     """
-    text = read_text(path, what)
+    text = read_text(path, what).replace("\r\n", "\n").replace("\r", "\n")
     first = text.partition("\n")[0]
     separator = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    header = [name.strip() for name in next(reader, [])]
-    rows = [(reader.line_num, [value.strip() for value in fields]) for fields in reader]
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        rows = [(reader.line_num, [value.strip() for value in fields]) for fields in reader]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not a table ({error})") from None
     rows = [(line, values) for line, values in rows if any(values)]
     for line, values in rows:
         if len(values) != len(header):

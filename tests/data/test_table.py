@@ -18,6 +18,7 @@ WRITTEN = {
     "pandas' index": f",{HEADER}\n0,a.jpg,7,0,1,0\n1,b.jpg,8,2,0,\n2,c.jpg,7,2,1,1\n",
     "empty lines": PLAIN + "\n,,,,\n\n",
     "words": f"file_name{HEADER[5:]}\na.jpg,7,train,True,no\nb.jpg,8,test,False,NA\nc.jpg,7,test,yes,TRUE\n",
+    "old Macs": PLAIN.replace("\n", "\r"),
     "Windows": "\ufeff" + PLAIN.replace("\n", "\r\n"),
 }
 
@@ -67,6 +68,11 @@ def test_what_cannot_be_read_is_refused_with_its_own_names(folder, text, message
     with pytest.raises(ValueError, match="tags.csv") as error:
         read(folder, text)
     assert message in str(error.value)
+
+
+def test_what_is_no_table_is_refused(folder):
+    with pytest.raises(ValueError, match=r"tags.csv, line 2: not a table"):
+        read(folder, 'image,Smiling\na.jpg,"' + "1" * 200_000 + '"\n')
 
 
 def test_boxes_too(tmp_path):
