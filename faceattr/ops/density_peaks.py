@@ -46,7 +46,7 @@ class Peaks(NamedTuple):
     parent: of :func:`density_peaks`, for :func:`assign_peaks`; [..., H, W], int64.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a tuple's method of that name makes way
     score: Tensor
     parent: Tensor
 
