@@ -74,10 +74,11 @@ reproduce: $(if $(filter $(BIN)/python,$(PYTHON_TRAIN)),$(INSTALLED))
 		$(if $(FAST),--pictures 600) $(if $(DATA),--data $(DATA)) $(if $(CELEBA),--celeba $(CELEBA)) \
 		$(if $(OBJECTS),--objects $(OBJECTS)) $(if $(SCENES),--scenes $(SCENES)) $(if $(SET),--set $(SET))
 
-lint: $(BIN)/ruff
+lint: $(BIN)/ruff $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/mypy
 
 # A torch that is new enough stays; the operators are built against it, so without build isolation.
 $(INSTALLED): $(SOURCES) | $(BIN)/python
@@ -89,7 +90,7 @@ $(INSTALLED): $(SOURCES) | $(BIN)/python
 	touch $@
 
 $(BIN)/ruff: pyproject.toml | $(BIN)/python
-	$(PIP) ruff clang-format
+	$(PIP) ruff clang-format mypy
 	touch $@
 
 $(BIN)/python:

@@ -22,6 +22,15 @@ class _LocallyShared(nn.Module):
 
     dims: ClassVar[int]
     plain: ClassVar[type[nn.Module]]
+    in_channels: int
+    out_channels: int
+    groups: int
+    kernel_size: tuple[int, ...]
+    grid: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | Literal["same"]
+    dilation: tuple[int, ...]
+    padding_mode: str
     weight: nn.Parameter
     bias: nn.Parameter | None
 
@@ -45,14 +54,14 @@ class _LocallyShared(nn.Module):
         name = type(self).__name__
         for key, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
             setattr(self, key, integer(value, name, key))
-        for key, value in (("kernel_size", kernel_size), ("grid", grid), ("stride", stride), ("dilation", dilation)):
-            setattr(self, key, integers(value, name, key, self.dims))
+        for key, sizes in (("kernel_size", kernel_size), ("grid", grid), ("stride", stride), ("dilation", dilation)):
+            setattr(self, key, integers(sizes, name, key, self.dims))
         if padding == "valid":
             padding = 0
         if padding == "same":
+            self.padding = "same"
             if set(self.stride) != {1}:
                 raise ValueError(f'{name}: padding is "same" with stride {self.stride}, it needs stride 1')
-            self.padding: tuple[int, ...] | str = padding
         elif isinstance(padding, str):
             raise ValueError(f'{name}: padding is {padding!r}, it must be numbers, "same" or "valid"')
         else:
@@ -105,10 +114,11 @@ class _LocallyShared(nn.Module):
         return self
 
     @classmethod
-    def _from_plain(cls, conv: nn.Module, grid: Sizes):
+    def _from_plain(cls, module: nn.Module, grid: Sizes) -> Any:
         caller = f"{cls.__name__}.from_{cls.plain.__name__.lower()}"
-        if not isinstance(conv, cls.plain):
-            raise TypeError(f"{caller}: conv is a {type(conv).__name__}, it must be a torch.nn.{cls.plain.__name__}")
+        if not isinstance(module, cls.plain):
+            raise TypeError(f"{caller}: conv is a {type(module).__name__}, it must be a torch.nn.{cls.plain.__name__}")
+        conv: Any = module
         layer = cls(
             conv.in_channels,
             conv.out_channels,
@@ -130,7 +140,7 @@ class _LocallyShared(nn.Module):
                     own.requires_grad_(other.requires_grad)
         return layer.train(conv.training)
 
-    def _padded(self, input: Tensor) -> tuple[Tensor, tuple[int, ...] | str]:
+    def _padded(self, input: Tensor) -> tuple[Tensor, tuple[int, ...] | Literal["same"]]:
         """The input padded in a mode that the operator does not know, and what is left for the operator to pad."""
         if self.padding_mode == "zeros":
             return input, self.padding
@@ -240,7 +250,7 @@ class LazyLocallySharedConv2d(LazyModuleMixin, LocallySharedConv2d):
     Args: as :class:`LocallySharedConv2d`, without ``in_channels``.
     """
 
-    cls_to_become = LocallySharedConv2d  # type: ignore[assignment]
+    cls_to_become = LocallySharedConv2d
 
     def __init__(
         self,
@@ -277,8 +287,10 @@ class LazyLocallySharedConv2d(LazyModuleMixin, LocallySharedConv2d):
         )
 
     def _make_parameters(self, bias: bool, device: Any, dtype: torch.dtype | None) -> None:
-        self.weight = nn.UninitializedParameter(device=device, dtype=dtype)
-        self.register_parameter("bias", nn.UninitializedParameter(device=device, dtype=dtype) if bias else None)
+        # Not all of torch's stubs know this class's arguments and methods.
+        uninitialised: Any = nn.UninitializedParameter
+        self.weight = uninitialised(device=device, dtype=dtype)
+        self.register_parameter("bias", uninitialised(device=device, dtype=dtype) if bias else None)
 
     def initialize_parameters(self, input: Tensor) -> None:
         """Called by torch before the first call."""
@@ -291,10 +303,12 @@ class LazyLocallySharedConv2d(LazyModuleMixin, LocallySharedConv2d):
             )
         if self._one_cell_a_position:
             filters = torch.empty(self.out_channels, *self._shape()[3:], device="meta")
-            like_conv2d = self.stride, self.padding, self.dilation, self.groups
+            like_conv2d: Any = self.stride, self.padding, self.dilation, self.groups
             self.grid = tuple(F.conv2d(torch.empty(input.shape, device="meta"), filters, None, *like_conv2d).shape[-2:])
         with torch.no_grad():
-            self.weight.materialize(self._shape())
-            if self.bias is not None:
-                self.bias.materialize((*self.grid, self.out_channels))
+            weight: Any = self.weight
+            bias: Any = self.bias
+            weight.materialize(self._shape())
+            if bias is not None:
+                bias.materialize((*self.grid, self.out_channels))
             self.reset_parameters()

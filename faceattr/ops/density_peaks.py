@@ -46,7 +46,7 @@ class Peaks(NamedTuple):
     parent: of :func:`density_peaks`, for :func:`assign_peaks`; [..., H, W], int64.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a tuple's method of that name makes way
     score: Tensor
     parent: Tensor
 
@@ -127,9 +127,10 @@ def assign_peaks(parent: Tensor, peaks: Peaks) -> Tensor:
     peak = peak.scatter(-1, place, slots)[..., :positions]
     own = torch.arange(positions, device=parent.device)
     target = torch.where((target < 0) | (peak >= 0), own, target)
-    for _ in range(positions.bit_length()):  # each round doubles how far along the parents a position sees
+    # Each round doubles how far along the parents a position sees. A program for any size has those of the largest.
+    for _ in range(32 if torch.compiler.is_compiling() else positions.bit_length()):
         target = target.gather(-1, target)
-    return peak.gather(-1, target).view(parent.shape)
+    return peak.gather(-1, target).unflatten(-1, parent.shape[-2:])
 
 
 @torch.library.register_fake("faceattr::density_peaks")

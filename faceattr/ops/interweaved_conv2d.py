@@ -94,9 +94,7 @@ def _checked_output(op, input, weight, bias, stride, dilation, shift, pool):
         ("pool", pool, 1),
     ):
         check_pair(values, least, op, name)
-    (height, width), kernel = input.shape[2:], weight.shape[4:]
-    # Never symbolic: inductor fails on what symbolic grids multiply up to ("Exponent must be non-negative").
-    grid = [int(cells) for cells in weight.shape[:2]]
+    (height, width), grid, kernel = input.shape[2:], weight.shape[:2], weight.shape[4:]
     small = f"input of {height}x{width} is too small for a grid of {grid[0]}x{grid[1]} cells with kernel "
     small += f"{kernel[0]}x{kernel[1]}, dilation ({dilation[0]}, {dilation[1]}), shift ({shift[0]}, {shift[1]}) and "
     small += f"pool ({pool[0]}, {pool[1]})"

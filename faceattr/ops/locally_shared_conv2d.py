@@ -74,8 +74,8 @@ def locally_shared_conv2d(
         RuntimeError: shapes, dtypes or devices that do not fit, or a grid with more cells than output positions.
         TypeError, ValueError: a stride, padding or dilation that is no int, pair of ints or word.
 
-    Where gradients are on, one cell on the CPU is torch.nn.functional.conv2d itself. On CUDA, float32 is multiplied as
-    TF32 where ``torch.backends.cudnn.conv.fp32_precision`` allows it, as conv2d's is: by default.
+    On CUDA, float32 is multiplied as TF32 where ``torch.backends.cudnn.conv.fp32_precision`` allows it, as conv2d's is: by
+    default.
 
     Differentiable to any order in input, weight and bias, in reverse and forward mode, under every transform of
     torch.func. The same bits for any number of threads.
@@ -98,9 +98,6 @@ def locally_shared_conv2d(
 
 def _by_groups(input, weight, bias, geometry, groups):
     if groups == 1:
-        if torch.is_grad_enabled() and input.device.type == "cpu" and _is_conv2d(input, weight, bias):
-            # Several times faster with its gradients; without them, the kernel is as fast as torch's or faster.
-            return torch.nn.functional.conv2d(input, weight[0, 0], None if bias is None else bias[0, 0], *geometry)
         return call(_forward, input, weight, bias, *geometry)
     op, groups = "locally_shared_conv2d", integer(groups, "locally_shared_conv2d", "groups")
     check(groups >= 1, op, ": groups is ", groups, ", it must be at least 1")
@@ -112,20 +109,6 @@ def _by_groups(input, weight, bias, geometry, groups):
     biases = [None] * groups if bias is None else bias.chunk(groups, 2)
     parts = zip(input.chunk(groups, 1), weight.chunk(groups, 2), biases, strict=True)
     return torch.cat([call(_forward, *part, *geometry) for part in parts], 1)
-
-
-def _is_conv2d(input, weight, bias):
-    """Whether there is one cell, and all the rest fits too: where it does not, the kernel says why."""
-    return (
-        weight.dim() == 6
-        and weight.shape[0] == weight.shape[1] == 1
-        and input.dim() == 4
-        and 0 < input.shape[1] == weight.shape[3]
-        and weight.shape[2] > 0
-        and input.dtype == weight.dtype
-        and input.device == weight.device
-        and (bias is None or (bias.shape == weight.shape[:3] and bias.dtype == weight.dtype))
-    )
 
 
 def channels_last_filters(weight: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """What an operator refuses: the compiled kernel and the fake one (meta tensors, torch.export) in the same words."""
 
+import re
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -189,15 +191,16 @@ def test_export_refuses_what_would_fail_at_run_time():
 @pytest.mark.parametrize(
     "function, gigabytes",
     [
-        (lambda zero: ops.locally_shared_conv2d(zero[..., 0, 0], zero, padding=10**6), 16000),
+        (lambda zero: ops.locally_shared_conv2d(zero[..., 0, 0], zero.expand(2, 1, 1, 1, 1, 1), padding=10**6), 16000),
         (lambda zero: ops.interweaved_conv2d(zero[..., 0, 0].expand(10**7, 1, 10**3, 10**3), zero), 40000),
         (lambda zero: ops.interweave(zero.expand(10**4, 10**3, 10**3, 10**3, 1, 1)), 40000),
         (lambda zero: ops.density_peaks(zero[0, 0, 0, 0].expand(10**7, 10**6)), 40000),
     ],
 )
 def test_out_of_memory_says_how_much_was_asked_for(function, gigabytes, requires_grad):
-    with pytest.raises(
-        RuntimeError, match=r"^(locally|interweave|density).*: out of memory, asked for (\d+) bytes$"
-    ) as error:
+    with pytest.raises(RuntimeError) as error:
         function(torch.zeros(1, 1, 1, 1, 1, 1, requires_grad=requires_grad))
-    assert int(error.match(r".* (\d+) bytes$") and str(error.value).split()[-2]) // 10**9 == gigabytes
+    message = re.fullmatch(
+        r"(locally_shared|interweave|density)\w*: out of memory, asked for (\d+) bytes", str(error.value)
+    )
+    assert message and int(message[2]) // 10**9 == gigabytes

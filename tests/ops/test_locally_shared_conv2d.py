@@ -88,8 +88,7 @@ def test_one_cell_is_conv2d(geometry, bias):
     conv = torch.nn.Conv2d(5, 6, 3, *geometry, bias=bias, dtype=torch.float64)
     input = torch.randn(2, 5, 11, 12, dtype=torch.float64)
     cell_bias = conv.bias[None, None] if bias else None
-    with torch.no_grad():  # with gradients it is conv2d itself
-        output = locally_shared_conv2d(input, conv.weight[None, None], cell_bias, *geometry)
+    output = locally_shared_conv2d(input, conv.weight[None, None], cell_bias, *geometry)
     torch.testing.assert_close(output, conv(input), rtol=1e-12, atol=1e-12)
 
 
@@ -188,8 +187,13 @@ def test_half_sums_are_taken_in_float32():
     assert output.item() == 4096
 
 
-def test_threads_do_not_change_a_bit():
-    input, weight, bias, geometry = problem((5, 16, 24, (19, 17), (3, 3), (4, 3), 1, 1, 1), torch.float32)
+@pytest.mark.parametrize(
+    "shape",
+    [(5, 16, 24, (19, 17), (3, 3), (4, 3), 1, 1, 1), (35, 33, 40, (6, 5), (2, 2), (5, 4), 1, 0, 1)],
+    ids=["vectors over channels", "vectors over the batch"],
+)
+def test_threads_do_not_change_a_bit(shape):
+    input, weight, bias, geometry = problem(shape, torch.float32)
     leaves = [t.requires_grad_() for t in (input, weight, bias)]
     before, results = torch.get_num_threads(), []
     try:
