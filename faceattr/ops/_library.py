@@ -30,10 +30,15 @@ if torch.version.cuda is not None:  # the CUDA library needs symbols that only a
 
 _registrations = torch.library.Library("faceattr", "FRAGMENT")
 
+
+def _tf32_allowed() -> bool:
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+
+
 # Asked by the CUDA kernels at each float32 call, as torch's own convolutions ask. This spelling of the setting also
 # follows the others: torch.backends.cudnn.allow_tf32, torch.backends.fp32_precision. It stands before the answer that
 # csrc/library.cpp gives where there is no Python.
-_registrations.impl("tf32_allowed", lambda: torch.backends.cudnn.conv.fp32_precision == "tf32", "BackendSelect")
+_registrations.impl("tf32_allowed", _tf32_allowed, "BackendSelect")
 
 
 def integers(value, caller, name, count=2):

@@ -74,8 +74,8 @@ def locally_shared_conv2d(
         RuntimeError: shapes, dtypes or devices that do not fit, or a grid with more cells than output positions.
         TypeError, ValueError: a stride, padding or dilation that is no int, pair of ints or word.
 
-    On CUDA, float32 is multiplied as TF32 where ``torch.backends.cudnn.conv.fp32_precision`` allows it, as conv2d's is: by
-    default.
+    On CUDA, float32 is multiplied as TF32 where ``torch.backends.cudnn.conv.fp32_precision`` allows it, as conv2d's
+    is: by default.
 
     Differentiable to any order in input, weight and bias, in reverse and forward mode, under every transform of
     torch.func. The same bits for any number of threads.
