@@ -167,7 +167,7 @@ def main():
         "pictures": {
             "faces": sum(len(each.pictures) for each in faces),
             "without": sum(map(len, backgrounds)),
-            "photos": sum(len(each.usable()) for each in photos),
+            "photos": sum(len(each.pictures) for each in photos),
         },
         "steps": arguments.steps,
         "batch": arguments.batch_size * parallel.world(),

@@ -114,7 +114,7 @@ def _look(checkpoint: Checkpoint, paths: Sequence[Path], title: str, workers: in
     model = FaceAttributes(checkpoint, **options)
     settings = LocalizerSettings(**checkpoint.metadata["preprocessing"]["localization"])
     found, responses, baselines, sizes = [], [], [], []
-    stream = model.iter_predict(paths, detect_only=True, workers=workers)
+    stream = model.iter_predict(paths, detect_only=True, workers=workers, keep_photos=True)
     with closing(stream):
         progress = tqdm(stream, total=len(paths), desc=title, unit="photo", disable=quiet, dynamic_ncols=True)
         for prediction in progress:
