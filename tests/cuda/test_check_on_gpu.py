@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import faceattr
+
 ROOT = Path(__file__).parent.parent.parent
 GPU = ROOT / "benchmarks" / "gpu"
 STEPS = ["machine", "load", "smoke", "key-rows", "ncu", "tests", "memcheck", "racecheck", "large", "rivals"]
@@ -115,7 +117,8 @@ def test_a_key_row_that_fails_costs_that_row_alone(monkeypatch, tmp_path, capfd)
 
 
 def test_key_rows_and_smoke_test_run(tmp_path):
-    environment = {**os.environ, "DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
+    # The package that is tested, installed or built in place.
+    environment = {**os.environ, "DEVICE": "cpu", "PYTHONPATH": str(Path(faceattr.__file__).parents[1])}
     output = tmp_path / "rows.md"
     command = [sys.executable, GPU / "key_rows.py", output, "C4:1:TF32", "C3:1:none"]
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
