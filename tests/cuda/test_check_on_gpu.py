@@ -121,11 +121,13 @@ def test_key_rows_and_smoke_test_run(tmp_path):
     environment = {**os.environ, "DEVICE": "cpu", "PYTHONPATH": str(Path(faceattr.__file__).parents[1])}
     output = tmp_path / "rows.md"
     command = [sys.executable, GPU / "key_rows.py", output, "C4:1:TF32", "C3:1:none"]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    process = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert "FAIL C3:1:none" in process.stdout
     rows = [line.split(" | ")[3] for line in output.read_text().splitlines() if line.startswith("| C4")]
     assert rows == ["forward", "to the input", "to the weight", "both gradients"]
     script = f"import sys; sys.path.insert(0, {str(GPU)!r}); import smoke; smoke.shared('TF32', list(smoke.SHAPES)[:1])"
-    process = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
     lines = process.stdout.splitlines()
     assert len(lines) == 10 and all(line.startswith("ok") for line in lines), process.stdout + process.stderr
