@@ -1,15 +1,9 @@
-"""The convolutions by torch's own operators: what torch.onnx.export makes standard ONNX of.
-
-Registered with torch's table of decompositions, which torch.compile and torch.export leave alone unless asked.
-"""
+"""The convolutions by torch's own operators: what torch.onnx.export makes standard ONNX of."""
 
 import torch
-from torch._decomp import register_decomposition
 from torch.nn.functional import conv2d, max_pool2d, pad
 
-from . import _library  # noqa: F401, loads the operators
-
-_operators = torch.ops.faceattr
+from ._library import decompositions
 
 
 def _bounds(cells, size):
@@ -17,7 +11,6 @@ def _bounds(cells, size):
     return [(cell * size + cells - 1) // cells for cell in range(cells + 1)]
 
 
-@register_decomposition(_operators.locally_shared_conv2d.default)
 def _locally_shared_conv2d(input, weight, bias, stride, padding, dilation):
     """A convolution of each cell's part of the input."""
     grid, kernel = weight.shape[:2], weight.shape[4:]
@@ -36,7 +29,6 @@ def _locally_shared_conv2d(input, weight, bias, stride, padding, dilation):
     return torch.cat(lines, 2)
 
 
-@register_decomposition(_operators.interweave.default)
 def _interweave(maps, shift):
     n, grid_height, grid_width, channels, height, width = maps.shape
     blocks = height - (grid_height - 1) * shift[0], width - (grid_width - 1) * shift[1]
@@ -54,7 +46,6 @@ def _interleave(cells, grid):
     return torch.stack(rows, 3).flatten(2, 3)
 
 
-@register_decomposition(_operators.interweaved_conv2d.default)
 def _interweaved_conv2d(input, weight, bias, stride, dilation, shift, pool):
     """Each cell's convolution of the part of the input that its blocks need, pooled."""
     grid, kernel = weight.shape[:2], weight.shape[4:]
@@ -71,3 +62,10 @@ def _interweaved_conv2d(input, weight, bias, stride, dilation, shift, pool):
             cell = conv2d(part, weight[p, q], None if bias is None else bias[p, q], stride, 0, dilation)
             cells.append(cell if max(pool) == 1 else max_pool2d(cell, list(pool), 1))
     return _interleave(cells, grid)
+
+
+decompositions |= {
+    "interweave": _interweave,
+    "interweaved_conv2d": _interweaved_conv2d,
+    "locally_shared_conv2d": _locally_shared_conv2d,
+}

@@ -151,6 +151,8 @@ def register_autograd(name, setup, backward, jvp):
     Derivatives._backward_cls.__name__ = "".join(part.capitalize() for part in name.split("_")) + "Backward"
 
     def differentiable(keyset, *args):
+        if _is_onnx_export(args) and name in decompositions:
+            return decompositions[name](*args)
         grad_mode = torch.is_grad_enabled()
         recorded = grad_mode and any(isinstance(x, torch.Tensor) and x.requires_grad for x in args)
         if not recorded and not _may_have_tangents(args):
@@ -161,12 +163,27 @@ def register_autograd(name, setup, backward, jvp):
     _registrations.impl(name, differentiable, "Autograd", with_keyset=True)
 
 
+decompositions: dict[str, Callable[..., torch.Tensor]] = {}
+"""Operators by name as made of torch's own: what torch.onnx.export makes standard ONNX of.
+
+torch's own table of decompositions would do, but torch.compile refuses operators that are in it where CI is set.
+"""
+
+
+def _is_onnx_export(args):
+    return _are_traced(args) and torch.onnx.is_in_onnx_export()
+
+
+def _are_traced(args):
+    return any(isinstance(x, torch.Tensor) and type(x) not in (torch.Tensor, torch.nn.Parameter) for x in args)
+
+
 def _may_have_tangents(args):
     """Whether forward mode may be at work. torch.compile enters it unseen by forward_ad, with tensors of its own."""
     return (
         forward_ad._current_level >= 0
         or torch._C._are_functorch_transforms_active()
-        or any(isinstance(x, torch.Tensor) and type(x) not in (torch.Tensor, torch.nn.Parameter) for x in args)
+        or _are_traced(args)
     )
 
 

@@ -25,11 +25,14 @@ class Dense(nn.Module):
         return maps, ops.interweave(maps[:, None, None].expand(-1, 2, 3, -1, -1, -1), (1, 2))
 
 
-def test_equal_in_onnxruntime_with_a_dynamic_batch(tmp_path):
+@pytest.mark.parametrize("exported_before", [False, True])
+def test_equal_in_onnxruntime_with_a_dynamic_batch(tmp_path, exported_before):
     net = Dense().eval()
-    program = torch.onnx.export(
-        net, (torch.randn(2, 3, 14, 13),), dynamo=True, dynamic_shapes=({0: "n"},), verbose=False
-    )
+    args, shapes = (torch.randn(2, 3, 14, 13),), ({0: torch.export.Dim("n")},)
+    if exported_before:
+        program = torch.onnx.export(torch.export.export(net, args, dynamic_shapes=shapes), dynamo=True, verbose=False)
+    else:
+        program = torch.onnx.export(net, args, dynamo=True, dynamic_shapes=shapes, verbose=False)
     program.save(tmp_path / "net.onnx")
     assert {node.domain for node in program.model.graph} <= {"", "pkg.onnxscript.torch_lib.common"}
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
