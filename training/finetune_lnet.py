@@ -50,7 +50,8 @@ def whole_photos(
     if len(rows) != len(paths):
         raise ValueError(f"{proposals}: made for {len(rows)} photos, here are {len(paths)}; run propose_faces.py again")
     pictures = decode_photos(paths, arguments.cache, arguments.workers)
-    return PhotoSet(pictures, rows[..., :3], rows[..., 3] >= arguments.sure, tags, share=len(paths) ** 0.5)
+    sure = rows[..., 3] >= arguments.sure
+    return PhotoSet(pictures, rows[..., :3], sure, tags, share=np.count_nonzero(sure) ** 0.5)
 
 
 def trunk_of(path: Path) -> nn.Module:
