@@ -5,10 +5,12 @@ import os
 import runpy
 import signal
 import sys
+import traceback
 
 
-def run(script: str, words: list[str], kill: str | None) -> None:
-    """Runs the script with these arguments; ``kill``: "decoding" (at the fourth picture), "training" or None.
+def run(script: str, words: list[str], kill: str | None, output: str) -> None:
+    """Runs the script with these arguments; ``kill``: "decoding" (at the fourth picture), "training" or None. What it
+    prints goes into the file ``output``.
 
     Every step is saved, so that there is something to go on from.
     """
@@ -30,5 +32,9 @@ def run(script: str, words: list[str], kill: str | None) -> None:
         loop.State.save = lambda self, path: (save(self, path), die())
     sys.argv = [script, *words]
     sys.path.insert(0, os.path.dirname(script))
-    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
-        runpy.run_path(script, run_name="__main__")
+    with open(output, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except BaseException:
+            traceback.print_exc()
+            raise

@@ -44,10 +44,11 @@ def cascade(tmp_path, monkeypatch):
         script, *words = stage.words
         if script in train_all.PARALLEL:
             words += ["--workers", "0", "--threads", "1", "--device", "cpu"]
-        process = PROCESSES.Process(target=run, args=(str(TRAINING / script), words, kill))
+        output = tmp_path / "output.txt"
+        process = PROCESSES.Process(target=run, args=(str(TRAINING / script), words, kill, str(output)))
         process.start()
         process.join()
-        assert process.exitcode == 0 or kill and process.exitcode == -9, f"{stage.name}: {process.exitcode}"
+        assert process.exitcode == 0 or kill and process.exitcode == -9, f"{stage.name}: {output.read_text()[-3000:]}"
         return process.exitcode == 0
 
     return stages, start
