@@ -43,13 +43,13 @@ def tight_faces(folder: Path, face: list[float], side: int, cache: Path, workers
 
 
 def whole_photos(
-    paths: list[Path], proposals: Path, arguments: argparse.Namespace, tags: np.ndarray | None = None
+    name: str, paths: list[Path], proposals: Path, arguments: argparse.Namespace, tags: np.ndarray | None = None
 ) -> PhotoSet:
     """Photos with what propose_faces.py found in them, rows of x, y, height and score."""
     rows = np.load(proposals, allow_pickle=False)
     if len(rows) != len(paths):
         raise ValueError(f"{proposals}: made for {len(rows)} photos, here are {len(paths)}; run propose_faces.py again")
-    pictures = decode_photos(paths, arguments.cache, arguments.workers)
+    pictures = decode_photos(paths, arguments.cache / f"{name}-whole.npy", arguments.workers)
     sure = rows[..., 3] >= arguments.sure
     return PhotoSet(pictures, rows[..., :3], sure, tags, share=np.count_nonzero(sure) ** 0.5)
 
@@ -132,8 +132,9 @@ def main():
         photos = []
         if arguments.proposals:
             wild = read_celeba(arguments.celeba, images="img_celeba", skip_missing=True).partition(0)
-            photos.append(whole_photos(wild.paths, arguments.proposals, arguments, wild.tags))
-        photos += [whole_photos(list_pictures(folder), path, arguments) for folder, path in arguments.photos]
+            photos.append(whole_photos("img_celeba", wild.paths, arguments.proposals, arguments, wild.tags))
+        for folder, path in arguments.photos:
+            photos.append(whole_photos(folder.name, list_pictures(folder), path, arguments))
     composer = Composer(faces, backgrounds, arguments.sizes, photos, arguments.photo_share)
     if arguments.proposer:
         composer = WindowComposer(composer, load_model(LNet, arguments.proposer)[0].fold_batch_norm())

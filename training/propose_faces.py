@@ -45,10 +45,11 @@ def main():
     device, dtype = prepare(arguments)
     with parallel.first_on_machine():
         if arguments.celeba:
-            paths = read_celeba(arguments.celeba, "img_celeba", skip_missing=True).partition(0).paths
+            name = "img_celeba"
+            paths = read_celeba(arguments.celeba, images=name, skip_missing=True).partition(0).paths
         else:
-            paths = list_pictures(arguments.photos)
-        photos = decode_photos(paths, arguments.cache, arguments.workers)
+            name, paths = arguments.photos.name, list_pictures(arguments.photos)
+        photos = decode_photos(paths, arguments.cache / f"{name}-whole.npy", arguments.workers)
     values = json.loads(arguments.settings.read_text()) if arguments.settings else {}
     geometry = {"box_height": 1.0, "box_aspect": FACE_ASPECT, "score_threshold": arguments.doubt}
     nets = [load_model(LNet, path)[0].fold_batch_norm().to(device) for path in (arguments.lnet_o, arguments.lnet_s)]

@@ -38,14 +38,13 @@ class PhotoSet:
 
 
 def decode_photos(paths: Sequence[Path], cache: Path, workers: int) -> Pictures:
-    """Whole photos of one folder, decoded once into the folder ``cache``."""
+    """Whole photos, decoded once into the file ``cache``."""
     sides = []
     for path in paths:
         with Image.open(path) as photo:  # the header alone
             sides.append(max(photo.size))
     side = min(LARGEST_SIDE, max(sides))
-    name = f"{paths[0].parent.name}-whole.npy"
-    return decode_pictures(paths, (side, side), keep_aspect=True, cache=cache / name, workers=workers)
+    return decode_pictures(paths, (side, side), keep_aspect=True, cache=cache, workers=workers)
 
 
 def cut(
