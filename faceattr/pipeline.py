@@ -10,7 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
@@ -245,6 +245,8 @@ class FaceAttributes:
             return replace(located, prediction=prediction if keep_photos else _without_pixels(prediction))
 
         _allocator()
+        # Threads of torch that wait for one another would take processors from those that locate.
+        share = max(1, torch.get_num_threads() // workers)
         waiting: list[_Located] = []
         with closing(_ahead(locate, tasks, workers)) as all_located:
             for located in all_located:
@@ -252,7 +254,9 @@ class FaceAttributes:
                 faces = sum(len(each.crops) for each in waiting)
                 held = sum(each.prediction.photo.pixels.nbytes for each in waiting if each.prediction.photo)
                 if faces >= batch_size or held >= _HELD_BYTES or len(waiting) >= batch_size:
-                    yield from self._finish(waiting, detect_only, batch_size)
+                    with _torch_threads(share):
+                        finished = list(self._finish(waiting, detect_only, batch_size))
+                    yield from finished
                     waiting = []
                     _give_back_memory()
             yield from self._finish(waiting, detect_only, batch_size)
@@ -527,6 +531,17 @@ def _check_boxes(boxes, photo: Photo, name: str) -> np.ndarray:
                 "needed is x0 < x1, y0 < y1 in pixels of the upright photo"
             )
     return clipped
+
+
+@contextmanager
+def _torch_threads(number: int) -> Iterator[None]:
+    """Within, this thread has `number` of torch's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _ahead(run: Callable, tasks: Iterable[tuple], workers: int) -> Iterator:
