@@ -220,6 +220,7 @@ class Composer:
                 if layer == 0:
                     tags[rows], known[rows] = faces.tags[chosen], faces.known[chosen]
             heights[there, layer], centres[there, layer] = height[there], centre[there]
+        self._cover(canvas, centres[:, 0], heights[:, 0], random)
         low, high = self._trim(canvas, centres[:, 0], heights[:, 0], random)
         visible = inside(centres, heights, low[:, None], high[:, None])
         faces_there = (heights > 0).sum(1)
@@ -249,6 +250,28 @@ class Composer:
         angle = random.normal(0, np.where(random.random(len(rows)) < 0.2, 0.5, 0.15))
         aspect = np.exp(random.normal(0, 0.08, len(rows)))
         self._paste(canvas, sources, rows, similarity(scale, angle, aspect, source, centre), random, whole)
+
+    def _cover(self, canvas: Tensor, centres: np.ndarray, heights: np.ndarray, random: np.random.Generator) -> None:
+        """Puts something before one picture in five, over one side of the first face if there is one: at most 40 % of
+        its frame, as hats, hands, microphones and other people's heads do."""
+        size = canvas.shape[-1]
+        rows = np.flatnonzero(random.random(len(canvas)) < 0.2)
+        if not len(rows):
+            return
+        face = heights[rows] > 0
+        height = np.where(face, heights[rows], np.exp(random.uniform(np.log(0.2), np.log(0.8), len(rows))) * size)
+        centre = np.where(face[:, None], centres[rows], random.uniform(0, size, (len(rows), 2)))
+        half = np.stack([height / FACE_ASPECT, height], -1) / 2
+        # From a side of the frame inwards, and as far outwards.
+        depth = 2 * half * random.uniform(0.1, 0.4, (len(rows), 1))
+        axis, end = random.integers(2, size=(2, len(rows)))
+        others = self._backgrounds(len(rows), size, random)
+        for i, row in enumerate(rows):
+            low, high = centre[i] - 1.3 * half[i], centre[i] + 1.3 * half[i]
+            edge = (centre[i] + (half[i] if end[i] else -half[i]))[axis[i]]
+            low[axis[i]], high[axis[i]] = edge - depth[i, axis[i]], edge + depth[i, axis[i]]
+            (left, top), (right, bottom) = (np.clip(corner.round(), 0, size).astype(int) for corner in (low, high))
+            canvas[row, :, top:bottom, left:right] = others[i, :, top:bottom, left:right]
 
     def _trim(
         self, canvas: Tensor, centres: np.ndarray, heights: np.ndarray, random: np.random.Generator

@@ -66,10 +66,11 @@ def degrade(images: Tensor, random: np.random.Generator) -> Tensor:
         return torch.from_numpy(values.astype(np.float32)).view(n, -1, 1, 1)
 
     gamma = column(np.exp(random.normal(0, 0.25, n)))
+    light = column(np.where(random.random(n) < 0.12, random.uniform(0.15, 0.6, n), 1))
     contrast = column(np.exp(random.normal(0, 0.2, n)))
     offset = column(random.normal(0, 0.08, n))
     colour = column(np.exp(random.normal(0, 0.07, (n, 3))))
-    images = images.clamp(1e-3, 1) ** gamma
+    images = images.clamp(1e-3, 1) ** gamma * light
     images = (images - 0.5) * contrast * colour + 0.5 + offset
     noisy = np.flatnonzero(random.random(n) < 0.3)
     noise = torch.from_numpy(random.standard_normal((len(noisy), 3, size, size), dtype=np.float32))
