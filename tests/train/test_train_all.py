@@ -119,7 +119,8 @@ def test_values_may_be_several_words(job, tmp_path):
 
 
 def test_make_passes_values_on_as_the_shell_reads_them():
-    command = ["make", "-n", "--no-print-directory", "reproduce", "DATA=d", "PYTHON_TRAIN=p", "SET=picture_sizes='81 97' photo_baseline="]
+    values = ["DATA=d", "PYTHON_TRAIN=p", "SET=picture_sizes='81 97' photo_baseline="]
+    command = ["make", "-n", "--no-print-directory", "reproduce", *values]
     recipe = subprocess.run(command, cwd=TRAINING.parent, capture_output=True, text=True, check=True).stdout
     words = shlex.split(recipe.replace("\\\n", " "))
     assert words[words.index("--set") + 1 :] == ["picture_sizes=81 97", "photo_baseline="]
