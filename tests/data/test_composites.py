@@ -31,8 +31,8 @@ def test_a_white_face_is_in_the_picture_exactly_when_a_tag_says_so(composer):
     assert batch.images.shape == (64, 3, 97, 97) and batch.tags.shape == batch.known.shape == (64, 43)
     light = batch.images.mean((1, 2, 3))
     has_size = (batch.tags[:, 40:] * batch.known[:, 40:]).amax(1) > 0
-    # The oval of the smallest tagged face covers at least 0.6 * 0.7 * pi / 4 of its aligned picture, something before it
-    # at most half of that.
+    # The oval of the smallest tagged face covers at least 0.6 * 0.7 * pi / 4 of its aligned picture; what is put before
+    # it, at most half of that.
     least = 0.25 * (40 / 1.25**0.55 / composites.FACE_HEIGHT) ** 2 * 134 / 164 * 0.33 / 97**2
     assert has_size.any() and (light[has_size] > least).all()
     empty = light == 0
