@@ -139,7 +139,10 @@ class Composer:
                 others = [sheet.roll(shift, 0) for shift in (1, 2, 3)]
                 sheet = torch.cat([torch.cat([sheet, others[0]], 3), torch.cat([others[1], others[2]], 3)], 2)
             whole = np.array(sheet.shape[:1:-1])  # columns, rows
-            span = whole * random.uniform(0.45, 1, (len(rows), 1))
+            # Some come whole and small, their border repeated outwards: so the nets see a photo at its coarsest scale.
+            shape = len(rows), 1
+            reduced = np.exp(random.uniform(0, 1.1, shape))
+            span = whole * np.where(random.random(shape) < 0.3, reduced, random.uniform(0.45, 1, shape))
             corner = (whole - span) * random.random((len(rows), 2))
             mirror = random.random(len(rows)) < 0.5
             matrices = np.zeros((len(rows), 2, 3))
