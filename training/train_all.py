@@ -97,11 +97,13 @@ class Stage:
 
     def __init__(self, stage: dict, values: dict[str, str], folder: Path):
         self.name, self.report = stage["name"], stage.get("report")
-        # Split after filling in: a value may be several words. A folder is one, whatever its name holds.
-        quoted = {name: shlex.quote(v) if os.sep in v else v for name, v in values.items()}
-        self.words = shlex.split(fill(stage["run"], quoted, self.name))
+        # Split after filling in: a value may be several words.
+        self.words = shlex.split(fill(stage["run"], values, self.name))
         self.output, self.record = folder / f"{self.name}.txt", folder / f"{self.name}.json"
-        self.makes = Path(fill(stage["makes"], values, self.name)) if "makes" in stage else self.output
+        self.makes = self.output
+        if "makes" in stage:
+            [makes] = shlex.split(fill(stage["makes"], values, self.name))
+            self.makes = Path(makes)
         self.seconds = 0.0
         if self.record.exists():
             record = json.loads(self.record.read_text())
@@ -258,7 +260,8 @@ def run(args: argparse.Namespace) -> None:
     if args.pictures:
         folders = take_part(**folders, pictures=args.pictures, out=output / "part")
     given = {**folders, "output": output, "here": args.config.resolve().parent}
-    values = {name: str(value) for name, value in given.items()}
+    # A folder is one word, whatever its name holds.
+    values = {name: shlex.quote(str(folder)) for name, folder in given.items()}
     values |= {name: fill(str(value), values, args.config.name) for name, value in config["values"].items()}
     for setting in args.set:
         name, equals, value = setting.partition("=")
@@ -268,10 +271,11 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"--set {setting}: {args.config} has no {name!r}; {', '.join(sorted(names_in(config)))}")
         # The name of a net or a split is no path, even if a folder here is called so.
         is_path = os.sep in value or Path(value).suffix or name not in config["values"]
-        values[name] = str(Path(value).resolve()) if is_path and Path(value).exists() and value else value
+        is_path = is_path and value and Path(value).exists()
+        values[name] = shlex.quote(str(Path(value).resolve())) if is_path else value
     notes = []
     if "photo_partition" in values:
-        notes = check_celeba(Path(values["celeba"]), values["split"], int(values["photo_partition"]))
+        notes = check_celeba(folders["celeba"], values["split"], int(values["photo_partition"]))
         if len(notes) == 1:
             values["photos"] = values["photo_partition"]
     for note in notes:

@@ -244,10 +244,10 @@ def test_what_later_stages_would_lack_stops_the_first(train_all, data, tmp_path,
 def test_the_configurations_fill_every_command(train_all, name, tmp_path):
     path = TRAINING / "configs" / f"{name}.yaml"
     config = train_all.read_config(path)
-    values = dict.fromkeys(("celeba", "objects", "scenes", "output", "lfwa", "boxes"), "a folder/x")
-    values["here"] = str(path.parent)
+    values = dict.fromkeys(("celeba", "objects", "scenes", "output", "lfwa", "boxes"), "'a folder/x'")
+    values["here"] = shlex.quote(str(path.parent))
     values |= {key: train_all.fill(str(value), values, name) for key, value in config["values"].items()}
-    assert json.loads(Path(values["localization"]).read_text())
+    assert json.loads(Path(*shlex.split(values["localization"])).read_text())
     for stage in config["stages"]:
         words = train_all.Stage(stage, values, tmp_path).words
         assert words[0] == "faceattr" or (TRAINING / words[0]).exists()
