@@ -60,6 +60,8 @@ class LocalizerSettings:
     """Height of the reported box."""
     box_aspect: float = 1.38
     """Its height over its width."""
+    box_below: float = 0.0
+    """From the middle of the face down to that of the box."""
 
     def __post_init__(self):
         for name in ("offset_o", "offset_s"):
@@ -309,4 +311,5 @@ class Localizer:
         settings = self.settings
         height = faces[:, 2:] * settings.box_height
         half = torch.cat([height / settings.box_aspect, height], 1) / 2
-        return torch.cat([faces[:, :2] - half, faces[:, :2] + half], 1)
+        middle = faces[:, :2] + faces[:, 2:] * torch.tensor([0.0, settings.box_below])
+        return torch.cat([middle - half, middle + half], 1)

@@ -67,13 +67,14 @@ def test_lnet_s_has_a_say():
 def test_the_box_follows_the_settings():
     photo = photo_with_spots((160, 160), radius=1)
     plain = LocalizerSettings(**ONE_SCALE, window_pixels=65)
-    shaped = LocalizerSettings(**{**plain.to_dict(), "box_aspect": 2.0, "box_height": 1.5, "offset_s": (0.25, -0.5)})
+    shape = {"box_aspect": 2.0, "box_height": 1.5, "offset_s": (0.25, -0.5), "box_below": 0.1}
+    shaped = LocalizerSettings(**{**plain.to_dict(), **shape})
     a = torch.tensor(Localizer(spot_net(0), spot_net(0), plain)(photo).proposals[0].box)
     b = torch.tensor(Localizer(spot_net(0), spot_net(0), shaped)(photo).proposals[0].box)
     height = a[3] - a[1]
     torch.testing.assert_close(b[3] - b[1], 1.5 * height)
     torch.testing.assert_close(b[2] - b[0], 0.75 * height)
-    torch.testing.assert_close((b[:2] + b[2:]) / 2, (a[:2] + a[2:]) / 2 + height * torch.tensor([0.25, -0.5]))
+    torch.testing.assert_close((b[:2] + b[2:]) / 2, (a[:2] + a[2:]) / 2 + height * torch.tensor([0.25, -0.4]))
 
 
 def test_boxes_are_in_pixels_of_the_photo_whatever_its_size():

@@ -51,7 +51,7 @@ def main():
             name, paths = arguments.photos.name, list_pictures(arguments.photos)
         photos = decode_photos(paths, arguments.cache / f"{name}-whole.npy", arguments.workers)
     values = json.loads(arguments.settings.read_text()) if arguments.settings else {}
-    geometry = {"box_height": 1.0, "box_aspect": FACE_ASPECT, "score_threshold": arguments.doubt}
+    geometry = {"box_height": 1.0, "box_aspect": FACE_ASPECT, "box_below": 0.0, "score_threshold": arguments.doubt}
     nets = [load_model(LNet, path)[0].fold_batch_norm().to(device) for path in (arguments.lnet_o, arguments.lnet_s)]
     localizer = Localizer(*nets, LocalizerSettings(**{**values, **geometry}), dtype)
     found = np.zeros((len(photos), arguments.most, 4))
