@@ -7,6 +7,7 @@ from PIL import Image
 
 from faceattr.attributes import ATTRIBUTES
 
+TRAINING = Path(__file__).parents[1] / "training"
 SMALL = {
     "picture_sizes": 33,
     "small_pictures": 33,
@@ -23,10 +24,32 @@ SMALL = {
     "photo_baseline": "",
 }
 """Values of train_all.py's fast.yaml."""
+SEXES = "female", "male"
+SMALL_EVERYONE = {
+    "localization": TRAINING / "configs" / "localization-fast.json",
+    "hidden": 16,
+    "object_epochs": 1,
+    "photo_sizes": 33,
+    "photo_batch": 2,
+    "round_steps": 1,
+    "sure": 0.0001,
+    "doubt": 0,
+    "anet": "deep",
+    "identity_epochs": 1,
+    "photo_epochs": 1,
+    "views": 1,
+    "false_pieces": 6,
+    "false_least": 0,
+    "face_pictures": 30,
+    "other_pictures": 60,
+    "least": 0,
+}
+"""Beside them, those of everyone.yaml."""
 
 
 def make_data(folder: Path) -> Path:
-    """CelebA's layout with 24 people, three pictures each, aligned and whole; objects; scenes. All of it colours."""
+    """CelebA's layout with 24 people, three pictures each, aligned and whole; objects; scenes; and what everyone.yaml
+    wants beside them. All of it colours."""
     random = np.random.default_rng(0)
     celeba = folder / "celeba"
     (celeba / "img_align_celeba").mkdir(parents=True)
@@ -54,4 +77,13 @@ def make_data(folder: Path) -> Path:
             save(folder / "objects" / part / f"class {number % 2}" / f"{number}.png", 60, 60)
     for number in range(6):
         save(folder / "scenes" / f"{number}.png", 80, 80)
+    more = {"fairface-train": 40, "utkface-more": 40, "mask-faces": 30, "faces-wild": 4, "lfw": 4, "negatives": 10}
+    for name, count in more.items():
+        pictures = [f"{name}/{number}.png" for number in range(count)]
+        for picture in pictures:
+            save(folder / picture, 90, 80)
+        people = [f"{picture},{age},{SEXES[age % 2]},x" for age, picture in enumerate(pictures)]
+        masks = [f"{picture},with_mask" for picture in pictures]
+        table = ["image,label", *masks] if name == "mask-faces" else ["image,age,gender,race", *people]
+        (folder / f"{name}.csv").write_text("\n".join(table) + "\n")
     return folder

@@ -11,6 +11,7 @@ import argparse
 import csv
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,8 @@ def main():
                 names.append(f"{len(names):06}.jpg")
                 placed = place_by_box(pixels, carried(proposal.frame, aligned_box, FACE))
                 Image.fromarray(placed).save(arguments.out / names[-1], quality=95)
+    if not names:
+        sys.exit("false_faces.py: the nets propose nothing in these pictures; lower --least")
     # Written last: its presence says that the pictures are there.
     partial = arguments.out / "tags.partial"
     with partial.open("w", newline="") as file:

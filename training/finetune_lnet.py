@@ -14,7 +14,7 @@ from torch import nn
 from faceattr.attributes import ATTRIBUTES
 from faceattr.data.celeba import read_celeba
 from faceattr.data.composites import Composer, FaceSet
-from faceattr.data.cuts import PhotoSet, decode_photos
+from faceattr.data.cuts import PhotoSet, decode_photos, photo_sets
 from faceattr.data.photos import LARGE, decode_pictures, hold_out, list_pictures, without_faces
 from faceattr.data.windows import WindowComposer
 from faceattr.models.lnet import TRUNKS, LNet, LNetPlus
@@ -42,16 +42,22 @@ def tight_faces(folder: Path, face: list[float], side: int, cache: Path, workers
     return FaceSet(pictures, nothing, nothing, ((x0 + x1) / 2, (y0 + y1) / 2), y1 - y0)
 
 
-def whole_photos(
-    name: str, paths: list[Path], proposals: Path, arguments: argparse.Namespace, tags: np.ndarray | None = None
-) -> PhotoSet:
-    """Photos with what propose_faces.py found in them, rows of x, y, height and score."""
-    rows = np.load(proposals, allow_pickle=False)
-    if len(rows) != len(paths):
-        raise ValueError(f"{proposals}: made for {len(rows)} photos, here are {len(paths)}; run propose_faces.py again")
-    pictures = decode_photos(paths, arguments.cache / f"{name}-whole.npy", arguments.workers)
-    sure = rows[..., 3] >= arguments.sure
-    return PhotoSet(pictures, rows[..., :3], sure, tags, share=np.count_nonzero(sure) ** 0.5)
+def whole_photos(arguments: argparse.Namespace) -> list[PhotoSet]:
+    """CelebA's whole photos and further ones, each with what propose_faces.py found in it."""
+    with np.load(arguments.proposals, allow_pickle=False) as file:
+        proposals = dict(file)
+    photos = []
+    for name, (paths, tags) in photo_sets(arguments.celeba, arguments.photos).items():
+        rows = proposals.get(name, ())
+        if len(rows) != len(paths):
+            raise ValueError(
+                f"{arguments.proposals}: has {len(rows)} photos of {name}, there are {len(paths)}; "
+                "run propose_faces.py again"
+            )
+        pictures = decode_photos(paths, arguments.cache / f"{name}-whole.npy", arguments.workers)
+        sure = rows[..., 3] >= arguments.sure
+        photos.append(PhotoSet(pictures, rows[..., :3], sure, tags, share=np.count_nonzero(sure) ** 0.5))
+    return photos
 
 
 def trunk_of(path: Path) -> nn.Module:
@@ -85,16 +91,8 @@ def main():
     begin.add_argument("--trunk", type=Path, help="start from the trunk of this LNet+ or LNet")
     begin.add_argument("--start", type=Path, help="start from this LNet")
     begin.add_argument("--kind", choices=TRUNKS, help="start from random weights of this trunk")
-    parser.add_argument("--proposals", type=Path, help="what propose_faces.py found in CelebA's whole photos")
-    parser.add_argument(
-        "--photos",
-        type=Path,
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("DIR", "NPY"),
-        help="more whole photos, and what propose_faces.py found in them",
-    )
+    parser.add_argument("--proposals", type=Path, help="what propose_faces.py found in whole photos, CelebA's and ...")
+    parser.add_argument("--photos", type=Path, nargs="*", default=[], help="... in those of these folders")
     parser.add_argument("--sure", type=float, default=0.8, help="least score of a proposal that is a face")
     parser.add_argument("--proposer", type=Path, help="for LNet_s: the LNet_o in whose windows it learns")
     parser.add_argument("--photo-share", type=float, default=0.5, help="part of a batch cut from whole photos")
@@ -109,6 +107,8 @@ def main():
     add_training(parser)
     parser.add_argument("out", type=Path, help="folder for state, log and the net (lnet.safetensors)")
     arguments = parser.parse_args()
+    if arguments.photos and not arguments.proposals:
+        parser.error("--photos: --proposals are needed of them")
 
     device, dtype = prepare(arguments)
     cache, workers = arguments.cache, arguments.workers
@@ -129,12 +129,7 @@ def main():
             )
             for folder in arguments.without
         ]
-        photos = []
-        if arguments.proposals:
-            wild = read_celeba(arguments.celeba, images="img_celeba", skip_missing=True).partition(0)
-            photos.append(whole_photos("img_celeba", wild.paths, arguments.proposals, arguments, wild.tags))
-        for folder, path in arguments.photos:
-            photos.append(whole_photos(folder.name, list_pictures(folder), path, arguments))
+        photos = whole_photos(arguments) if arguments.proposals else []
     composer = Composer(faces, backgrounds, arguments.sizes, photos, arguments.photo_share)
     if arguments.proposer:
         composer = WindowComposer(composer, load_model(LNet, arguments.proposer)[0].fold_batch_norm())

@@ -1,6 +1,6 @@
 """Writes what sets of faces say of age, sex and masks as one CSV of partly known tags.
 
-    python training/people_csv.py DATA/fairface-train.csv DATA/utkface-more.csv DATA/mask-faces.csv > people.csv
+    python training/people_csv.py DATA/fairface-train.csv DATA/utkface-more.csv DATA/mask-faces.csv --output people.csv
 
 Each table has a column `image` and any of `age` (years or a group: 34, 20-29, more than 70), `gender` (male, female)
 and `label` (with_mask: a mask is worn). Where a table has no labels of masks, nobody wears one. Other columns, such as
@@ -10,7 +10,6 @@ of the pictures are of partition 1, half as many of partition 2.
 
 import argparse
 import csv
-import sys
 import zlib
 from pathlib import Path
 
@@ -44,11 +43,13 @@ def rows(path: Path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow(["image", "Male", "age", "Wearing_Mask", "partition"])
-    for path in arguments.tables:
-        out.writerows(rows(path))
+    people = [row for path in arguments.tables for row in rows(path)]
+    with arguments.output.open("w", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(["image", "Male", "age", "Wearing_Mask", "partition"])
+        out.writerows(people)
 
 
 if __name__ == "__main__":

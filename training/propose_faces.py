@@ -1,7 +1,6 @@
 """Faces that trained LNets propose in whole photos, for further training on pieces of these photos.
 
-python training/propose_faces.py --celeba CELEBA --cache CACHE --lnet-o A --lnet-s B --settings JSON OUT.npy
-python training/propose_faces.py --photos DIR ... OUT.npy
+python training/propose_faces.py --celeba CELEBA --photos DIR ... --cache CACHE --lnet-o A --lnet-s B OUT.npz
 """
 
 import argparse
@@ -13,10 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from faceattr.data.celeba import read_celeba
-from faceattr.data.cuts import decode_photos
+from faceattr.data.cuts import decode_photos, photo_sets
 from faceattr.data.layout import FACE_ASPECT
-from faceattr.data.photos import list_pictures
 from faceattr.data.warping import to_images
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.lnet import LNet
@@ -27,9 +24,8 @@ from faceattr.train.loop import load_model
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--celeba", type=Path, help="CelebA's label files and img_celeba: partition 0")
-    source.add_argument("--photos", type=Path, help="folder of photos")
+    parser.add_argument("--celeba", type=Path, required=True, help="CelebA's label files and img_celeba: partition 0")
+    parser.add_argument("--photos", type=Path, nargs="*", default=[], help="folders of further photos")
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
     parser.add_argument("--lnet-o", type=Path, required=True)
     parser.add_argument("--lnet-s", type=Path, required=True)
@@ -39,38 +35,40 @@ def main():
     parser.add_argument("--doubt", type=float, default=0.1, help="least score of what may be a face")
     parser.add_argument("--most", type=int, default=24, help="proposals of a photo, at most")
     add_machine(parser)
-    parser.add_argument("out", type=Path, help=".npy [photos, most, 4]: x, y of the centre, height and score; 0: none")
+    parser.add_argument(
+        "out",
+        type=Path,
+        help=".npz; by the folder's name [photos, most, 4]: x, y of the centre, height and score; 0: none",
+    )
     arguments = parser.parse_args()
 
     device, dtype = prepare(arguments)
-    with parallel.first_on_machine():
-        if arguments.celeba:
-            name = "img_celeba"
-            paths = read_celeba(arguments.celeba, images=name, skip_missing=True).partition(0).paths
-        else:
-            name, paths = arguments.photos.name, list_pictures(arguments.photos)
-        photos = decode_photos(paths, arguments.cache / f"{name}-whole.npy", arguments.workers)
     values = json.loads(arguments.settings.read_text()) if arguments.settings else {}
     geometry = {"box_height": 1.0, "box_aspect": FACE_ASPECT, "box_below": 0.0, "score_threshold": arguments.doubt}
     nets = [load_model(LNet, path)[0].fold_batch_norm().to(device) for path in (arguments.lnet_o, arguments.lnet_s)]
     localizer = Localizer(*nets, LocalizerSettings(**{**values, **geometry}), dtype)
-    found = np.zeros((len(photos), arguments.most, 4))
-    own = range(parallel.rank(), len(photos), parallel.world())
-    for i in tqdm(own, unit="photo", disable=parallel.rank() > 0):
-        rows, columns = photos.extents[i]
-        proposals = localizer(to_images(photos.images[i : i + 1, :rows, :columns])[0]).proposals[: arguments.most]
-        for row, proposal in zip(found[i], proposals, strict=False):
-            x0, y0, x1, y1 = proposal.frame
-            row[:] = (x0 + x1) / 2, (y0 + y1) / 2, y1 - y0, proposal.score
-    found = parallel.total(torch.from_numpy(found).to(device)).cpu().numpy()
+    results = {}
+    for name, (paths, _) in photo_sets(arguments.celeba, arguments.photos).items():
+        with parallel.first_on_machine():
+            photos = decode_photos(paths, arguments.cache / f"{name}-whole.npy", arguments.workers)
+        found = np.zeros((len(photos), arguments.most, 4))
+        own = range(parallel.rank(), len(photos), parallel.world())
+        for i in tqdm(own, desc=name, unit="photo", disable=parallel.rank() > 0):
+            rows, columns = photos.extents[i]
+            proposals = localizer(to_images(photos.images[i : i + 1, :rows, :columns])[0]).proposals[: arguments.most]
+            for row, proposal in zip(found[i], proposals, strict=False):
+                x0, y0, x1, y1 = proposal.frame
+                row[:] = (x0 + x1) / 2, (y0 + y1) / 2, y1 - y0, proposal.score
+        results[name] = parallel.total(torch.from_numpy(found).to(device)).cpu().numpy()
+        if parallel.rank() == 0:
+            sure = results[name][..., 3] >= 0.8
+            print(f"{name}: {sure.any(1).sum()} of {len(found)} photos have a face with a score of 0.8 or more")
     if parallel.rank() > 0:
         return
     # The file appears whole or not at all.
-    partial = arguments.out.with_suffix(".partial.npy")
-    np.save(partial, found)
+    partial = arguments.out.with_suffix(".partial.npz")
+    np.savez(partial, **results)
     os.replace(partial, arguments.out)
-    sure = found[..., 3] >= 0.8
-    print(f"{sure.any(1).sum()} of {len(found)} photos have a face with a score of 0.8 or more, {sure.sum()} in all")
 
 
 if __name__ == "__main__":

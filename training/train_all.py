@@ -56,7 +56,7 @@ def read_config(path: Path) -> dict:
     if "base" in config:
         base = read_config(path.parent / config["base"])
         unknown = sorted(config.get("values", {}).keys() - base["values"].keys())
-        if unknown:
+        if unknown and "stages" not in config:
             raise ValueError(f"{path}: {config['base']} has no value {unknown[0]!r} to replace")
         config = {"stages": base["stages"], **config, "values": base["values"] | config.get("values", {})}
     for stage in config.get("stages", ()):
@@ -71,6 +71,16 @@ def fill(text: str, values: dict[str, str], where: str) -> str:
     if unknown:
         raise ValueError(f"{where}: no value {unknown[0]!r}; give it with --set {unknown[0]}=...")
     return text.format(**values)
+
+
+def fill_values(config: dict, folders: dict[str, Path], settings: dict[str, str], where: str) -> dict[str, str]:
+    """What stages are filled with: folders, each one word, whatever its name holds; settings; and the YAML's values,
+    which may name folders and values before them."""
+    values = {name: shlex.quote(str(folder)) for name, folder in folders.items()} | settings
+    for name, value in config["values"].items():
+        if name not in settings:
+            values[name] = fill(str(value), values, where)
+    return values
 
 
 def unpack(shards: list[Path], folder: Path) -> None:
@@ -260,9 +270,9 @@ def run(args: argparse.Namespace) -> None:
     if args.pictures:
         folders = take_part(**folders, pictures=args.pictures, out=output / "part")
     given = {**folders, "output": output, "here": args.config.resolve().parent}
-    # A folder is one word, whatever its name holds.
-    values = {name: shlex.quote(str(folder)) for name, folder in given.items()}
-    values |= {name: fill(str(value), values, args.config.name) for name, value in config["values"].items()}
+    if data:
+        given["data"] = data.resolve()
+    settings = {}
     for setting in args.set:
         name, equals, value = setting.partition("=")
         if not equals:
@@ -272,7 +282,8 @@ def run(args: argparse.Namespace) -> None:
         # The name of a net or a split is no path, even if a folder here is called so.
         is_path = os.sep in value or Path(value).suffix or name not in config["values"]
         is_path = is_path and value and Path(value).exists()
-        values[name] = shlex.quote(str(Path(value).resolve())) if is_path else value
+        settings[name] = shlex.quote(str(Path(value).resolve())) if is_path else value
+    values = fill_values(config, given, settings, args.config.name)
     notes = []
     if "photo_partition" in values:
         notes = check_celeba(folders["celeba"], values["split"], int(values["photo_partition"]))

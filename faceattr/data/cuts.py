@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from faceattr.data.celeba import read_celeba
 from faceattr.data.layout import Layout, inside
-from faceattr.data.photos import Pictures, decode_pictures
+from faceattr.data.photos import Pictures, decode_pictures, list_pictures
 from faceattr.data.warping import sample, to_images
 
 LARGEST_SIDE = 480
@@ -35,6 +36,18 @@ class PhotoSet:
     def usable(self) -> np.ndarray:
         """Rows of the photos with a face that is sure."""
         return np.flatnonzero((self.sure & (self.faces[..., 2] > 0)).any(1))
+
+
+def photo_sets(celeba: Path, folders: Sequence[Path]) -> dict[str, tuple[list[Path], np.ndarray | None]]:
+    """Whole photos to learn from, by name of their folder: CelebA's of partition 0, with tags bool [n, A], and those of
+    further folders. Raises ValueError where two folders are called alike."""
+    wild = read_celeba(celeba, "img_celeba", skip_missing=True).partition(0)
+    sets: dict[str, tuple[list[Path], np.ndarray | None]] = {"img_celeba": (wild.paths, wild.tags)}
+    for folder in folders:
+        if folder.name in sets:
+            raise ValueError(f"{folder}: another folder of photos is called {folder.name!r} too; give one another name")
+        sets[folder.name] = list_pictures(folder), None
+    return sets
 
 
 def decode_photos(paths: Sequence[Path], cache: Path, workers: int) -> Pictures:

@@ -25,16 +25,18 @@ PROCESSES.set_forkserver_preload(["faceattr.train.loop", "faceattr.train.svm", "
 def cascade(tmp_path, monkeypatch):
     """The stages from LNet+ to the SVMs, on made-up data, in a folder of that name."""
     monkeypatch.syspath_prepend(str(TRAINING))
+    # The server imports from the folder it is started in: not from the sources, where the package is not built.
+    monkeypatch.chdir(tmp_path)
     import train_all
 
     data = make_data(tmp_path / "data")
 
     def stages(name):
         config = train_all.read_config(TRAINING / "configs" / "fast.yaml")
-        values = {kind: str(data / kind) for kind in ("celeba", "objects", "scenes")}
-        values |= {"output": str(tmp_path / name), "here": str(TRAINING / "configs")}
-        given = config["values"] | SMALL | {"small_steps": 2, "lnet_steps": 2}
-        values |= {key: train_all.fill(str(value), values, "fast.yaml") for key, value in given.items()}
+        folders = {kind: data / kind for kind in ("celeba", "objects", "scenes")}
+        folders |= {"output": tmp_path / name, "here": TRAINING / "configs"}
+        small = {key: str(value) for key, value in SMALL.items()} | {"small_steps": "2", "lnet_steps": "2"}
+        values = train_all.fill_values(config, folders, small, "fast.yaml")
         names = [stage["name"] for stage in config["stages"]]
         chosen = config["stages"][: names.index("svm") + 1]
         return [train_all.Stage(stage, values, tmp_path / name / "stages") for stage in chosen]
@@ -48,7 +50,9 @@ def cascade(tmp_path, monkeypatch):
         process = PROCESSES.Process(target=run, args=(str(TRAINING / script), words, kill, str(output)))
         process.start()
         process.join()
-        assert process.exitcode == 0 or kill and process.exitcode == -9, f"{stage.name}: {output.read_text()[-3000:]}"
+        assert process.exitcode == 0 or kill and process.exitcode == -9, (
+            f"{stage.name}: {output.read_text()[-3000:] if output.exists() else 'did not start'}"
+        )
         return process.exitcode == 0
 
     return stages, start

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_data import SMALL, make_data
+from small_data import SMALL, SMALL_EVERYONE, make_data
 
 from faceattr.attributes import ATTRIBUTES
 from faceattr.cli import main as faceattr_main
@@ -176,7 +176,8 @@ def data(tmp_path):
     return make_data(tmp_path / "data")
 
 
-def test_every_stage_of_the_cascade_runs(train_all, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("config", ["fast", "everyone"])
+def test_every_stage_of_the_cascade_runs(train_all, config, data, tmp_path, monkeypatch):
     def run(stage, processes, device, lock):
         """In this process: sixteen others would import torch sixteen times."""
         stage.record.parent.mkdir(parents=True, exist_ok=True)
@@ -196,19 +197,30 @@ def test_every_stage_of_the_cascade_runs(train_all, data, tmp_path, monkeypatch)
         assert stage.makes.exists()
 
     monkeypatch.setattr(train_all.Stage, "run", run)
-    words = [str(TRAINING / "configs" / "fast.yaml"), "--data", str(data), "--output", str(tmp_path / "run")]
-    for name, value in SMALL.items():
+    words = [str(TRAINING / "configs" / f"{config}.yaml"), "--data", str(data), "--output", str(tmp_path / "run")]
+    values = dict(SMALL)
+    if config == "everyone":
+        without = " ".join(f"--without {data / name} 1" for name in ("objects/train", "scenes", "negatives"))
+        values |= SMALL_EVERYONE | {"face_without": without}
+    for name, value in values.items():
         words += ["--set", f"{name}={value}"]
     monkeypatch.setattr(sys, "argv", ["train_all.py", *words])
     train_all.main()
     results = (tmp_path / "run" / "RESULTS.md").read_text()
     assert "mean of 40" in results and "| tags_on_photos | 1 |" in results
-    training = load_checkpoint(tmp_path / "run" / "faceattr.safetensors").metadata["training"]
-    assert training["lnet_o"]["pictures"] == training["lnet_s"]["pictures"] | {"photos": 6}
-    assert training["lnet_o"]["pictures"]["faces"] == 24 and training["lnet_s"]["steps"] == 1
-    assert training["anet"]["pictures"] > 0 and training["svm"]["pictures"] == training["svm"]["held_out"] == 24
+    checkpoint = load_checkpoint(tmp_path / "run" / "faceattr.safetensors")
+    training = checkpoint.metadata["training"]
+    assert training["lnet_o"]["pictures"] == training["lnet_s"]["pictures"]
+    assert training["lnet_s"]["steps"] == 1
+    if config == "fast":
+        assert training["lnet_o"]["pictures"] | {"without": 0} == {"faces": 24, "without": 0, "photos": 6}
+        assert training["svm"]["pictures"] == training["svm"]["held_out"] == 24
+    else:
+        assert training["lnet_o"]["pictures"]["photos"] == 6 + 30 + 4 + 4
+        assert checkpoint.age is not None and set(checkpoint.metadata["attributes"]) > set(ATTRIBUTES)
+    assert training["anet"]["pictures"] > 0
     rows = list(csv.reader((tmp_path / "run" / "predictions.csv").open()))
-    assert rows[0] == ["image", *ATTRIBUTES] and len(rows) == 1 + 24
+    assert rows[0][: 1 + len(ATTRIBUTES)] == ["image", *ATTRIBUTES] and len(rows) == 1 + 24
 
 
 def test_what_cannot_be_measured_is_said_at_the_start(train_all, data):
@@ -240,13 +252,12 @@ def test_what_later_stages_would_lack_stops_the_first(train_all, data, tmp_path,
     assert not (tmp_path / "run" / "stages").exists()
 
 
-@pytest.mark.parametrize("name", ["cascade", "paper", "fast"])
+@pytest.mark.parametrize("name", ["cascade", "everyone", "paper", "fast"])
 def test_the_configurations_fill_every_command(train_all, name, tmp_path):
     path = TRAINING / "configs" / f"{name}.yaml"
     config = train_all.read_config(path)
-    values = dict.fromkeys(("celeba", "objects", "scenes", "output", "lfwa", "boxes"), "'a folder/x'")
-    values["here"] = shlex.quote(str(path.parent))
-    values |= {key: train_all.fill(str(value), values, name) for key, value in config["values"].items()}
+    folders = dict.fromkeys(("celeba", "objects", "scenes", "data", "output", "lfwa", "boxes"), Path("a folder/x"))
+    values = train_all.fill_values(config, {**folders, "here": path.parent}, {}, name)
     assert json.loads(Path(*shlex.split(values["localization"])).read_text())
     for stage in config["stages"]:
         words = train_all.Stage(stage, values, tmp_path).words
