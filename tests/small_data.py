@@ -24,7 +24,7 @@ SMALL = {
     "photo_baseline": "",
 }
 """Values of train_all.py's fast.yaml."""
-SEXES = "female", "male"
+SEXES, AGES = ("female", "male"), (1, 5, 15, 25, 35, 45, 55, 65, 75)
 SMALL_EVERYONE = {
     "localization": TRAINING / "configs" / "localization-fast.json",
     "hidden": 16,
@@ -77,12 +77,12 @@ def make_data(folder: Path) -> Path:
             save(folder / "objects" / part / f"class {number % 2}" / f"{number}.png", 60, 60)
     for number in range(6):
         save(folder / "scenes" / f"{number}.png", 80, 80)
-    more = {"fairface-train": 40, "utkface-more": 40, "mask-faces": 30, "faces-wild": 4, "lfw": 4, "negatives": 10}
+    more = {"fairface-train": 150, "utkface-more": 150, "mask-faces": 30, "faces-wild": 4, "lfw": 4, "negatives": 10}
     for name, count in more.items():
         pictures = [f"{name}/{number}.png" for number in range(count)]
         for picture in pictures:
             save(folder / picture, 90, 80)
-        people = [f"{picture},{age},{SEXES[age % 2]},x" for age, picture in enumerate(pictures)]
+        people = [f"{picture},{AGES[i % 9]},{SEXES[i % 2]},x" for i, picture in enumerate(pictures)]
         masks = [f"{picture},with_mask" for picture in pictures]
         table = ["image,label", *masks] if name == "mask-faces" else ["image,age,gender,race", *people]
         (folder / f"{name}.csv").write_text("\n".join(table) + "\n")
