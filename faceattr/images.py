@@ -72,10 +72,10 @@ class Photo:
     origin: tuple[int, int] = (0, 0)
     orientation: int = 1
 
-    def to_original(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes [..., 4] (x0, y0, x1, y1) in `pixels` to original pixels, clipped to the picture."""
+    def to_original(self, boxes: np.ndarray, clip: bool = True) -> np.ndarray:
+        """Boxes [..., 4] (x0, y0, x1, y1) in `pixels` to original pixels, clipped to the picture or as they are."""
         moved = np.asarray(boxes, dtype=np.float64) * self.scale + np.tile(self.origin, 2)
-        return np.clip(moved, 0, [self.width, self.height] * 2)
+        return np.clip(moved, 0, [self.width, self.height] * 2) if clip else moved
 
     def from_original(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes [..., 4] in original pixels to `pixels`."""

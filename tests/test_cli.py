@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_aged_checkpoint, save_small_checkpoint
 from unprivileged import open_folder, unprivileged  # noqa: F401 a fixture
 
 import faceattr
@@ -209,6 +209,12 @@ class TestOutput:
         assert face["labels"] == [[1, 0, 0]] and face["values"][0][0] > 0.99 and face["notes"][0].startswith("score ")
         left, _, width, _ = face["box"]
         assert left < 100 * 200 / 320 < left + width
+
+    def test_ages(self, photos, tmp_path):
+        save_aged_checkpoint(tmp_path / "w.safetensors")
+        arguments = ["--weights", str(tmp_path / "w.safetensors"), "--output", str(tmp_path / "out"), "--quiet"]
+        main(["predict", str(photos / "sub"), *arguments])
+        assert '"age 45 (41 to 49)"' in (tmp_path / "out" / "gallery.html").read_text()
 
     def test_page_of_boxes_alone(self, weights, photos, tmp_path):
         main(["detect", str(photos / "a.png"), "--weights", weights, "--output", str(tmp_path / "out"), "--quiet"])

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from faceattr.crops import carried
 from faceattr.data.faces import FACE, PICTURE
 from faceattr.pipeline import FaceAttributes
 
@@ -41,16 +42,6 @@ class Probabilities:
 def crown_to_chin(model: FaceAttributes, box: Sequence[float]) -> list[float]:
     """The face, crown to chin, that the box which the model reports stands for; both x0, y0, x1, y1."""
     return carried(box, model.metadata["preprocessing"]["aligned_box"], FACE)
-
-
-def carried(box: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
-    """Where a box comes to lie when what is framed by `before` is framed by `after` instead; each x0, y0, x1, y1."""
-    moved = []
-    for low, high in ((0, 2), (1, 3)):
-        scale = (box[high] - box[low]) / (before[high] - before[low])
-        moved.append([box[low] + (edge - before[low]) * scale for edge in (after[low], after[high])])
-    (x0, x1), (y0, y1) = moved
-    return [x0, y0, x1, y1]
 
 
 def predict_pictures(
