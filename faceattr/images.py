@@ -32,6 +32,7 @@ _EXIF_OF_RAW = {3: 3, 5: 8, 6: 6}
 
 # Decoded rows are converted in bands of about this many pixels, so that no second full-size copy is made.
 _BAND_PIXELS = 2**21
+_MAKE, _SUB_IFDS, _DNG_VERSION = 271, 330, 50706  # TIFF tags, of which raw photos have the first two or the last
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -188,25 +189,51 @@ def _from_file(file, name: str, max_side: int | None, orientation: int | None = 
         except UnidentifiedImageError as error:
             if "HEIF" not in Image.ID and _is_heif(file):
                 raise ImageError(f"{name}: HEIC; pip install 'faceattr[heif]' to read it, or convert it") from error
+            if _is_known_to_libraw(file):
+                return _from_raw(file, name, max_side)
             raise
         with image:
+            # A raw photo, whatever it is called: what Pillow sees of it is a thumbnail.
+            tags = getattr(image, "tag_v2", ()) if image.format == "TIFF" else ()
+            if _DNG_VERSION in tags or (_MAKE in tags and _SUB_IFDS in tags and _is_known_to_libraw(file)):
+                return _from_raw(file, name, max_side)
             return _from_pil(image, name, max_side, draft=True, orientation=orientation)
 
 
 def _is_heif(file) -> bool:
-    if not isinstance(file, io.BytesIO):
-        with open(file, "rb") as opened:
-            return _is_heif(io.BytesIO(opened.read(12)))
-    start = file.getvalue()[:12]
+    with _opened(file) as opened:
+        start = opened.read(12)
     return start[4:8] == b"ftyp" and start[8:] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
-def _from_raw(path: str | os.PathLike, name: str, max_side: int | None) -> Photo:
+@contextmanager
+def _opened(file) -> Iterator[io.BufferedIOBase]:
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+        yield file
+    else:
+        with open(file, "rb") as opened:
+            yield opened
+
+
+def _is_known_to_libraw(file) -> bool:
+    try:
+        import rawpy
+    except ImportError:
+        return False
+    try:
+        with _opened(file) as opened, rawpy.imread(opened):
+            return True
+    except rawpy.LibRawError:
+        return False
+
+
+def _from_raw(path_or_content, name: str, max_side: int | None) -> Photo:
     try:
         import rawpy
     except ImportError as error:
         raise ImageError(f"{name}: a raw photo; pip install 'faceattr[raw]' to read it, or convert it") from error
-    with _errors_name(name), open(path, "rb") as file, rawpy.imread(file) as raw:
+    with _errors_name(name), _opened(path_or_content) as file, rawpy.imread(file) as raw:
         orientation = _EXIF_OF_RAW.get(raw.sizes.flip, 1)
         try:
             preview = raw.extract_thumb()
@@ -243,10 +270,16 @@ def _errors_name(name: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # the system's, not the decoder's
             raise _cannot_be_read(name, error) from error
         raise ImageError(
-            f"{name}: truncated or damaged, cannot be decoded ({error}); copy or download it again"
+            f"{name}: truncated or damaged, cannot be decoded ({_reason(error)}); copy or download it again"
         ) from error
     finally:
         _reading.name = before
+
+
+def _reason(error: Exception) -> str:
+    """What a decoder says, of which LibRaw speaks in bytes."""
+    said = error.args[0] if error.args else error
+    return said.decode(errors="replace") if isinstance(said, bytes) else str(error)
 
 
 def _from_pil(

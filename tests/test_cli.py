@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 import pytest
@@ -173,6 +174,14 @@ class TestErrors:
         (tmp_path / "out").touch()
         assert main(["predict", str(photos), "--weights", weights, "--output", str(tmp_path / "out")]) == 2
         assert f"{tmp_path / 'out'}: cannot be made a folder" in capsys.readouterr().err
+
+
+def test_streams_that_are_no_files(weights, photos):
+    """As in a notebook."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        assert main(["predict", str(photos / "a.png"), "--weights", weights, "--format", "jsonl", "--quiet"]) == 0
+    assert len(json.loads(out.getvalue())["faces"]) == 2 and err.getvalue() == ""
 
 
 class TestOutput:

@@ -3,12 +3,13 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, TiffImagePlugin, TiffTags, features
 from rich_photos import ADOBE_RGB, DISPLAY_P3, PROPHOTO, dng, film, in_space, profile
 from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_small_checkpoint
 
@@ -169,6 +170,29 @@ class TestRaw:
         assert (photo.height, photo.width) == expected.shape[:2] and photo.orientation == orientation
         difference = photo.pixels.astype(int) - expected
         assert np.abs(difference).mean() < (2 if previewed else 14)  # another curve than the camera's
+
+    @pytest.mark.parametrize("previewed", [True, False])
+    def test_told_by_its_content(self, tmp_path, previewed):
+        """Without a name, or under one of another kind."""
+        path = self.write(tmp_path, picture(200, 300), 6, picture(1000, 1500) if previewed else None)
+        expected, others = load_photo(path), [path.read_bytes()]
+        for name in ("photo.tif", "photo.jpg", "photo"):
+            shutil.copy(path, tmp_path / name)
+            others.append(tmp_path / name)
+        for other in others:
+            photo = load_photo(other)
+            assert (photo.width, photo.height, photo.orientation) == (expected.width, expected.height, 6)
+            np.testing.assert_array_equal(photo.pixels, expected.pixels)
+
+    def test_a_tiff_stays_one(self, tmp_path):
+        """Also one that says which camera it is of and holds more directories below."""
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[271], tags[330] = "Camera", 8
+        tags.tagtype[330] = TiffTags.LONG
+        Image.fromarray(picture(20, 30)).save(tmp_path / "a.tif", tiffinfo=tags)
+        with Image.open(tmp_path / "a.tif") as image:
+            assert {271, 330} <= set(image.tag_v2)
+        np.testing.assert_array_equal(load_photo(tmp_path / "a.tif").pixels, picture(20, 30))
 
     def test_a_small_preview_is_not_taken(self, tmp_path):
         photo = load_photo(self.write(tmp_path, picture(200, 300), 1, picture(100, 150)))

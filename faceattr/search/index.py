@@ -114,6 +114,8 @@ class Index:
 
     def __init__(self, path: str | os.PathLike, read_only: bool = False):
         self.path = Path(path)
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise ValueError(f"{self.path}: is no file; give an index that faceattr index made, or a new name")
         with self._named():
             if read_only:
                 self._db = self._open_read_only()

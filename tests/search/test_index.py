@@ -352,6 +352,11 @@ class TestFiles:
                 Index(tmp_path / name, read_only=True)
         with pytest.raises(ValueError, match="nothing: no such file; make it with faceattr index"):
             Index(tmp_path / "nothing", read_only=True)
+        os.mkfifo(tmp_path / "pipe")  # may never answer
+        for path in (tmp_path, tmp_path / "pipe", "/dev/null"):
+            for read_only in (True, False):
+                with pytest.raises(ValueError, match=f"{path}: is no file; give an index"):
+                    Index(path, read_only)
         with pytest.raises(ValueError, match="cannot be used"):
             Index(tmp_path / "no" / "folder")
         assert not (tmp_path / "nothing").exists()

@@ -94,7 +94,7 @@ def test_sidecars(indexed, weights):
         words = sidecar.get("Subject", [])
         labels = {label for face in record["faces"] for label in face["labels"]}
         assert ({words} if isinstance(words, str) else set(words)) == labels
-        ages = sorted(region["Extensions"]["Age"] for region in found)
+        ages = sorted(region["Extensions"]["XMP-faceattr:Age"] for region in found)
         assert ages == sorted(face["age"]["years"] for face in record["faces"])
         regions += len(found)
     print(f"exiftool read {len(sidecars)} sidecars with {regions} regions")
