@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
+from faceattr.colour import implied_profile
+
 RAW_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf .srw "
     ".x3f".split()
@@ -90,7 +92,8 @@ def load_image(source) -> np.ndarray:
         channels; arrays and tensors are uint8 in 0..255, uint16 in 0..65535 or floating point in 0..1.
     EXIF orientation is applied, colours are brought to sRGB by the picture's ICC profile, transparency is laid over
     white, 16 bits are scaled to 8; of an animation the first frame is taken, of a raw photo the preview that the camera
-    put in, where it is large enough. Raises ImageError.
+    put in, where it is large enough. Without an ICC profile, EXIF's Adobe RGB and a PNG's gamma and primaries are
+    honoured. Raises ImageError.
     """
     return load_photo(source, max_side=None).pixels
 
@@ -334,10 +337,17 @@ def _white(image: Image.Image, name: str) -> int:
 
 def _to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
     """What brings pixels of the picture, as RGB, L or CMYK, to sRGB; None where they are that, or nothing says more."""
-    data = image.info.get("icc_profile")
+    data, mode = image.info.get("icc_profile"), "RGB"
+    if data:
+        grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+        mode = "CMYK" if image.mode == "CMYK" else "L" if grey else "RGB"
+    elif image.mode != "CMYK":
+        try:
+            data = implied_profile(image)
+        except Exception:  # chromaticities that are none
+            return None
     if not data:
         return None
-    mode = {"CMYK": "CMYK", "1": "L", "L": "L", "LA": "L"}.get(image.mode, "L" if image.mode.startswith("I") else "RGB")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         space = profile.profile.xcolor_space.strip()
