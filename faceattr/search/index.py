@@ -28,7 +28,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from faceattr.ages import Age
+from faceattr.ages import LIMITS, Age
 from faceattr.collection import Collection, collect
 from faceattr.crops import carried
 from faceattr.images import ImageError, check_file
@@ -221,6 +221,17 @@ class Index:
                 return {}
             sql = f"SELECT {sums} FROM photos p JOIN faces f ON f.photo = p.id WHERE {condition.where}"
             return dict(zip(self.attributes, self._db.execute(sql, values).fetchone(), strict=True))
+
+    def ages(self, query: str = "", name: str = "") -> dict[str, int]:
+        """How many of the faces that fit a query look so old: by the years from which on, to the next; those with an
+        age alone."""
+        with self._named():
+            condition, values = self._condition(query, name, "accuracy")
+            ends = zip((0, *LIMITS), (*LIMITS, "1e9"), strict=True)
+            sums = ", ".join(f"coalesce(sum(f.age >= {low} AND f.age < {high}), 0)" for low, high in ends)
+            sql = f"SELECT {sums} FROM photos p JOIN faces f ON f.photo = p.id WHERE {condition.where}"
+            counts = self._db.execute(sql, values).fetchone()
+            return dict(zip(map(str, (0, *LIMITS)), counts, strict=True)) if self.tells_age else {}
 
     def thumbnail(self, photo: int) -> bytes | None:
         """The small picture of a photo as JPEG."""

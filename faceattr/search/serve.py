@@ -194,7 +194,7 @@ class Handler(BaseHTTPRequestHandler):
         query, name = given.get("q", ""), given.get("name", "")
         if what == "histogram":
             with self.server.lock:
-                self._json(index.histogram(query, name))
+                self._json({"attributes": index.histogram(query, name), "ages": index.ages(query, name)})
             return
         if what != "search":
             raise Refused(HTTPStatus.NOT_FOUND, "no such page")

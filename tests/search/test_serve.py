@@ -12,6 +12,7 @@ from serving import serving
 from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_aged_checkpoint, save_small_checkpoint
 
 import faceattr
+from faceattr.ages import LIMITS
 from faceattr.cli import main
 from faceattr.pipeline import Face, Prediction
 from faceattr.search.index import Index, _row, _Task
@@ -92,7 +93,8 @@ class TestAnswers:
         assert json.loads(ask(server, "/api/search?offset=4&order=path")[2])["photos"][0]["name"] == "sub/c.png"
         assert json.loads(ask(server, "/api/search?name=SUB")[2])["total"] == 1
         assert json.loads(ask(server, "/api/about")[2])["attributes"] == list(ATTRIBUTES)
-        assert json.loads(ask(server, "/api/histogram?q=faces=2")[2]) == {"Smiling": 1, "Frowning": 1, "Present": 0}
+        counts = {"Smiling": 1, "Frowning": 1, "Present": 0}
+        assert json.loads(ask(server, "/api/histogram?q=faces=2")[2]) == {"attributes": counts, "ages": {}}
 
     def test_pictures(self, server, collection):
         photo = ids(server)["a.png"]
@@ -119,6 +121,9 @@ class TestAnswers:
         (photo,) = json.loads(ask(aged_server, "/api/search?q=age%3C40")[2])["photos"]
         ages = {face["fits"]: face["age"] for face in photo["faces"]}
         assert ages[True] == {"years": 35.0, "low": 31.0, "high": 39.0} and ages[False]["years"] == 45.0
+        of_all, of_smiles = (json.loads(ask(aged_server, f"/api/histogram?q={q}")[2])["ages"] for q in ("", "Smiling"))
+        assert set(of_all) == {"0", *map(str, LIMITS)} and sum(of_all.values()) == 2
+        assert (of_all["30"], of_all["40"], of_smiles["30"], of_smiles["40"]) == (1, 1, 0, 1)
 
     def test_regions_follow_the_framing_of_the_index(self, collection, weights, tmp_path, monkeypatch):
         """Whatever weights explain: where frames lie on an aligned picture is told by those that found them."""
@@ -322,6 +327,19 @@ class TestBrowser:
         faces = page.run("return [...document.querySelectorAll('.face')].map((face) => face.textContent)")
         assert sorted("age 45 (41 to 49)" in text for text in faces) == [False, True]
         assert sum("age 35 (31 to 39)" in text for text in faces) == 1
+        page.run("document.getElementById('dialog').close()")
+        # The group of ages takes the place of what was asked for, and another that of the group.
+        query(page, "Smiling and age>40 and faces=2")
+        for key, count in (("age>=40 and age<50", 1), ("age>=30 and age<40", 0), ("age>=70", 0)):
+            page.wait(f"return document.querySelector('[data-key=\"{key}\"]')")
+            page.run('document.querySelector(`[data-key="${arguments[0]}"]`).click()', key)
+            page.wait(STATUS + f" === '{count} photo{'s' * (count != 1)}'")
+            assert page.run("return document.getElementById('query').value") == f"Smiling and faces=2 and {key}"
+            pressed = f"return document.querySelector('[data-key=\"{key}\"]')?.getAttribute('aria-pressed') === 'true'"
+            page.wait(pressed)
+        page.run("document.querySelector('[data-key=\"age>=70\"]').click()")
+        page.wait(STATUS + " === '1 photo'")
+        assert page.run("return document.getElementById('query').value") == "Smiling and faces=2"
 
     def test_filters_by_buttons(self, page):
         click = 'document.querySelector(`[data-key="${arguments[0]}"]`).click()'
