@@ -227,11 +227,13 @@ class Index:
         age alone."""
         with self._named():
             condition, values = self._condition(query, name, "accuracy")
+            if not self.tells_age:
+                return {}
             ends = zip((0, *LIMITS), (*LIMITS, "1e9"), strict=True)
             sums = ", ".join(f"coalesce(sum(f.age >= {low} AND f.age < {high}), 0)" for low, high in ends)
             sql = f"SELECT {sums} FROM photos p JOIN faces f ON f.photo = p.id WHERE {condition.where}"
             counts = self._db.execute(sql, values).fetchone()
-            return dict(zip(map(str, (0, *LIMITS)), counts, strict=True)) if self.tells_age else {}
+            return dict(zip(map(str, (0, *LIMITS)), counts, strict=True))
 
     def thumbnail(self, photo: int) -> bytes | None:
         """The small picture of a photo as JPEG."""
@@ -303,7 +305,8 @@ class Index:
 
     def _condition(self, query: str, name: str, thresholds: str):
         columns = {each: f"a{i}" for i, each in enumerate(self.attributes)}
-        condition = compile_query(query, columns, lambda each: self._threshold(each, thresholds), self.tells_age)
+        threshold = lambda each: self._threshold(each, thresholds)  # noqa: E731
+        condition = compile_query(query, columns, threshold, lambda: self.tells_age)
         where, values = f"p.missing = 0 AND p.error IS NULL AND {condition.where}", []
         if name:
             where += " AND p.path LIKE ? ESCAPE '\\'"

@@ -43,19 +43,19 @@ class Condition:
 
 
 def compile_query(
-    text: str, columns: Mapping[str, str], threshold: Callable[[str], str], tells_age: bool = True
+    text: str, columns: Mapping[str, str], threshold: Callable[[str], str], tells_age: Callable[[], bool]
 ) -> Condition:
     """The condition of a query; an empty one holds for every photo.
 
     columns: of each attribute its column. threshold: of an attribute the SQL of its threshold in parts of SCALE.
-    tells_age: whether faces have ages; else asking for one is an error.
+    tells_age: whether faces have ages, else it is an error to ask for one; called where one is asked for.
     Raises ValueError that names the place in the text and what is possible there.
     """
     return _Parser(text, columns, threshold, tells_age).parse()
 
 
 class _Parser:
-    def __init__(self, text: str, columns: Mapping[str, str], threshold: Callable[[str], str], tells_age: bool):
+    def __init__(self, text: str, columns: Mapping[str, str], threshold: Callable[[str], str], tells_age):
         self._text, self._columns, self._threshold, self._tells_age = text, columns, threshold, tells_age
         self._names = {_folded(name): name for name in [*columns, *FIELDS]}
         self._tokens, self._next, self._depth = self._split(), 0, 0
@@ -144,7 +144,7 @@ class _Parser:
             close = difflib.get_close_matches(_folded(value), self._names, n=3, cutoff=0.5) or self._names
             known = ", ".join(self._names[each] for each in close)
             raise ValueError(f"query: {value!r} at {position} is no attribute of this index; choose from {known}")
-        if name in AGES and not self._tells_age:
+        if name in AGES and not self._tells_age():
             raise ValueError("query: no face of this index has an age; index the photos with weights that tell ages")
         self._next += 1
         attribute = name in self._columns

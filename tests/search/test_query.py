@@ -30,8 +30,8 @@ def run():
             row = [name, 0.9, *AGES.get(name, [None] * 3), *(round(value * SCALE) for value in values), 0]
             db.execute(f"INSERT INTO faces VALUES ({', '.join('?' * len(row))})", row)
 
-    def found(text, **options):
-        condition = compile_query(text, COLUMNS, lambda name: str(SCALE // 2), **options)
+    def found(text, tells_age=lambda: True):
+        condition = compile_query(text, COLUMNS, lambda name: str(SCALE // 2), tells_age)
         rank = condition.rank or "NULL"
         sql = f"SELECT p.id, {rank} FROM photos p LEFT JOIN faces f ON f.photo = p.id WHERE {condition.where}"
         return {name: None if value is None else value / SCALE for name, value in db.execute(sql)}
@@ -122,7 +122,11 @@ def test_what_cannot_be_meant(run, text, message):
 @pytest.mark.parametrize("text", ["age<30", "Smiling and not (age_low>=18)"])
 def test_ages_of_an_index_without_them(run, text):
     with pytest.raises(ValueError, match="no face of this index has an age; index the photos with weights that tell"):
-        run(text, tells_age=False)
+        run(text, lambda: False)
+
+
+def test_ages_are_looked_for_where_they_are_asked_for(run):
+    run("Smiling and faces>=1", lambda: pytest.fail("a look at all faces"))
 
 
 def test_fields_do_not_hide_attributes():
