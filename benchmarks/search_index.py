@@ -1,8 +1,8 @@
 """Size of an index of synthetic photos, and how long searches take: python benchmarks/search_index.py [--photos 100000]
 
-Photos have 0 to 4 faces with 40 attributes each, probabilities drawn near 0 and 1 as real ones lie, and no thumbnails;
-what those take is measured on one of scikit-image's astronaut. Times are medians of five of CPU time, with the index in
-the page cache.
+Photos have 0 to 4 faces with an age and 40 attributes each, probabilities drawn near 0 and 1 as real ones lie, and no
+thumbnails; what those take is measured on one of scikit-image's astronaut. Times are medians of five of CPU time, with
+the index in the page cache.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import skimage.data
 
+from faceattr.ages import Age
 from faceattr.attributes import ATTRIBUTES
 from faceattr.images import Photo
 from faceattr.pipeline import Face, Prediction
@@ -25,12 +26,14 @@ QUERIES = (
     "Smiling",
     "Smiling and Eyeglasses and not Young",
     "(Smiling>0.9 or Wearing_Hat) and not Male and faces>=2",
+    "age<30 and Smiling",
     "faces=0",
 )
 
 
 def fill(index, count, random):
     metadata = {"attributes": ATTRIBUTES, "thresholds": {"accuracy": [0.5] * 40}, "sha256": "synthetic"}
+    metadata["preprocessing"] = {"aligned_box": [38.3, 47.7, 139.7, 187.7]}
     model = index._add_model(SimpleNamespace(metadata=metadata))
     batch = []
     for number in range(count):
@@ -39,7 +42,9 @@ def fill(index, count, random):
             x, y, side = random.uniform(0, 3000), random.uniform(0, 2000), random.uniform(50, 900)
             values = random.beta(0.3, 1.0, 40)
             attributes = dict(zip(ATTRIBUTES, values.tolist(), strict=True))
-            faces.append(Face((x, y, x + side, y + 1.2 * side), float(random.uniform(0.5, 1)), attributes))
+            years = float(random.uniform(1, 80))
+            age, box = Age(years, 0.8 * years, 1.2 * years), (x, y, x + side, y + 1.2 * side)
+            faces.append(Face(box, float(random.uniform(0.5, 1)), attributes, age=age))
         path = f"/photos/{2000 + number % 25}/{number % 400:03}/IMG_{number:06}.jpg"
         prediction = Prediction(path, 4000, 3000, faces)
         batch.append(_row(_Task(path, int(random.integers(10**7)), number, random.bytes(16)), prediction))

@@ -21,6 +21,9 @@ class Age:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.years:.0f} ({self.low:.0f} to {self.high:.0f})"
+
     def to_dict(self) -> dict:
         """As JSON takes it."""
         return {"years": round(self.years, 1), "low": round(self.low, 1), "high": round(self.high, 1)}

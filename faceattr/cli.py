@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     _open_standard_streams()
     options = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+        if hasattr(stream, "reconfigure"):  # a notebook's has not
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
     before = _end_on_sigterm()
     try:
         return options.run(options)

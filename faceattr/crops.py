@@ -1,6 +1,7 @@
 """Windows of a photo at the size a net takes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,16 @@ class CropSettings:
         pixel = self.height * face / input_size[0]
         height, width = self.size(input_size, step)
         return x - width * pixel / 2, y - height * pixel / 2, x + width * pixel / 2, y + height * pixel / 2
+
+
+def carried(box: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """Where a box comes to lie when what is framed by `before` is framed by `after` instead; each x0, y0, x1, y1."""
+    moved = []
+    for low, high in ((0, 2), (1, 3)):
+        scale = (box[high] - box[low]) / (before[high] - before[low])
+        moved.append([box[low] + (edge - before[low]) * scale for edge in (after[low], after[high])])
+    (x0, x1), (y0, y1) = moved
+    return [x0, y0, x1, y1]
 
 
 def crop_window(pixels: np.ndarray, window: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:

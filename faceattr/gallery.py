@@ -89,9 +89,8 @@ class Gallery:
         sides = (prediction.width, prediction.height) * 2
         values = [face.attributes[name] for name in self._attributes]
         labels = [name in face.labels for name in self._attributes]
-        score = [] if face.score is None else [f"score {face.score:.2f}"]
         box = [edge / side for edge, side in zip(face.box, sides, strict=True)]
-        return PageFace(box, [labels], [values], [*score, *face.notes])
+        return PageFace(box, [labels], [values], remarks(face))
 
     def _key(self, name: str) -> str:
         return os.path.join(self._real, name).casefold()
@@ -125,6 +124,14 @@ def _longest_name(folder: str) -> int:
         return 255
 
 
+def remarks(face: Face) -> list[str]:
+    """What a page says of a face beside its attributes."""
+    score = [] if face.score is None else [f"score {face.score:.2f}"]
+    age = [] if face.age is None else [f"age {face.age}"]
+    return [*score, *age, *face.notes]
+
+
 def _caption(face: Face) -> list[str]:
     top = sorted(face.labels, key=face.attributes.__getitem__, reverse=True)[:TOP_ATTRIBUTES]
-    return [f"{name.replace('_', ' ')} {face.attributes[name]:.0%}" for name in top]
+    age = [] if face.age is None else [f"age {face.age}"]
+    return [*age, *(f"{name.replace('_', ' ')} {face.attributes[name]:.0%}" for name in top)]

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
+from faceattr.colour import implied_profile
+
 RAW_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf .srw "
     ".x3f".split()
@@ -32,6 +34,7 @@ _EXIF_OF_RAW = {3: 3, 5: 8, 6: 6}
 
 # Decoded rows are converted in bands of about this many pixels, so that no second full-size copy is made.
 _BAND_PIXELS = 2**21
+_MAKE, _SUB_IFDS, _DNG_VERSION = 271, 330, 50706  # TIFF tags, of which raw photos have the first two or the last
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -72,10 +75,10 @@ class Photo:
     origin: tuple[int, int] = (0, 0)
     orientation: int = 1
 
-    def to_original(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes [..., 4] (x0, y0, x1, y1) in `pixels` to original pixels, clipped to the picture."""
+    def to_original(self, boxes: np.ndarray, clip: bool = True) -> np.ndarray:
+        """Boxes [..., 4] (x0, y0, x1, y1) in `pixels` to original pixels, clipped to the picture or as they are."""
         moved = np.asarray(boxes, dtype=np.float64) * self.scale + np.tile(self.origin, 2)
-        return np.clip(moved, 0, [self.width, self.height] * 2)
+        return np.clip(moved, 0, [self.width, self.height] * 2) if clip else moved
 
     def from_original(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes [..., 4] in original pixels to `pixels`."""
@@ -89,7 +92,8 @@ def load_image(source) -> np.ndarray:
         channels; arrays and tensors are uint8 in 0..255, uint16 in 0..65535 or floating point in 0..1.
     EXIF orientation is applied, colours are brought to sRGB by the picture's ICC profile, transparency is laid over
     white, 16 bits are scaled to 8; of an animation the first frame is taken, of a raw photo the preview that the camera
-    put in, where it is large enough. Raises ImageError.
+    put in, where it is large enough. Without an ICC profile, EXIF's Adobe RGB and a PNG's gamma and primaries are
+    honoured. Raises ImageError.
     """
     return load_photo(source, max_side=None).pixels
 
@@ -188,25 +192,51 @@ def _from_file(file, name: str, max_side: int | None, orientation: int | None = 
         except UnidentifiedImageError as error:
             if "HEIF" not in Image.ID and _is_heif(file):
                 raise ImageError(f"{name}: HEIC; pip install 'faceattr[heif]' to read it, or convert it") from error
+            if _is_known_to_libraw(file):
+                return _from_raw(file, name, max_side)
             raise
         with image:
+            # A raw photo, whatever it is called: what Pillow sees of it is a thumbnail.
+            tags = getattr(image, "tag_v2", ()) if image.format == "TIFF" else ()
+            if _DNG_VERSION in tags or (_MAKE in tags and _SUB_IFDS in tags and _is_known_to_libraw(file)):
+                return _from_raw(file, name, max_side)
             return _from_pil(image, name, max_side, draft=True, orientation=orientation)
 
 
 def _is_heif(file) -> bool:
-    if not isinstance(file, io.BytesIO):
-        with open(file, "rb") as opened:
-            return _is_heif(io.BytesIO(opened.read(12)))
-    start = file.getvalue()[:12]
+    with _opened(file) as opened:
+        start = opened.read(12)
     return start[4:8] == b"ftyp" and start[8:] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
-def _from_raw(path: str | os.PathLike, name: str, max_side: int | None) -> Photo:
+@contextmanager
+def _opened(file) -> Iterator[io.BufferedIOBase]:
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+        yield file
+    else:
+        with open(file, "rb") as opened:
+            yield opened
+
+
+def _is_known_to_libraw(file) -> bool:
+    try:
+        import rawpy
+    except ImportError:
+        return False
+    try:
+        with _opened(file) as opened, rawpy.imread(opened):
+            return True
+    except rawpy.LibRawError:
+        return False
+
+
+def _from_raw(path_or_content, name: str, max_side: int | None) -> Photo:
     try:
         import rawpy
     except ImportError as error:
         raise ImageError(f"{name}: a raw photo; pip install 'faceattr[raw]' to read it, or convert it") from error
-    with _errors_name(name), open(path, "rb") as file, rawpy.imread(file) as raw:
+    with _errors_name(name), _opened(path_or_content) as file, rawpy.imread(file) as raw:
         orientation = _EXIF_OF_RAW.get(raw.sizes.flip, 1)
         try:
             preview = raw.extract_thumb()
@@ -243,10 +273,16 @@ def _errors_name(name: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # the system's, not the decoder's
             raise _cannot_be_read(name, error) from error
         raise ImageError(
-            f"{name}: truncated or damaged, cannot be decoded ({error}); copy or download it again"
+            f"{name}: truncated or damaged, cannot be decoded ({_reason(error)}); copy or download it again"
         ) from error
     finally:
         _reading.name = before
+
+
+def _reason(error: Exception) -> str:
+    """What a decoder says, of which LibRaw speaks in bytes."""
+    said = error.args[0] if error.args else error
+    return said.decode(errors="replace") if isinstance(said, bytes) else str(error)
 
 
 def _from_pil(
@@ -301,10 +337,17 @@ def _white(image: Image.Image, name: str) -> int:
 
 def _to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
     """What brings pixels of the picture, as RGB, L or CMYK, to sRGB; None where they are that, or nothing says more."""
-    data = image.info.get("icc_profile")
+    data, mode = image.info.get("icc_profile"), "RGB"
+    if data:
+        grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+        mode = "CMYK" if image.mode == "CMYK" else "L" if grey else "RGB"
+    elif image.mode != "CMYK":
+        try:
+            data = implied_profile(image)
+        except Exception:  # chromaticities that are none
+            return None
     if not data:
         return None
-    mode = {"CMYK": "CMYK", "1": "L", "L": "L", "LA": "L"}.get(image.mode, "L" if image.mode.startswith("I") else "RGB")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         space = profile.profile.xcolor_space.strip()

@@ -49,6 +49,7 @@ class Face:
     features: float32 [F], what the SVMs see; None where only boxes were asked for.
     notes: what speaks against trusting the rest, in words; mostly empty.
     age: how old the person looks; None where the weights do not tell, or where it was not asked for.
+    frame: the box as it would be if the photo did not end there, which crops of the face follow; mostly the box.
     """
 
     box: tuple[float, float, float, float]
@@ -58,9 +59,14 @@ class Face:
     features: np.ndarray | None = field(default=None, repr=False, compare=False)
     notes: tuple[str, ...] = ()
     age: Age | None = None
+    frame: tuple[float, float, float, float] = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self):
+        if self.frame is None:
+            object.__setattr__(self, "frame", self.box)
 
     def to_dict(self) -> dict:
-        """As JSON takes it, without the features; `age` only where there is one."""
+        """As JSON takes it, without features and frame; `age` only where there is one."""
         age = {} if self.age is None else {"age": self.age.to_dict()}
         return {
             "box": [round(edge, 2) for edge in self.box],
@@ -211,8 +217,9 @@ class FaceAttributes:
 
         `workers` threads decode and localise ahead, a photo each; ANet sees `batch_size` faces at a time, of several
         photos where need be. A photo that cannot be read, or whose boxes cannot be used, gives a record with its error.
-        boxes: for each photo [K, 4] or None, as in `predict`. The path of a video gives a record for a frame `every`
-        so many seconds. keep_photos: the records also hold the decoded photo, response maps and windows.
+        boxes: for each photo [K, 4] or None, as in `predict`, or a list of `Face` that were found there before, which
+            are described anew. The path of a video gives a record for a frame `every` so many seconds.
+        keep_photos: the records also hold the decoded photo, response maps and windows.
         """
         single = str | os.PathLike | bytes | bytearray | memoryview | Image.Image
         if isinstance(images, single) or (isinstance(images, np.ndarray | torch.Tensor) and images.ndim != 4):
@@ -293,19 +300,24 @@ class FaceAttributes:
             result = self._localizer(pixels)
             maps = {key: response.cpu().numpy() for key, response in result.response_maps.items()}
             seen = result.windows.numpy()
-            found = [(photo.to_original(each.box), each.score) for each in result.proposals]
-            frames = [each.frame for each in result.proposals]
+            found = [
+                (photo.to_original(each.box), each.score, photo.to_original(each.frame, clip=False))
+                for each in result.proposals
+            ]
+        elif _are_faces(boxes):
+            found = [(np.array(face.box), None, np.array(face.frame)) for face in boxes]
         else:
-            found = [(box, None) for box in _check_boxes(boxes, photo, name)]
-            frames = [photo.from_original(box) for box, _ in found]
+            found = [(box, None, box) for box in _check_boxes(boxes, photo, name)]
+        # By way of the original's pixels: a face that comes back is cut as when it was found.
+        frames = [photo.from_original(frame) for _, _, frame in found]
         windows = [self._crops.window(frame, self._input_size, self._anet.step) for frame in frames]
         size = self._crops.size(self._input_size, self._anet.step)
         faces = []
-        for (box, score), window in zip(found, windows, strict=True):
+        for (box, score, frame), window in zip(found, windows, strict=True):
             # Enlarged to more than twice its size for ANet, a face shows little of what its attributes are read from.
             small = (window[3] - window[1]) * photo.scale < size[0] / 2
             notes = ("small face, attributes uncertain",) if small else ()
-            faces.append(Face(tuple(box.tolist()), score, notes=notes))
+            faces.append(Face(tuple(box.tolist()), score, notes=notes, frame=tuple(frame.tolist())))
         crops = [crop_window(photo.pixels, window, size) for window in windows]
         prediction = Prediction(
             name,
@@ -511,6 +523,10 @@ def _give_back_memory() -> None:
 
 def _without_pixels(prediction: Prediction) -> Prediction:
     return replace(prediction, photo=None, response_maps={}, windows=None)
+
+
+def _are_faces(boxes) -> bool:
+    return isinstance(boxes, list | tuple) and bool(boxes) and all(isinstance(each, Face) for each in boxes)
 
 
 def _check_boxes(boxes, photo: Photo, name: str) -> np.ndarray:

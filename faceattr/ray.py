@@ -101,12 +101,14 @@ class PartWriter(PredictBatches):
 
         # Said outright: a part without a face would give its columns other types than the next one has.
         names = () if self.detect_only else self.model.attributes
+        aged = self.model.tells_age and not self.detect_only
         face = pa.struct(
             {
                 "box": pa.list_(pa.float32()),
                 "score": pa.float32(),
                 "attributes": pa.map_(pa.string(), pa.float32()),
                 "labels": pa.list_(pa.string()),
+                **({"age": pa.struct(dict.fromkeys(("years", "low", "high"), pa.float32()))} if aged else {}),
                 "notes": pa.list_(pa.string()),
             }
         )

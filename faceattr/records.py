@@ -98,8 +98,7 @@ class RecordWriter:
             score = "" if face.score is None else f"{face.score:.2f}"
             labels = ", ".join(f"{name} {face.attributes[name]:.2f}" for name in face.labels)
             if face.age is not None:
-                age = f"age {face.age.years:.0f} ({face.age.low:.0f} to {face.age.high:.0f})"
-                labels = f"{age}, {labels}" if labels else age
+                labels = f"age {face.age}, {labels}" if labels else f"age {face.age}"
             notes = f"  ({_notes(face)})" if face.notes else ""
             self._print(f"{start}{box:<23} {score:>5}  {labels}{notes}")
             start = " " * len(start)

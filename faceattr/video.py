@@ -59,7 +59,8 @@ def frames(path: str | os.PathLike, every: float = 1.0) -> Iterator[Frame]:
         if isinstance(error, ImageError):
             raise
         raise ImageError(
-            f"{name}: truncated or damaged, cannot be decoded ({error}); copy or download it again"
+            f"{name}: truncated or damaged, cannot be decoded ({getattr(error, 'strerror', None) or error}); copy or "
+            "download it again"
         ) from error
 
 

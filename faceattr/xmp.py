@@ -1,8 +1,8 @@
 """XMP sidecars: what was found in a photo, where photo managers read it.
 
 A sidecar gets face regions after the Metadata Working Group's guidelines (2.0, section 5.9), the labels as flat
-(dc:subject) and hierarchical keywords (lr:hierarchicalSubject), and, in a namespace of our own, the probabilities and
-what it takes to tell our entries from other people's. What others wrote stays as it is.
+(dc:subject) and hierarchical keywords (lr:hierarchicalSubject), and, in a namespace of our own, the probabilities, the
+age and what it takes to tell our entries from other people's. What others wrote stays as it is.
 """
 
 from __future__ import annotations
@@ -325,6 +325,9 @@ def _put_extension(region: minidom.Element, face: Face, own: bool) -> None:
         _add(struct, OURS, "faceattr:Own", "True")
     if face.score is not None:
         _add(struct, OURS, "faceattr:Score", f"{face.score:.4f}")
+    if face.age is not None:
+        for name, years in (("Age", face.age.years), ("AgeLow", face.age.low), ("AgeHigh", face.age.high)):
+            _add(struct, OURS, f"faceattr:{name}", f"{years:.1f}")
     if face.attributes:
         bag = _add(_add(struct, OURS, "faceattr:Probabilities"), RDF, "rdf:Bag")
         for name, value in face.attributes.items():

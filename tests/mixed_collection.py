@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, features
-from rich_photos import ADOBE_RGB, DISPLAY_P3, dng, in_space, profile
+from rich_photos import ADOBE_RGB, DISPLAY_P3, dng, in_space
 from small_checkpoint import NEUTRAL, SMILING, draw_photo
+
+from faceattr.colour import profile
 
 BROKEN = ("truncated", "empty", "text", "renamed", "pipe", "round link", "link to nothing")
 

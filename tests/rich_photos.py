@@ -6,54 +6,19 @@ import struct
 import numpy as np
 from PIL import Image
 
+from faceattr import colour
+
 # Chromaticities of red, green, blue and the exponent of the curve.
 DISPLAY_P3 = ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)), 2.2
-ADOBE_RGB = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06)), 2.19921875
+ADOBE_RGB = colour.ADOBE_RGB, colour.ADOBE_GAMMA
 PROPHOTO = ((0.7347, 0.2653), (0.1596, 0.8404), (0.0366, 0.0001)), 1.8
-SRGB = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06)), 2.2
-_D65, _D50 = (0.3127, 0.3290), (0.3457, 0.3585)
-_BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
-def _xyz(xy):
-    return np.array([xy[0] / xy[1], 1, (1 - xy[0] - xy[1]) / xy[1]])
-
-
-def to_xyz(primaries, white=_D65):
-    """The matrix from linear RGB to XYZ under D50, as profiles have it."""
-    columns = np.stack([_xyz(each) for each in primaries], 1)
-    matrix = columns * np.linalg.solve(columns, _xyz(white))
-    cone = _BRADFORD @ _xyz(_D50) / (_BRADFORD @ _xyz(white))
-    return np.linalg.inv(_BRADFORD) @ np.diag(cone) @ _BRADFORD @ matrix
-
-
-def profile(primaries, gamma, white=_D65):
-    """An ICC profile of version 2: a matrix and a curve."""
-    s15 = lambda value: struct.pack(">i", round(value * 65536))  # noqa: E731
-    text = b"A space for tests\0"
-    tags = {
-        b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + bytes(79),
-        b"wtpt": b"XYZ \0\0\0\0" + b"".join(map(s15, _xyz(_D50))),
-    }
-    for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), to_xyz(primaries, white).T, strict=True):
-        tags[name] = b"XYZ \0\0\0\0" + b"".join(map(s15, column))
-    for name in (b"rTRC", b"gTRC", b"bTRC"):
-        tags[name] = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
-    offset, table, body = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags)), b""
-    for name, data in tags.items():
-        table += name + struct.pack(">II", offset + len(body), len(data))
-        body += data + bytes(-len(data) % 4)
-    size = 128 + len(table) + len(body)
-    head = struct.pack(">I4sI4s4s4s", size, b"\0" * 4, 0x02400000, b"mntr", b"RGB ", b"XYZ ") + bytes(12) + b"acsp"
-    head = head.ljust(68, b"\0") + b"".join(map(s15, _xyz(_D50)))
-    return head.ljust(128, b"\0") + table + body
-
-
-def in_space(pixels, primaries, gamma, white=_D65):
+def in_space(pixels, primaries, gamma, white=colour.D65):
     """sRGB pixels, uint8, as the same colours in another space."""
     value = pixels / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    matrix = np.linalg.solve(to_xyz(primaries, white), to_xyz(SRGB[0]))
+    matrix = np.linalg.solve(colour.to_xyz(primaries, white), colour.to_xyz(colour.SRGB))
     return np.rint(255 * (linear @ matrix.T).clip(0, 1) ** (1 / gamma)).astype(np.uint8)
 
 

@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 import pytest
 from PIL import Image
-from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_aged_checkpoint, save_small_checkpoint
 from unprivileged import open_folder, unprivileged  # noqa: F401 a fixture
 
 import faceattr
@@ -175,6 +176,14 @@ class TestErrors:
         assert f"{tmp_path / 'out'}: cannot be made a folder" in capsys.readouterr().err
 
 
+def test_streams_that_are_no_files(weights, photos):
+    """As in a notebook."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        assert main(["predict", str(photos / "a.png"), "--weights", weights, "--format", "jsonl", "--quiet"]) == 0
+    assert len(json.loads(out.getvalue())["faces"]) == 2 and err.getvalue() == ""
+
+
 class TestOutput:
     def test_pictures(self, weights, photos, tmp_path, capsys):
         output = tmp_path / "out" / "pictures"
@@ -209,6 +218,12 @@ class TestOutput:
         assert face["labels"] == [[1, 0, 0]] and face["values"][0][0] > 0.99 and face["notes"][0].startswith("score ")
         left, _, width, _ = face["box"]
         assert left < 100 * 200 / 320 < left + width
+
+    def test_ages(self, photos, tmp_path):
+        save_aged_checkpoint(tmp_path / "w.safetensors")
+        arguments = ["--weights", str(tmp_path / "w.safetensors"), "--output", str(tmp_path / "out"), "--quiet"]
+        main(["predict", str(photos / "sub"), *arguments])
+        assert '"age 45 (41 to 49)"' in (tmp_path / "out" / "gallery.html").read_text()
 
     def test_page_of_boxes_alone(self, weights, photos, tmp_path):
         main(["detect", str(photos / "a.png"), "--weights", weights, "--output", str(tmp_path / "out"), "--quiet"])

@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+from small_checkpoint import (
+    ATTRIBUTES,
+    BORDER,
+    NEUTRAL,
+    SMILING,
+    draw_photo,
+    save_aged_checkpoint,
+    save_small_checkpoint,
+)
 
 import faceattr
-from faceattr.ages import LIMITS
 from faceattr.images import ImageError, load_photo
 from faceattr.models.checkpoint import load_checkpoint
 from faceattr.models.svm import LinearSVM
@@ -276,6 +283,18 @@ class TestBoxes:
             model.predict([draw_photo([]), draw_photo([])], boxes=[None])
 
 
+def test_faces_that_come_back_are_described_as_when_they_were_found(model):
+    photo = draw_photo(BORDER)
+    faces = model.predict(photo)
+    assert faces[0].box[0] == 0 > faces[0].frame[0]
+    [record] = model.iter_predict([photo], [faces])
+    assert [face.attributes for face in record.faces] == [face.attributes for face in faces]
+    assert [(face.box, face.frame) for face in record.faces] == [(face.box, face.frame) for face in faces]
+    # A box of somebody's own is what it is, and so is what there is to see in it.
+    [own] = model.predict(photo, [faces[0].box])
+    assert own.frame == own.box and abs(own.attributes["Smiling"] - faces[0].attributes["Smiling"]) > 0.2
+
+
 class TestStreamsGoOn:
     """One bad item is one record with an error."""
 
@@ -471,14 +490,8 @@ def test_unknown_name_in_the_package():
 
 @pytest.fixture(scope="module")
 def of_ages(tmp_path_factory):
-    """Weights by which everybody is surely 30, and 40 or older if they smile."""
-    age = LinearSVM(len(LIMITS), 4).eval()
-    with torch.no_grad():
-        age.bias[:] = torch.tensor([20.0 if limit <= 30 else -20.0 for limit in LIMITS])
-        forty = LIMITS.index(40)
-        age.weight[forty, 0], age.bias[forty] = 400, -70  # a smiling disc's green is 0.35, a neutral one's 0
     path = tmp_path_factory.mktemp("weights") / "ages.safetensors"
-    save_small_checkpoint(path, age=age)
+    save_aged_checkpoint(path)
     return path
 
 

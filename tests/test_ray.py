@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_aged_checkpoint, save_small_checkpoint
 
 import faceattr
 from faceattr import ray as faceattr_ray
@@ -138,6 +138,17 @@ def test_a_part_goes_on_where_its_worker_was_killed(photos, weights, expected, t
     assert looked_at == images[4:]
     if format == "jsonl":
         same(read(tmp_path), expected)
+
+
+def test_parquet_keeps_ages(photos, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    save_aged_checkpoint(tmp_path / "w.safetensors")
+    writer, images = faceattr_ray.PartWriter(tmp_path / "w.safetensors", device="cpu"), sorted(photos.iterdir())[:3]
+    writer.write(tmp_path / "part.parquet", [str(path) for path in images])
+    records = parquet.read_table(tmp_path / "part.parquet").to_pylist()
+    for record, faces in zip(records, writer.model.predict(images), strict=True):
+        assert [face["age"] for face in record["faces"]] == [pytest.approx(face.to_dict()["age"]) for face in faces]
+    assert len(records[2]["faces"]) == 2
 
 
 def test_videos_are_refused(weights, tmp_path):

@@ -3,17 +3,20 @@
 import io
 import json
 import os
+import shutil
+import struct
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image, features
-from rich_photos import ADOBE_RGB, DISPLAY_P3, PROPHOTO, dng, film, in_space, profile
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, TiffTags, features
+from rich_photos import ADOBE_RGB, DISPLAY_P3, PROPHOTO, dng, film, in_space
 from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_small_checkpoint
 
 import faceattr
 from faceattr.cli import main
+from faceattr.colour import SRGB, profile, to_xyz
 from faceattr.images import ImageError, load_image, load_photo
 
 D50 = (0.3457, 0.3585)
@@ -72,11 +75,73 @@ class TestProfiles:
         assert photo.scale == 2 and np.abs(photo.pixels.mean((0, 1)) - pixels.mean((0, 1))).max() < 1
 
     def test_srgb_changes_nothing(self):
-        from PIL import ImageCms
-
         pixels = picture()
         icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
         np.testing.assert_array_equal(load_image(encoded(Image.fromarray(pixels), "PNG", icc_profile=icc)), pixels)
+
+    def test_matrices(self):
+        """The published one of Adobe RGB (Lindbloom's tables, adapted to D50); that of LittleCMS for sRGB."""
+        published = [
+            [0.6097559, 0.2052401, 0.1492240],
+            [0.3111242, 0.6256560, 0.0632197],
+            [0.0194811, 0.0608902, 0.7448387],
+        ]
+        np.testing.assert_allclose(to_xyz(ADOBE_RGB[0]), published, atol=3e-4)
+        srgb = ImageCms.createProfile("sRGB")
+        columns = [getattr(srgb, f"{name}_colorant")[0] for name in ("red", "green", "blue")]
+        np.testing.assert_allclose(to_xyz(SRGB).T, columns, atol=3e-4)
+
+    @pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
+    @pytest.mark.parametrize(
+        ("index", "space", "adobe"), [("R03", 0xFFFF, True), ("R03", None, True), ("R03", 1, False), ("R98", 1, False)]
+    )
+    def test_adobe_rgb_by_exif_alone(self, format, index, space, adobe):
+        """As cameras write it: DCF's interoperability index, and an uncalibrated colour space."""
+        exif, pixels = Image.Exif(), picture()
+        exif[ExifTags.Base.Orientation] = 1
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {ExifTags.Interop.InteropIndex: index}
+        if space is not None:
+            exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] = space
+        stored = in_space(pixels, *ADOBE_RGB)
+        options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format, {})
+        read = load_image(encoded(Image.fromarray(stored), format, exif=exif, **options)).astype(int)
+        expected, other = (pixels, stored) if adobe else (stored, pixels)
+        assert np.abs(read - expected).mean() < 1 and np.abs(read - other).mean() > 2
+        # A profile says more.
+        icc = profile(*DISPLAY_P3)
+        both = load_image(encoded(Image.fromarray(stored), "PNG", exif=exif, icc_profile=icc))
+        np.testing.assert_array_equal(both, load_image(encoded(Image.fromarray(stored), "PNG", icc_profile=icc)))
+
+    def png(self, pixels, gamma=None, primaries=None, srgb=False):
+        chunks = PngImagePlugin.PngInfo()
+        if srgb:
+            chunks.add(b"sRGB", b"\0")
+        if gamma is not None:
+            chunks.add(b"gAMA", struct.pack(">I", round(gamma * 1e5)))
+        if primaries is not None:
+            points = np.array([(0.3127, 0.3290), *primaries])
+            chunks.add(b"cHRM", struct.pack(">8I", *np.rint(points * 1e5).astype(int).ravel()))
+        return encoded(Image.fromarray(pixels), "PNG", pnginfo=chunks)
+
+    def test_gamma_and_primaries_of_a_png(self):
+        pixels = picture()
+        linear = in_space(pixels, SRGB, 1.0)
+        difference = np.abs(load_image(self.png(linear, 1.0)).astype(int) - pixels)
+        assert difference.mean() < 1.5 and np.abs(linear.astype(int) - pixels).mean() > 30
+        wide = in_space(pixels, *DISPLAY_P3)
+        for gamma in (1 / 2.2, None):
+            assert np.abs(load_image(self.png(wide, gamma, DISPLAY_P3[0])).astype(int) - pixels).max() <= 3
+        grey = load_image(self.png(linear[..., 1], 1.0)).astype(int)
+        assert np.abs(grey[..., 1] - pixels[..., 1]).mean() < 8 and (grey[..., 0] == grey[..., 2]).all()
+
+    @pytest.mark.parametrize(
+        "told",
+        [{"gamma": 0.45455}, {"gamma": 0.45455, "primaries": SRGB}, {"gamma": 1.0, "srgb": True}, {"gamma": 0},
+         {"primaries": [(0, 0)] * 3}, {"gamma": 1e-5}],
+        ids=str,
+    )  # fmt: skip
+    def test_a_png_that_says_srgb_or_what_cannot_be(self, told):
+        np.testing.assert_array_equal(load_image(self.png(picture(), **told)), picture())
 
     def test_a_profile_of_other_channels_is_none(self):
         grey = picture()[..., 0]
@@ -169,6 +234,29 @@ class TestRaw:
         assert (photo.height, photo.width) == expected.shape[:2] and photo.orientation == orientation
         difference = photo.pixels.astype(int) - expected
         assert np.abs(difference).mean() < (2 if previewed else 14)  # another curve than the camera's
+
+    @pytest.mark.parametrize("previewed", [True, False])
+    def test_told_by_its_content(self, tmp_path, previewed):
+        """Without a name, or under one of another kind."""
+        path = self.write(tmp_path, picture(200, 300), 6, picture(1000, 1500) if previewed else None)
+        expected, others = load_photo(path), [path.read_bytes()]
+        for name in ("photo.tif", "photo.jpg", "photo"):
+            shutil.copy(path, tmp_path / name)
+            others.append(tmp_path / name)
+        for other in others:
+            photo = load_photo(other)
+            assert (photo.width, photo.height, photo.orientation) == (expected.width, expected.height, 6)
+            np.testing.assert_array_equal(photo.pixels, expected.pixels)
+
+    def test_a_tiff_stays_one(self, tmp_path):
+        """Also one that says which camera it is of and holds more directories below."""
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[271], tags[330] = "Camera", 8
+        tags.tagtype[330] = TiffTags.LONG
+        Image.fromarray(picture(20, 30)).save(tmp_path / "a.tif", tiffinfo=tags)
+        with Image.open(tmp_path / "a.tif") as image:
+            assert {271, 330} <= set(image.tag_v2)
+        np.testing.assert_array_equal(load_photo(tmp_path / "a.tif").pixels, picture(20, 30))
 
     def test_a_small_preview_is_not_taken(self, tmp_path):
         photo = load_photo(self.write(tmp_path, picture(200, 300), 1, picture(100, 150)))

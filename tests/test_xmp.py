@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_smal
 from unprivileged import open_folder, unprivileged  # noqa: F401 a fixture
 
 import faceattr
+from faceattr.ages import Age
 from faceattr.cli import main
 from faceattr.pipeline import Face, Prediction
 from faceattr.xmp import Sidecars, as_stored, merge, sidecar_path
@@ -75,6 +77,14 @@ class TestNew:
         assert found["Subject"] == ["Smiling", "Wearing Hat"]
         assert found["HierarchicalSubject"] == ["Face|Smiling", "Face|Wearing Hat"]
         assert found["Weights"] == "w" and found["Faces"] == 2
+
+    def test_an_age(self, tmp_path):
+        path = write(tmp_path, replace(LEFT, age=Age(34.26, 28, 41.44)), RIGHT)
+        first, second = (each["Extensions"] for each in exiftool(path)["RegionInfo"]["RegionList"])
+        assert (first["Age"], first["AgeLow"], first["AgeHigh"]) == (34.3, 28, 41.4) and "Age" not in second
+        # Weights that do not tell ages leave no earlier age behind.
+        path.write_bytes(merge(path.read_bytes(), prediction(LEFT), weights="w"))
+        assert b"Age" not in path.read_bytes()
 
     def test_no_face(self, tmp_path):
         found = exiftool(write(tmp_path))

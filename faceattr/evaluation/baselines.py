@@ -46,7 +46,7 @@ class Placement:
             return place_by_landmarks(pixels, self.landmarks[name])
         if self.model is not None:
             faces = self.model.detect(pixels)
-            return place_by_box(pixels, crown_to_chin(self.model, faces[0].box)) if faces else None
+            return place_by_box(pixels, crown_to_chin(self.model, faces[0].frame)) if faces else None
         sides = (pixels.shape[1], pixels.shape[0]) * 2
         return place_by_box(pixels, [edge * side for edge, side in zip(self.face, sides, strict=True)])
 

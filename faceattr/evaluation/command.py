@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, help in (
         ("celeba", "CelebA: official text files or Kaggle's CSV"),
         ("lfwa", "LFWA or LFWA+ (.mat)"),
-        ("csv", "one's own: a CSV with the columns image and attributes"),
+        ("csv", "one's own: a CSV with the columns image and attributes, or age"),
     ):
         kind = kinds.add_parser(name, help=help, description=f"Attributes on {help}.")
         _add_common(kind)
@@ -236,9 +236,15 @@ def run_attributes(options: argparse.Namespace) -> int:
 def evaluate_checkpoint(
     options: argparse.Namespace, checkpoint: Checkpoint, data: TaggedPictures, face, dtype, tags: TaggedPictures
 ) -> tuple[dict, FaceAttributes, Probabilities]:
-    """The result of a checkpoint, or with --learn of new SVMs on its features; the model; what it says of the data."""
+    """The result of a checkpoint, or with --learn of new SVMs on its features; the model; what it says of the data.
+
+    Where the data tell ages and the weights do, "age" of the result is as of
+    :func:`faceattr.evaluation.ages.evaluate_ages`, else None.
+    """
     import numpy as np
 
+    from faceattr.attributes import AGE
+    from faceattr.evaluation.ages import evaluate_ages
     from faceattr.evaluation.attributes import evaluate
     from faceattr.evaluation.groups import by_groups
     from faceattr.evaluation.predict import predict_pictures
@@ -249,8 +255,11 @@ def evaluate_checkpoint(
         how = {"batch_size": options.batch_size, "workers": options.workers, "quiet": options.quiet}
         return predict_pictures(model, pictures.paths, prior, face, **how)
 
+    aged = data.ages is not None and checkpoint.age is not None
+    if data.ages is not None and not aged:
+        _note(options, "the weights tell no ages: the column of ages is left out")
     learnt = None
-    if options.learn:
+    if options.learn and data.attributes:
         from faceattr.train.own import fit_own
 
         training = _learning(options, "--learn").columns(data.attributes)
@@ -260,13 +269,16 @@ def evaluate_checkpoint(
         learnt = int(seen.found.sum())
     names = checkpoint.metadata["attributes"]
     shared = [name for name in names if name in data.attributes]
-    if not shared:
+    if not shared and not aged:
         raise ValueError(f"the weights know none of the attributes of {options.root}; they know {', '.join(names)}")
+    asked = [option for option in ("learn", "baseline", "by", "plot") if getattr(options, option)]
+    if not shared and asked:
+        raise ValueError(f"--{asked[0]}: {options.root} has ages, but no attribute that the weights know")
     unknown = [name for name in data.attributes if name not in [*shared, *tags.attributes]]
     if unknown:
         _note(options, f"attributes that the weights do not know are left out: {', '.join(unknown)}")
     data = data.columns(shared)
-    model = FaceAttributes(checkpoint, attributes=shared, localization_dtype=dtype)
+    model = FaceAttributes(checkpoint, attributes=[*shared, AGE] if aged else shared, localization_dtype=dtype)
     if options.thresholds == "0.5":
         thresholds = [0.5] * len(shared)
     else:
@@ -276,6 +288,7 @@ def evaluate_checkpoint(
     result = evaluate(predicted.values, data.tags, thresholds, shared, data.known, data.identities)
     result["not_found"] = int(np.sum(~predicted.found))
     result["learnt"] = learnt
+    result["age"] = evaluate_ages(predicted.ages, data.ages) if aged else None
     found = predicted.found
     result["groups"], result["gaps"] = by_groups(predicted.values, data, thresholds, found, tags, options.by)
     return result, model, predicted

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from faceattr.ages import Age
+from faceattr.crops import carried
 from faceattr.data.faces import FACE, PICTURE
 from faceattr.pipeline import FaceAttributes
 
@@ -30,27 +32,19 @@ class Probabilities:
     values: [N, A]. found: [N] bool; where it is False no face was found, and the values are the prior.
     boxes: [N, 4] of the faces, x0, y0, x1, y1 in pixels of the picture; NaN where none was found.
     features: [N, F] float32, what the SVMs see; NaN where no face was found.
+    ages: N of them; None where no face was found, and everywhere where the model does not tell.
     """
 
     values: np.ndarray
     found: np.ndarray
     boxes: np.ndarray
     features: np.ndarray
+    ages: list[Age | None]
 
 
 def crown_to_chin(model: FaceAttributes, box: Sequence[float]) -> list[float]:
     """The face, crown to chin, that the box which the model reports stands for; both x0, y0, x1, y1."""
     return carried(box, model.metadata["preprocessing"]["aligned_box"], FACE)
-
-
-def carried(box: Sequence[float], before: Sequence[float], after: Sequence[float]) -> list[float]:
-    """Where a box comes to lie when what is framed by `before` is framed by `after` instead; each x0, y0, x1, y1."""
-    moved = []
-    for low, high in ((0, 2), (1, 3)):
-        scale = (box[high] - box[low]) / (before[high] - before[low])
-        moved.append([box[low] + (edge - before[low]) * scale for edge in (after[low], after[high])])
-    (x0, x1), (y0, y1) = moved
-    return [x0, y0, x1, y1]
 
 
 def predict_pictures(
@@ -76,6 +70,7 @@ def predict_pictures(
     values = np.tile(np.asarray(prior, dtype=np.float64), (len(paths), 1))
     boxes = np.full((len(paths), 4), np.nan)
     features = np.full((len(paths), model.features), np.nan, dtype=np.float32)
+    ages: list[Age | None] = [None] * len(paths)
     given = None
     if face is not None:
         given = aligned_boxes(paths, carried(face, FACE, model.metadata["preprocessing"]["aligned_box"]))
@@ -87,8 +82,8 @@ def predict_pictures(
                 raise ValueError(prediction.error)
             for best in prediction.faces[:1]:
                 values[row] = [best.attributes[name] for name in model.attributes]
-                boxes[row], features[row] = best.box, best.features
-    return Probabilities(values, ~np.isnan(boxes[:, 0]), boxes, features)
+                boxes[row], features[row], ages[row] = best.box, best.features, best.age
+    return Probabilities(values, ~np.isnan(boxes[:, 0]), boxes, features, ages)
 
 
 def aligned_boxes(paths: Sequence[Path], face: Sequence[float]) -> Iterator[list[list[float]]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from faceattr.attributes import ATTRIBUTES
 from faceattr.data.tagged import TaggedPictures
+from faceattr.evaluation.ages import describe_ages
 from faceattr.evaluation.attributes import mean, table
 
 
@@ -21,8 +22,9 @@ def share_of_positives(data: TaggedPictures) -> np.ndarray:
 def report(
     result: dict, format: str, paper: Mapping[str, Sequence[int]], baselines: Mapping[str, dict] | None = None
 ) -> str:
-    """The result of :func:`faceattr.evaluation.attributes.evaluate`, with "not_found" and, from
-    :func:`faceattr.evaluation.groups.by_groups`, "groups" and "gaps", as a table or as JSON.
+    """The result of :func:`faceattr.evaluation.attributes.evaluate`, with "not_found", "age" (None or as of
+    :func:`faceattr.evaluation.ages.evaluate_ages`) and, from :func:`faceattr.evaluation.groups.by_groups`, "groups" and
+    "gaps", as a table or as JSON.
 
     paper: the methods of Table 1 and their percentages for CelebA's 40 attributes; empty where they do not apply.
     baselines: results of other methods on the same pictures.
@@ -43,8 +45,15 @@ def report(
         return json.dumps({**result, **beside}, indent=2)
     columns = {name: [row["accuracy"] for row in other["attributes"].values()] for name, other in baselines.items()}
     columns |= {f"{method}*": [cells.get(name) for name in names] for method, cells in published.items()}
-    lines = [table(result, columns), "", f"{result['n']} pictures; majority: always the more frequent answer"]
-    if result["not_found"]:
+    lines = []
+    if names:
+        lines += [table(result, columns), "", f"{result['n']} pictures; majority: always the more frequent answer"]
+    if result["age"]:
+        lines += describe_ages(result["age"])
+    for title, other in baselines.items():
+        if other.get("age"):
+            lines += [f"{title}: {line}" for line in describe_ages(other["age"])]
+    if names and result["not_found"]:
         lines.append(f"no face found in {result['not_found']}: they count with the share of positives as probability")
     for title, group in result["groups"].items():
         figures = ", ".join(f"{name} {value:.3f}" for name, value in group["mean"].items() if value is not None)

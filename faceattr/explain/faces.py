@@ -11,14 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from faceattr.collection import find_pictures
-from faceattr.crops import crop_window
+from faceattr.crops import carried, crop_window
 from faceattr.data.celeba import celeba_root, is_celeba, read_celeba
 from faceattr.data.faces import FACE
 from faceattr.data.hub import is_dataset
 from faceattr.data.lfwa import read_lfwa
 from faceattr.data.tag_csv import read_tag_csv
 from faceattr.data.tagged import TaggedPictures
-from faceattr.evaluation.predict import ALIGNED_FACES, aligned_boxes, carried
+from faceattr.evaluation.predict import ALIGNED_FACES, aligned_boxes
 from faceattr.explain.nets import Net
 from faceattr.pipeline import FaceAttributes
 
@@ -106,7 +106,7 @@ def cut_faces(
                 continue
             rows.append(row)
             for net, cut in zip(nets, crops, strict=True):
-                cut.append(cut_face(net, prediction.photo, carried(prediction.faces[0].box, frame, net.aligned_box)))
+                cut.append(cut_face(net, prediction.photo, carried(prediction.faces[0].frame, frame, net.aligned_box)))
     if not rows:
         raise ValueError(f"{pictures.folder}: no face found in {len(pictures)} pictures")
     return Faces(pictures.select(np.array(rows)), [np.stack(cut) for cut in crops])

@@ -135,7 +135,7 @@ def _trace_face(
     cells = ((torch.arange(side // 4) + 0.5) * side / (side // 4) - 0.5) / stride
     anet = checkpoint.anet
     wide, size = replace(crop, positions=(OFFSETS, OFFSETS)), tuple(anet.config["input_size"])
-    pixels = crop_window(photo.pixels, wide.window(face.box, size, anet.step), wide.size(size, anet.step))
+    pixels = crop_window(photo.pixels, wide.window(face.frame, size, anet.step), wide.size(size, anet.step))
     dense, best = dense_score(anet, pixels)
     return FaceMaps(
         face, tuple(window), view, resample(response, cells, cells, "border").numpy(), graph, pixels, dense, best
@@ -161,11 +161,11 @@ def _mean_response(checkpoint: Checkpoint, settings: LocalizerSettings, pixels: 
 
 def _window_of(face: Face, windows: np.ndarray) -> np.ndarray:
     """The window that led to a face: the one whose middle is nearest to the face's, in its own size."""
-    x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
+    x, y = (face.frame[0] + face.frame[2]) / 2, (face.frame[1] + face.frame[3]) / 2
     middles, sides = (windows[:, :2] + windows[:, 2:]) / 2, windows[:, 2] - windows[:, 0]
     distances = np.hypot(middles[:, 0] - x, middles[:, 1] - y) / sides
-    # Faces of several heights at one place: the box is half a window high.
-    unlike = np.abs(np.log((face.box[3] - face.box[1]) * 2 / sides))
+    # Faces of several heights at one place: the frame is half a window high.
+    unlike = np.abs(np.log((face.frame[3] - face.frame[1]) * 2 / sides))
     return windows[np.argmin(distances + unlike)]
 
 
@@ -174,7 +174,7 @@ def to_dict(photo: Photo, maps: PhotoMaps) -> dict:
     return {
         "lnet_o": maps.response_o,
         "mean_c5": maps.mean_o,
-        "windows": maps.windows * photo.scale + np.tile(photo.origin, 2),
+        "windows": photo.to_original(maps.windows, clip=False),
         "faces": [
             {
                 "box": photo.to_original(np.array(traced.face.box)),

@@ -16,9 +16,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from faceattr.crops import crop_window
+from faceattr.crops import carried, crop_window
 from faceattr.drawing import RAMP, draw_response_map
-from faceattr.evaluation.predict import carried
 from faceattr.explain.faces import cut_face
 from faceattr.explain.inputs import choose_pictures, read_faces, read_localiser, read_nets
 from faceattr.explain.nets import BATCH, Net
@@ -351,7 +350,7 @@ def _explain_photos(options: argparse.Namespace, output: Path) -> None:
         if not faces:
             print(f"{path}: no face found")
         for number, face in enumerate(faces, 1):
-            box = carried(face.box, frame, net.aligned_box)
+            box = carried(face.frame, frame, net.aligned_box)
             columns = [net.attributes.index(name) for name in options.attributes] if options.attributes else None
             found = explain_face(net, photo, box, columns)
             file = free.path(Path(path).stem + (f"-{number}" if number > 1 else ""), f"regions.{options.format}")

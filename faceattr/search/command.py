@@ -30,7 +30,9 @@ def add_arguments(commands) -> None:
         "search",
         help="photos of an index by what their faces are like",
         description="Searches an index: Smiling and (Eyeglasses or Wearing_Hat>0.9) and not Young and faces>=2. "
-        "All terms speak of the same face; an attribute alone holds where its label does.",
+        ""
+        "All terms speak of the same face; an attribute alone holds where its label does. Where the weights tell ages, "
+        "also age<30, in years, and age_low, age_high.",
     )
     search.add_argument("db", metavar="FILE", help="an index that `faceattr index` made")
     search.add_argument("query", nargs="?", default="", help="default: all photos")
@@ -116,7 +118,8 @@ def _search(options: argparse.Namespace) -> int:
         links = None if options.links is None else _Links(options.links)
         page = None if options.page is None else _page(index, options)
         records = options.format not in ("paths", "none")
-        writer = RecordWriter(sys.stdout, options.format, index.attributes) if records else nullcontext()
+        aged = index.tells_age
+        writer = RecordWriter(sys.stdout, options.format, index.attributes, aged=aged) if records else nullcontext()
         roots = index.roots
         with writer, page or nullcontext():
             for hit in hits:
@@ -143,6 +146,7 @@ def _add_to_page(page, index, hit, roots: Iterable[str]) -> None:
     import numpy as np
     from PIL import Image
 
+    from faceattr.gallery import remarks
     from faceattr.page import PageFace
 
     prediction = hit.prediction
@@ -154,8 +158,7 @@ def _add_to_page(page, index, hit, roots: Iterable[str]) -> None:
         box = [edge / side for edge, side in zip(face.box, sides, strict=True)]
         labels = [name in face.labels for name in index.attributes]
         values = [face.attributes.get(name, 0.0) for name in index.attributes]
-        score = [] if face.score is None else [f"score {face.score:.2f}"]
-        faces.append(PageFace(box, [labels], [values], [*score, *face.notes]))
+        faces.append(PageFace(box, [labels], [values], remarks(face)))
     page.add(name_below(prediction.image, roots), pixels, faces)
 
 

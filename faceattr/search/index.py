@@ -1,9 +1,10 @@
 """The index: a SQLite file with the faces of photo collections.
 
     photos      a row a file: path, size, mtime and hash by which it is known again; missing: it is not there any more
-    faces       a row a face: box, score, and a column an attribute with its probability in parts of 1,000,000
+    faces       a row a face: box, frame (x0 ... and fx0 ...), score, age in years with its interval, and a column an
+                attribute with its probability in parts of 1,000,000
     attributes  which column is whose
-    models      the checkpoints that scored the faces, with the thresholds of their labels
+    models      the checkpoints that scored the faces, with the thresholds of their labels and how they frame faces
     thumbnails  small pictures
     roots       the folders that were indexed
 
@@ -27,17 +28,23 @@ from pathlib import Path
 
 from PIL import Image
 
+from faceattr.ages import LIMITS, Age
 from faceattr.collection import Collection, collect
+from faceattr.crops import carried
 from faceattr.images import ImageError, check_file
 from faceattr.pipeline import Face, FaceAttributes, Prediction
 from faceattr.search.query import SCALE, compile_query
 from faceattr.video import is_video
 
-APPLICATION, VERSION = 0x66616365, 1
+APPLICATION, VERSION = 0x66616365, 2
 THUMBNAIL_SIDE = 256
 BATCH_PHOTOS, BATCH_SECONDS = 64, 5.0
 """A transaction holds the photos of so many seconds, and so many at most."""
 ORDERS = ("probability", "path", "time")
+
+_EDGES = ("x0", "y0", "x1", "y1", "fx0", "fy0", "fx1", "fy1")
+_FACE = ("photo", "number", *_EDGES, "score", "notes", "age", "age_low", "age_high")
+"""A face's columns; those of the attributes follow."""
 
 _SCHEMA = f"""
 CREATE TABLE photos (
@@ -46,10 +53,11 @@ CREATE TABLE photos (
     missing INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX photos_by_hash ON photos (hash);
 CREATE TABLE faces (
-    photo INTEGER NOT NULL REFERENCES photos, number INTEGER NOT NULL, x0 REAL, y0 REAL, x1 REAL, y1 REAL, score REAL,
-    notes TEXT, PRIMARY KEY (photo, number)) WITHOUT ROWID;
+    photo INTEGER NOT NULL REFERENCES photos, number INTEGER NOT NULL, {" REAL, ".join(_EDGES)} REAL, score REAL,
+    notes TEXT, age REAL, age_low REAL, age_high REAL, PRIMARY KEY (photo, number)) WITHOUT ROWID;
 CREATE TABLE thumbnails (photo INTEGER PRIMARY KEY REFERENCES photos, jpeg BLOB NOT NULL);
-CREATE TABLE models (id INTEGER PRIMARY KEY, sha256 TEXT UNIQUE NOT NULL, thresholds TEXT NOT NULL);
+CREATE TABLE models (
+    id INTEGER PRIMARY KEY, sha256 TEXT UNIQUE NOT NULL, thresholds TEXT NOT NULL, aligned_box TEXT NOT NULL);
 CREATE TABLE attributes (position INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL);
 CREATE TABLE roots (path TEXT UNIQUE NOT NULL);
 PRAGMA application_id = {APPLICATION};
@@ -106,6 +114,8 @@ class Index:
 
     def __init__(self, path: str | os.PathLike, read_only: bool = False):
         self.path = Path(path)
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise ValueError(f"{self.path}: is no file; give an index that faceattr index made, or a new name")
         with self._named():
             if read_only:
                 self._db = self._open_read_only()
@@ -157,7 +167,7 @@ class Index:
             raise ValueError(f"{self.path}: is no index of faceattr; choose another file")
         if kind[1] != VERSION:
             raise ValueError(
-                f"{self.path}: is of version {kind[1]}, this faceattr reads {VERSION}; index the photos anew"
+                f"{self.path}: is of version {kind[1]}, this faceattr reads {VERSION}; index the photos into a new file"
             )
 
     def _one(self, sql: str, *values):
@@ -186,6 +196,11 @@ class Index:
         """The folders that were indexed, without links in their paths."""
         return tuple(path for (path,) in self._db.execute("SELECT path FROM roots ORDER BY path"))
 
+    @property
+    def tells_age(self) -> bool:
+        """Whether any face has an age."""
+        return self._one("SELECT 1 FROM faces WHERE age IS NOT NULL LIMIT 1") is not None
+
     def counts(self) -> dict[str, int]:
         """How many photos and faces there are, photos that cannot be read, and such that are not there any more."""
         row = self._db.execute(
@@ -207,6 +222,19 @@ class Index:
             sql = f"SELECT {sums} FROM photos p JOIN faces f ON f.photo = p.id WHERE {condition.where}"
             return dict(zip(self.attributes, self._db.execute(sql, values).fetchone(), strict=True))
 
+    def ages(self, query: str = "", name: str = "") -> dict[str, int]:
+        """How many of the faces that fit a query look so old: by the years from which on, to the next; those with an
+        age alone."""
+        with self._named():
+            condition, values = self._condition(query, name, "accuracy")
+            if not self.tells_age:
+                return {}
+            ends = zip((0, *LIMITS), (*LIMITS, "1e9"), strict=True)
+            sums = ", ".join(f"coalesce(sum(f.age >= {low} AND f.age < {high}), 0)" for low, high in ends)
+            sql = f"SELECT {sums} FROM photos p JOIN faces f ON f.photo = p.id WHERE {condition.where}"
+            counts = self._db.execute(sql, values).fetchone()
+            return dict(zip(map(str, (0, *LIMITS)), counts, strict=True))
+
     def thumbnail(self, photo: int) -> bytes | None:
         """The small picture of a photo as JPEG."""
         with self._named():
@@ -221,9 +249,14 @@ class Index:
         """All faces of a photo."""
         with self._named():
             model = self._one("SELECT model FROM photos WHERE id = ?", photo)
-            rows = self._db.execute("SELECT * FROM faces WHERE photo = ? ORDER BY number", (photo,)).fetchall()
             names, least = self.attributes, self._thresholds(thresholds).get(model, {})
+            rows = self._db.execute(self._select_faces(names), (photo,)).fetchall()
             return [_face(row, names, least) for row in rows]
+
+    def framing(self, photo: int) -> list[float]:
+        """Where the frames of a photo's faces lie on an aligned picture: the `aligned_box` of their checkpoint."""
+        with self._named():
+            return self._aligned_box(self._one("SELECT model FROM photos WHERE id = ?", photo))
 
     def search(
         self,
@@ -252,13 +285,11 @@ class Index:
             )
             rows = self._db.execute(sql, [*values, -1 if limit is None else limit, offset]).fetchall()
             names, least = self.attributes, self._thresholds(thresholds)
+            select = self._select_faces(names)
             for identity, path, width, height, orientation, model, best, numbers in rows:
                 numbers = tuple(sorted(map(int, numbers.split(",")))) if numbers else ()
-                faces = []
-                if numbers:
-                    marks = ",".join(map(str, numbers))
-                    sql = f"SELECT * FROM faces WHERE photo = ? AND number IN ({marks}) ORDER BY number"
-                    faces = [_face(row, names, least.get(model, {})) for row in self._db.execute(sql, (identity,))]
+                of_photo = self._db.execute(select, (identity,)) if numbers else ()
+                faces = [_face(row, names, least.get(model, {})) for row in of_photo if row[1] in numbers]
                 probability = None if condition.rank is None or best is None else best / SCALE
                 prediction = Prediction(path, width, height, faces, orientation=orientation or 1)
                 yield Hit(identity, prediction, numbers, probability)
@@ -274,7 +305,8 @@ class Index:
 
     def _condition(self, query: str, name: str, thresholds: str):
         columns = {each: f"a{i}" for i, each in enumerate(self.attributes)}
-        condition = compile_query(query, columns, lambda each: self._threshold(each, thresholds))
+        threshold = lambda each: self._threshold(each, thresholds)  # noqa: E731
+        condition = compile_query(query, columns, threshold, lambda: self.tells_age)
         where, values = f"p.missing = 0 AND p.error IS NULL AND {condition.where}", []
         if name:
             where += " AND p.path LIKE ? ESCAPE '\\'"
@@ -341,7 +373,7 @@ class Index:
                     self._db.execute("INSERT OR IGNORE INTO roots VALUES (CAST(? AS TEXT))", (os.fsencode(root),))
             files = [_canonical(path) for path in found.pictures if not is_video(path)]
             tasks: deque[_Task] = deque()
-            boxes: deque[list | None] = deque()
+            given: deque[Sequence[Face] | None] = deque()
             skipped: deque[str | None] = deque()
 
             def look_at() -> Iterator[str]:
@@ -351,16 +383,16 @@ class Index:
                         skipped.append(None)
                         continue
                     tasks.append(task)
-                    boxes.append(None if task.faces is None else [face.box for face in task.faces])
+                    given.append(task.faces)
                     yield path
 
-            def given() -> Iterator[list | None]:
-                while boxes:  # a photo's are there as soon as the photo is
-                    yield boxes.popleft()
+            def faces() -> Iterator[Sequence[Face] | None]:
+                while given:  # a photo's are there as soon as the photo is
+                    yield given.popleft()
 
             stream = model.iter_predict(
                 look_at(),
-                given(),
+                faces(),
                 batch_size=batch_size,
                 workers=workers,
                 keep_photos=True,
@@ -398,8 +430,12 @@ class Index:
                     self._db.execute(f"ALTER TABLE faces ADD COLUMN a{position} INTEGER")
             stored = {kind: dict(zip(names, values, strict=True)) for kind, values in thresholds.items()}
             self._db.execute(
-                "INSERT OR IGNORE INTO models (sha256, thresholds) VALUES (?, ?)",
-                (model.metadata["sha256"], json.dumps(stored)),
+                "INSERT OR IGNORE INTO models (sha256, thresholds, aligned_box) VALUES (?, ?, ?)",
+                (
+                    model.metadata["sha256"],
+                    json.dumps(stored),
+                    json.dumps(model.metadata["preprocessing"]["aligned_box"]),
+                ),
             )
         return self._one("SELECT id FROM models WHERE sha256 = ?", model.metadata["sha256"])
 
@@ -438,9 +474,15 @@ class Index:
                 self._db.execute("UPDATE photos SET model = ? WHERE id = ?", (model, identity))
             done.unchanged += kind == "unchanged"
             return None
-        rows = self._db.execute("SELECT * FROM faces WHERE photo = ? ORDER BY number", (identity,)).fetchall()
-        old = [Face(tuple(row[2:6]), row[6], notes=tuple(json.loads(row[7]))) for row in rows]
+        framed, wanted = self._aligned_box(scored_by), self._aligned_box(model)
+        rows = self._db.execute(self._select_faces(()), (identity,)).fetchall()
+        old = [_face(row, (), {}) for row in rows]
+        if framed != wanted:  # the crop is another checkpoint's, and follows from how that frames a face
+            old = [replace(face, frame=tuple(carried(face.frame, framed, wanted))) for face in old]
         return _Task(path, size, mtime, known, old, "rescored")
+
+    def _aligned_box(self, model: int) -> list[float]:
+        return json.loads(self._one("SELECT aligned_box FROM models WHERE id = ?", model))
 
     def _known_content(self, path: str, content: bytes, columns: str, done: Done) -> tuple | None:
         """The row of a new file of known content: of one that moved here, or a copy of one that still is there."""
@@ -460,7 +502,7 @@ class Index:
                     f"INSERT INTO photos (path, {copied}) SELECT CAST(? AS TEXT), {copied} FROM photos WHERE id = ?",
                     (encoded, row[0]),
                 ).lastrowid
-                values = ", ".join(self._face_columns()[1:])
+                values = ", ".join(self._face_columns(self.attributes)[1:])
                 self._db.execute(
                     f"INSERT INTO faces (photo, {values}) SELECT ?, {values} FROM faces WHERE photo = ?", (new, row[0])
                 )
@@ -468,14 +510,18 @@ class Index:
                 return (new, *row[1:])
         return None
 
-    def _face_columns(self) -> list[str]:
-        fixed = ["photo", "number", "x0", "y0", "x1", "y1", "score", "notes"]
-        return [*fixed, *(f"a{i}" for i in range(len(self.attributes)))]
+    @staticmethod
+    def _face_columns(attributes: Sequence[str]) -> list[str]:
+        return [*_FACE, *(f"a{i}" for i in range(len(attributes)))]
+
+    def _select_faces(self, attributes: Sequence[str]) -> str:
+        return f"SELECT {', '.join(self._face_columns(attributes))} FROM faces WHERE photo = ? ORDER BY number"
 
     def _write(self, batch: Sequence[tuple[_Task, Prediction, bytes | None]], model: int) -> None:
         if not batch:
             return
-        columns = self._face_columns()
+        names = self.attributes
+        columns = self._face_columns(names)
         insert = f"INSERT INTO faces ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
         with self._transaction():
             for task, prediction, thumbnail in batch:
@@ -505,10 +551,12 @@ class Index:
                 photo = self._one("SELECT id FROM photos WHERE path = CAST(? AS TEXT)", os.fsencode(task.path))
                 self._db.execute("DELETE FROM faces WHERE photo = ?", (photo,))
                 for number, face in enumerate(prediction.faces, 1):
-                    values = [face.attributes.get(name) for name in self.attributes]
+                    values = [face.attributes.get(name) for name in names]
                     whole = [None if value is None else round(value * SCALE) for value in values]
+                    edges = map(float, (*face.box, *face.frame))
+                    years = (None,) * 3 if face.age is None else (face.age.years, face.age.low, face.age.high)
                     notes = json.dumps(face.notes)
-                    self._db.execute(insert, [photo, number, *map(float, face.box), face.score, notes, *whole])
+                    self._db.execute(insert, [photo, number, *edges, face.score, notes, *years, *whole])
                 if thumbnail is not None:
                     self._db.execute("INSERT OR REPLACE INTO thumbnails VALUES (?, ?)", (photo, thumbnail))
 
@@ -529,11 +577,12 @@ class Index:
 
 def _face(row: Sequence, names: Sequence[str], least: dict[str, float]) -> Face:
     """A face of its row; least: the thresholds of the checkpoint that scored it."""
-    _, _, x0, y0, x1, y1, score, notes, *values = row
+    score, notes, years, low, high, *values = row[2 + len(_EDGES) :]
     known = {name: value for name, value in zip(names, values, strict=True) if value is not None}
     labels = tuple(name for name, value in known.items() if name in least and value >= round(least[name] * SCALE))
     attributes = {name: value / SCALE for name, value in known.items()}
-    return Face((x0, y0, x1, y1), score, attributes, labels, notes=tuple(json.loads(notes)))
+    age = None if years is None else Age(years, low, high)
+    return Face(tuple(row[2:6]), score, attributes, labels, notes=tuple(json.loads(notes)), age=age, frame=row[6:10])
 
 
 def _row(task: _Task, prediction: Prediction) -> tuple[_Task, Prediction, bytes | None]:
@@ -547,10 +596,7 @@ def _row(task: _Task, prediction: Prediction) -> tuple[_Task, Prediction, bytes 
         thumbnail = data.getvalue()
     faces = prediction.faces
     if task.faces is not None and prediction.error is None:  # given boxes have no score: theirs stays
-        faces = [
-            replace(new, box=old.box, score=old.score, notes=old.notes)
-            for new, old in zip(faces, task.faces, strict=True)
-        ]
+        faces = [replace(new, score=old.score, notes=old.notes) for new, old in zip(faces, task.faces, strict=True)]
     return task, replace(prediction, faces=faces, photo=None, response_maps={}, windows=None), thumbnail
 
 

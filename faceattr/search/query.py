@@ -2,11 +2,12 @@
 
     query       or-terms of and-terms of: not TERM, ( QUERY ), NAME, NAME OPERATOR NUMBER
     NAME        an attribute, in any case, with _ or in quotes with blanks; or one of FIELDS
-    OPERATOR    < <= > >=, of fields that are counted also = and !=
-    NUMBER      of probabilities 0 to 1, or 0% to 100%
+    OPERATOR    < <= > >=, of COUNTED fields also = and !=
+    NUMBER      of probabilities 0 to 1, or 0% to 100%; of ages in years
 
 An attribute without a number holds where its probability reaches the threshold of its label. All terms speak of the
-same face: a photo is found when one of its faces fits. `faces`, `width` and `height` are the photo's.
+same face: a photo is found when one of its faces fits. `faces`, `width` and `height` are the photo's. `age` is how old
+the face looks, `age_low` and `age_high` are the ends of its interval; of a face without an age nothing holds.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from dataclasses import dataclass
 SCALE = 1_000_000
 """Probabilities are stored as whole numbers of such parts."""
 
-FIELDS = {"faces": "p.faces", "width": "p.width", "height": "p.height", "score": "f.score"}
-"""What else can be compared: names and columns. All but the score, how sure it is that there is a face, are counted."""
+COUNTED = {"faces": "p.faces", "width": "p.width", "height": "p.height"}
+AGES = {"age": "f.age", "age_low": "f.age_low", "age_high": "f.age_high"}
+FIELDS = {**COUNTED, "score": "f.score", **AGES}
+"""What else can be compared: names and columns. The score is how sure it is that there is a face."""
 
 _TOKEN = re.compile(r"""\s*(?:(?P<op><=|>=|!=|==|=|<|>)|(?P<bracket>[()])|"(?P<double>[^"]*)"|'(?P<single>[^']*)'"""
                     r"""|(?P<word>[^\s()<>=!"']+))""")  # fmt: skip
@@ -39,18 +42,21 @@ class Condition:
     rank: str | None
 
 
-def compile_query(text: str, columns: Mapping[str, str], threshold: Callable[[str], str]) -> Condition:
+def compile_query(
+    text: str, columns: Mapping[str, str], threshold: Callable[[str], str], tells_age: Callable[[], bool]
+) -> Condition:
     """The condition of a query; an empty one holds for every photo.
 
     columns: of each attribute its column. threshold: of an attribute the SQL of its threshold in parts of SCALE.
+    tells_age: whether faces have ages, else it is an error to ask for one; called where one is asked for.
     Raises ValueError that names the place in the text and what is possible there.
     """
-    return _Parser(text, columns, threshold).parse()
+    return _Parser(text, columns, threshold, tells_age).parse()
 
 
 class _Parser:
-    def __init__(self, text: str, columns: Mapping[str, str], threshold: Callable[[str], str]):
-        self._text, self._columns, self._threshold = text, columns, threshold
+    def __init__(self, text: str, columns: Mapping[str, str], threshold: Callable[[str], str], tells_age):
+        self._text, self._columns, self._threshold, self._tells_age = text, columns, threshold, tells_age
         self._names = {_folded(name): name for name in [*columns, *FIELDS]}
         self._tokens, self._next, self._depth = self._split(), 0, 0
 
@@ -138,17 +144,19 @@ class _Parser:
             close = difflib.get_close_matches(_folded(value), self._names, n=3, cutoff=0.5) or self._names
             known = ", ".join(self._names[each] for each in close)
             raise ValueError(f"query: {value!r} at {position} is no attribute of this index; choose from {known}")
+        if name in AGES and not self._tells_age():
+            raise ValueError("query: no face of this index has an age; index the photos with weights that tell ages")
         self._next += 1
         attribute = name in self._columns
         if self._peek()[0] != "op":
             if not attribute:
-                self._fail("a comparison, as faces>=2,")
+                self._fail("a comparison, as faces>=2 or age<30,")
             column = f"f.{self._columns[name]}"
             return Condition(f"({column} >= {self._threshold(name)})", column)
         operator = self._peek()[1]
         self._next += 1
         share = attribute or name == "score"
-        if share and operator not in ("<", "<=", ">", ">="):
+        if name not in COUNTED and operator not in ("<", "<=", ">", ">="):
             self._next -= 1
             self._fail("<, <=, > or >=")
         number = self._number(share)
@@ -161,7 +169,7 @@ class _Parser:
     def _number(self, share: bool) -> float:
         kind, value = self._peek()
         match = re.fullmatch(r"(\d+\.?\d*|\.\d+)(%?)", value) if kind == "word" else None
-        if match is None:
+        if match is None or (match[2] and not share):
             self._fail("a probability, 0 to 1 or 0% to 100%," if share else "a number")
         number = float(match[1]) / (100 if match[2] else 1)
         if share and number > 1:

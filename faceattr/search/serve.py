@@ -28,6 +28,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 from PIL import Image
 
+from faceattr.crops import carried
 from faceattr.images import ImageError, load_photo
 from faceattr.search.command import name_below
 from faceattr.search.index import ORDERS, Index
@@ -193,7 +194,7 @@ class Handler(BaseHTTPRequestHandler):
         query, name = given.get("q", ""), given.get("name", "")
         if what == "histogram":
             with self.server.lock:
-                self._json(index.histogram(query, name))
+                self._json({"attributes": index.histogram(query, name), "ages": index.ages(query, name)})
             return
         if what != "search":
             raise Refused(HTTPStatus.NOT_FOUND, "no such page")
@@ -245,7 +246,6 @@ class Handler(BaseHTTPRequestHandler):
     def _regions(self, photo: str = "", face: str = "", *_) -> None:
         """What speaks for and against the labels of a face, as `faceattr explain regions` draws it."""
         try:
-            from faceattr.evaluation.predict import carried
             from faceattr.explain.regions import explain_face
         except ImportError as error:
             problem = f"explanations need more packages ({error}); pip install 'faceattr[train]'"
@@ -253,13 +253,14 @@ class Handler(BaseHTTPRequestHandler):
 
         path, number = self._path(photo), _whole(face)
         with self.server.lock:
-            faces = self.server.index.faces_of(_whole(photo))
+            index = self.server.index
+            faces, frame = index.faces_of(_whole(photo)), index.framing(_whole(photo))
         if not 1 <= number <= len(faces):
             raise Refused(HTTPStatus.NOT_FOUND, "no such face")
         picture = io.BytesIO()
         with self.server.model_lock:
-            net, frame = self.server.net(), self.server.model().metadata["preprocessing"]["aligned_box"]
-            box = carried(faces[number - 1].box, frame, net.aligned_box)
+            net = self.server.net()
+            box = carried(faces[number - 1].frame, frame, net.aligned_box)
             explain_face(net, load_photo(path), box).figure.savefig(picture, format="png")
         self._send(picture.getvalue(), "image/png", keep=True)
 

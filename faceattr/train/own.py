@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def fit_own(
         "training": {"frozen": checkpoint.metadata["training"], "svm": {"strength": strength, "pictures": len(learnt)}},
     }
     anet = _with_head(checkpoint.anet, svm)
-    return Checkpoint(checkpoint.lnet_o, checkpoint.lnet_s, anet, svm, checkpoint.face, metadata), result
+    return replace(checkpoint, anet=anet, svm=svm, metadata=metadata), result
 
 
 def with_anet(checkpoint: Checkpoint, path: str | os.PathLike) -> Checkpoint:

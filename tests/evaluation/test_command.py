@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_aged_checkpoint, save_small_checkpoint
 
 from faceattr.attributes import ATTRIBUTES, TABLE_1
 from faceattr.cli import main
@@ -48,7 +48,7 @@ def celeba(tmp_path):
 
 
 def run(capsys, weights, *arguments):
-    status = main(["evaluate", *map(str, arguments), "--weights", weights, "--device", "cpu", "--quiet"])
+    status = main(["evaluate", *map(str, arguments), "--weights", str(weights), "--device", "cpu", "--quiet"])
     return status, capsys.readouterr()
 
 
@@ -118,6 +118,56 @@ def test_own_csv_and_thresholds(weights, capsys, tmp_path):
     present = json.loads(captured.out)["attributes"]["Present"]
     assert present["accuracy"] == pytest.approx(2 / 3) and present["threshold"] == 0.4
     assert result["intervals"] is None and result["table_1"] == {}
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Who smiles is 45, who does not 35 to weights that tell ages; in d nobody is to be seen."""
+    save_aged_checkpoint(tmp_path / "ages.safetensors")
+    for name, discs in (("a.png", [(100, 100, 32, SMILING)]), ("b.png", [(100, 100, 32, NEUTRAL)]), ("d.png", [])):
+        draw_photo(discs).save(tmp_path / name)
+    return tmp_path
+
+
+def test_ages(people, weights, capsys):
+    (people / "tags.csv").write_text("image,Smiling,Age\na.png,1,46\nb.png,0,20-29\nd.png,0,more than 70\n")
+    arguments = ("csv", "--root", people / "tags.csv")
+    result = json.loads(run(capsys, people / "ages.safetensors", *arguments, "--format", "json")[1].out)
+    age = result["age"]
+    assert (age["n"], age["not_found"], result["not_found"]) == (2, 1, 1)
+    assert age["years"] == {"n": 1, "mean_error": pytest.approx(1.5, abs=0.1), "in_interval": 1}
+    assert age["groups"] == {"n": 1, "mean_distance": pytest.approx(5, abs=0.1), "in_group": 0}
+    assert list(result["attributes"]) == ["Smiling"] and result["attributes"]["Smiling"]["n"] == 3
+    beside = ("--beside", f"the same={people / 'ages.safetensors'}")
+    text = run(capsys, people / "ages.safetensors", *arguments, *beside)[1].out
+    assert "Smiling" in text and "\nage, years known of 1 pictures: mean error 1.5 years" in text
+    assert "\nthe same: age, years known of 1 pictures: mean error 1.5 years" in text
+    # Weights that do not tell leave the column out, and say so.
+    status = main(["evaluate", *map(str, arguments), "--weights", weights, "--device", "cpu", "--format", "json"])
+    captured = capsys.readouterr()
+    assert status == 0 and json.loads(captured.out)["age"] is None and "tell no ages" in captured.err
+
+
+def test_ages_alone(people, weights, capsys):
+    (people / "tags.csv").write_text("image,age\na.png,46\nb.png,\n")
+    arguments, aged = ("csv", "--root", people / "tags.csv"), people / "ages.safetensors"
+    result = json.loads(run(capsys, aged, *arguments, "--format", "json")[1].out)
+    assert result["age"]["n"] == 1 and result["attributes"] == {}
+    text = run(capsys, aged, *arguments)[1].out
+    assert text.startswith("age, years known of 1 pictures: mean error 1.5 years, 1.000 are in the interval of 80 %")
+    for option in (["--learn", "--partition", 2], ["--plot", people / "p.png"]):
+        status, captured = run(capsys, aged, *arguments, *option[:1], *option[1:])
+        assert status == 2 and captured.out == ""
+    assert f"--plot: {people / 'tags.csv'} has ages, but no attribute" in captured.err
+    status, captured = run(capsys, weights, *arguments)
+    assert status == 2 and "know none of the attributes" in captured.err
+
+
+@pytest.mark.parametrize("age", ["old", "-3", "130", "20-", "1e9"])
+def test_ages_that_nobody_writes(people, capsys, age):
+    (people / "tags.csv").write_text(f"image,age\na.png,46\nb.png,{age}\n")
+    status, captured = run(capsys, people / "ages.safetensors", "csv", "--root", people / "tags.csv")
+    assert status == 2 and f"tags.csv, line 3: age '{age}', expected years" in captured.err
 
 
 def test_groups(celeba, weights, capsys, tmp_path):

@@ -13,7 +13,15 @@ import time
 
 import pytest
 import torch
-from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+from small_checkpoint import (
+    ATTRIBUTES,
+    BORDER,
+    NEUTRAL,
+    SMILING,
+    draw_photo,
+    save_aged_checkpoint,
+    save_small_checkpoint,
+)
 from unprivileged import open_folder, unprivileged  # noqa: F401 a fixture
 
 import faceattr
@@ -47,6 +55,19 @@ def other_model(weights, tmp_path_factory):
     nets = {name: getattr(checkpoint, name) for name in ("lnet_o", "lnet_s", "anet", "svm", "face")}
     save_checkpoint(path, **nets, metadata=metadata)
     return faceattr.load(path, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def of_ages(tmp_path_factory):
+    """Weights that also tell ages: 35, and 45 of who smiles."""
+    path = tmp_path_factory.mktemp("weights") / "ages.safetensors"
+    save_aged_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def aged(of_ages):
+    return faceattr.load(of_ages, device="cpu")
 
 
 @pytest.fixture
@@ -192,6 +213,58 @@ class TestUpdate:
                     assert "Present" not in face.attributes and "Smiling" in face.labels
         assert len(found(db, "Smiling")) == 2 and found(db, "Present") == []
 
+    @pytest.mark.parametrize("scale", [1, 0.5])
+    def test_scored_anew_is_as_found_anew(self, weights, model, tmp_path, monkeypatch, scale):
+        """Also by a checkpoint that frames faces otherwise: here by a box of half the height about the same middle."""
+        checkpoint = load_checkpoint(weights)
+        old, preprocessing = checkpoint.metadata["preprocessing"], dict(checkpoint.metadata["preprocessing"])
+        x0, y0, x1, y1 = old["aligned_box"]
+        (x, dx), (y, dy) = ((x0 + x1) / 2, (x1 - x0) / 2 * scale), ((y0 + y1) / 2, (y1 - y0) / 2 * scale)
+        preprocessing["aligned_box"] = [x - dx, y - dy, x + dx, y + dy]
+        preprocessing["localization"] = {**old["localization"], "box_height": scale}
+        preprocessing["crop"] = {**old["crop"], "height": old["crop"]["height"] / scale}
+        nets = {name: getattr(checkpoint, name) for name in ("lnet_o", "lnet_s", "anet", "svm", "face")}
+        metadata = {**checkpoint.metadata, "preprocessing": preprocessing, "training": {"another": True}}
+        save_checkpoint(tmp_path / "w.safetensors", **nets, metadata=metadata)
+        other = faceattr.load(tmp_path / "w.safetensors", device="cpu")
+        (tmp_path / "photos").mkdir()
+        draw_photo([*BORDER, *DISCS]).save(tmp_path / "photos" / "a.png")
+        expected = [face.attributes for face in other.predict(tmp_path / "photos" / "a.png")]
+        update(tmp_path / "db", model, tmp_path / "photos")
+        monkeypatch.setattr(other, "_localizer", None)  # would fail
+        assert update(tmp_path / "db", other, tmp_path / "photos")[0] == {"rescored": 1}
+        (hit,) = Index(tmp_path / "db").search()
+        assert len(expected) == 3 and min(face.box[0] for face in hit.prediction.faces) == 0
+        for face, values in zip(hit.prediction.faces, expected, strict=True):
+            assert face.attributes == pytest.approx(values, abs=1e-4)
+        # And back again.
+        assert update(tmp_path / "db", model, tmp_path / "photos")[0] == {"rescored": 1}
+        (hit,) = Index(tmp_path / "db").search()
+        for face, found in zip(hit.prediction.faces, model.predict(tmp_path / "photos" / "a.png"), strict=True):
+            assert face.attributes == pytest.approx(found.attributes, abs=1e-4) and face.box == found.box
+            assert face.frame == pytest.approx(found.frame)
+
+    def test_ages(self, model, aged, photos, tmp_path):
+        db = tmp_path / "db"
+        update(db, model, photos)
+        with pytest.raises(ValueError, match="query: no face of this index has an age"):
+            found(db, "age<40")
+        assert update(db, aged, photos)[0] == {"rescored": 2, "unchanged": 1, "failed": 1}
+        shutil.copy(photos / "sub" / "c.png", photos / "copy.png")
+        assert update(db, aged, photos)[0]["copies"] == 1
+        assert found(db, "age<40") == ["a.png"] and found(db, "age<40 and Smiling") == []
+        assert found(db, "age_low>40", order="path") == ["a.png", "copy.png", "c.png"]
+        with Index(db, read_only=True) as index:
+            assert index.tells_age
+            for hit in index.search():
+                assert [face.age for face in hit.prediction.faces] == [
+                    face.age for face in aged.predict(hit.prediction.image)
+                ]
+        # Weights that do not tell leave none behind that they have not found.
+        update(db, model, photos)
+        with Index(db, read_only=True) as index:
+            assert not index.tells_age
+
     def test_thresholds_are_each_checkpoints_own(self, model, other_model, photos, tmp_path):
         db = tmp_path / "db"
         update(db, model, photos / "a.png")
@@ -279,6 +352,11 @@ class TestFiles:
                 Index(tmp_path / name, read_only=True)
         with pytest.raises(ValueError, match="nothing: no such file; make it with faceattr index"):
             Index(tmp_path / "nothing", read_only=True)
+        os.mkfifo(tmp_path / "pipe")  # may never answer
+        for path in (tmp_path, tmp_path / "pipe", "/dev/null"):
+            for read_only in (True, False):
+                with pytest.raises(ValueError, match=f"{path}: is no file; give an index"):
+                    Index(path, read_only)
         with pytest.raises(ValueError, match="cannot be used"):
             Index(tmp_path / "no" / "folder")
         assert not (tmp_path / "nothing").exists()
@@ -288,7 +366,7 @@ class TestFiles:
         db = sqlite3.connect(tmp_path / "db")
         db.execute("PRAGMA user_version = 99")
         db.close()
-        with pytest.raises(ValueError, match="is of version 99, this faceattr reads 1"):
+        with pytest.raises(ValueError, match="is of version 99, this faceattr reads 2; index the photos into a new"):
             Index(tmp_path / "db")
 
     def test_read_where_nothing_may_be_written(self, model, photos, open_folder):  # noqa: F811
@@ -339,7 +417,18 @@ class TestSearch:
         assert out.splitlines() == [str(photos / "a.png"), str(photos / "sub" / "c.png")]
         assert "Smiling 1.00" in self.run(capsys, db, "Smiling")[1].out
 
-    def test_a_page_and_links(self, db, photos, tmp_path, capsys):
+    def test_formats_with_ages(self, aged, db, photos, capsys):
+        assert "age 45" not in self.run(capsys, db, "Smiling")[1].out
+        update(db, aged, photos)
+        (face,) = json.loads(self.run(capsys, db, "age<40", "--format", "json")[1].out)[0]["faces"]
+        assert face["age"] == {"years": 35.0, "low": 31.0, "high": 39.0}
+        rows = list(csv.DictReader(io.StringIO(self.run(capsys, db, "faces>=0", "--format", "csv")[1].out)))
+        assert [row["age"] for row in rows if row["face"]] == ["45.0" if float(row["Smiling"]) > 0.5 else "35.0"
+                                                               for row in rows if row["face"]]  # fmt: skip
+        assert [row["age_high"] for row in rows if not row["face"]] == [""]
+        assert "age 45 (41 to 49), Smiling 1.00" in self.run(capsys, db, "Smiling")[1].out
+
+    def test_a_page_and_links(self, aged, db, photos, tmp_path, capsys):
         arguments = [db, "Smiling", "--order", "path", "--format", "none"]
         arguments += ["--page", tmp_path / "p.html", "--links", tmp_path / "l"]
         for _ in range(2):  # an earlier search's are replaced
@@ -349,6 +438,9 @@ class TestSearch:
         links = sorted((tmp_path / "l").iterdir())
         assert [link.name for link in links] == ["00001-a.png", "00002-c.png"]
         assert links[1].resolve() == photos / "sub" / "c.png"
+        update(db, aged, photos)
+        self.run(capsys, *arguments)
+        assert '"age 45 (41 to 49)"' in (tmp_path / "p.html").read_text() and "age 45" not in page
         status, out = self.run(capsys, *arguments[:-1], photos)
         assert status == 2 and "holds more than links" in out.err
 

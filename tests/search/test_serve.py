@@ -3,14 +3,16 @@
 import http.client
 import json
 import shutil
+import sqlite3
 
 import pytest
 from browser import CHROMEDRIVER, CHROMIUM, MISSING, browser
 from PIL import Image
 from serving import serving
-from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_aged_checkpoint, save_small_checkpoint
 
 import faceattr
+from faceattr.ages import LIMITS
 from faceattr.cli import main
 from faceattr.pipeline import Face, Prediction
 from faceattr.search.index import Index, _row, _Task
@@ -50,6 +52,19 @@ def server(collection, weights):
         yield made
 
 
+@pytest.fixture(scope="module")
+def aged_server(collection, tmp_path_factory):
+    """Serves the index of a.png with ages: 35, and 45 of who smiles."""
+    folder = tmp_path_factory.mktemp("aged")
+    save_aged_checkpoint(folder / "w.safetensors")
+    with Index(folder / "db") as index:
+        model = faceattr.load(folder / "w.safetensors", device="cpu")
+        for _ in index.update(model, [collection / "photos" / "a.png"]):
+            pass
+    with serving(folder / "db", folder / "w.safetensors") as made:
+        yield made
+
+
 def ask(server, path, method="GET", body=None, **headers):
     """Status, headers and content of an answer; headers are given with _ for -."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=60)
@@ -78,7 +93,8 @@ class TestAnswers:
         assert json.loads(ask(server, "/api/search?offset=4&order=path")[2])["photos"][0]["name"] == "sub/c.png"
         assert json.loads(ask(server, "/api/search?name=SUB")[2])["total"] == 1
         assert json.loads(ask(server, "/api/about")[2])["attributes"] == list(ATTRIBUTES)
-        assert json.loads(ask(server, "/api/histogram?q=faces=2")[2]) == {"Smiling": 1, "Frowning": 1, "Present": 0}
+        counts = {"Smiling": 1, "Frowning": 1, "Present": 0}
+        assert json.loads(ask(server, "/api/histogram?q=faces=2")[2]) == {"attributes": counts, "ages": {}}
 
     def test_pictures(self, server, collection):
         photo = ids(server)["a.png"]
@@ -101,10 +117,38 @@ class TestAnswers:
         status, _, content = ask(server, "/try", "POST", b"this is text")
         assert status == 400 and b"not a picture" in content
 
+    def test_ages(self, aged_server):
+        (photo,) = json.loads(ask(aged_server, "/api/search?q=age%3C40")[2])["photos"]
+        ages = {face["fits"]: face["age"] for face in photo["faces"]}
+        assert ages[True] == {"years": 35.0, "low": 31.0, "high": 39.0} and ages[False]["years"] == 45.0
+        of_all, of_smiles = (json.loads(ask(aged_server, f"/api/histogram?q={q}")[2])["ages"] for q in ("", "Smiling"))
+        assert set(of_all) == {"0", *map(str, LIMITS)} and sum(of_all.values()) == 2
+        assert (of_all["30"], of_all["40"], of_smiles["30"], of_smiles["40"]) == (1, 1, 0, 1)
+
+    def test_regions_follow_the_framing_of_the_index(self, collection, weights, tmp_path, monkeypatch):
+        """Whatever weights explain: where frames lie on an aligned picture is told by those that found them."""
+        asked = []
+        from faceattr.explain import regions
+
+        explain_face = regions.explain_face
+        monkeypatch.setattr(regions, "explain_face", lambda *given: asked.append(given[2]) or explain_face(*given))
+        shutil.copy(collection / "db", tmp_path / "db")
+        db = sqlite3.connect(tmp_path / "db")
+        # As if by weights whose box is half as high and wide, about the same middle.
+        db.execute("UPDATE models SET aligned_box = ?", [json.dumps([63.65, 82.7, 114.35, 152.7])])
+        db.commit()
+        db.close()
+        for path in (collection / "db", tmp_path / "db"):
+            with serving(path, weights) as server:
+                assert ask(server, f"/regions/{ids(server)['a.png']}/1")[0] == 200
+        (x0, y0, x1, y1), wide = asked
+        assert wide == pytest.approx([x0 - (x1 - x0) / 2, y0 - (y1 - y0) / 2, x1 + (x1 - x0) / 2, y1 + (y1 - y0) / 2])
+
     @pytest.mark.parametrize(
         ("path", "status", "message"),
         [
             ("/api/search?q=Smilling", 400, "choose from Smiling"),
+            ("/api/search?q=age%3C30", 400, "no face of this index has an age"),
             ("/api/search?order=size", 400, "order: one of"),
             ("/api/search?offset=-1", 400, "a number is needed"),
             ("/api/nothing", 404, "no such page"),
@@ -272,6 +316,30 @@ class TestBrowser:
         query(page, "faces=0")
         page.wait(STATUS + " === '1 photo'")
         assert shown(page) == ["b.png"]
+
+    def test_ages(self, page, aged_server):
+        page.open(aged_server.url)
+        page.wait("return document.images.length")
+        query(page, "age>40")
+        page.wait(STATUS + " === '1 photo'")
+        page.run("document.querySelector('.card').click()")
+        page.wait("return document.querySelectorAll('.face').length === 2")
+        faces = page.run("return [...document.querySelectorAll('.face')].map((face) => face.textContent)")
+        assert sorted("age 45 (41 to 49)" in text for text in faces) == [False, True]
+        assert sum("age 35 (31 to 39)" in text for text in faces) == 1
+        page.run("document.getElementById('dialog').close()")
+        # The group of ages takes the place of what was asked for, and another that of the group.
+        query(page, "Smiling and age>40 and faces=2")
+        for key, count in (("age>=40 and age<50", 1), ("age>=30 and age<40", 0), ("age>=70", 0)):
+            page.wait(f"return document.querySelector('[data-key=\"{key}\"]')")
+            page.run('document.querySelector(`[data-key="${arguments[0]}"]`).click()', key)
+            page.wait(STATUS + f" === '{count} photo{'s' * (count != 1)}'")
+            assert page.run("return document.getElementById('query').value") == f"Smiling and faces=2 and {key}"
+            pressed = f"return document.querySelector('[data-key=\"{key}\"]')?.getAttribute('aria-pressed') === 'true'"
+            page.wait(pressed)
+        page.run("document.querySelector('[data-key=\"age>=70\"]').click()")
+        page.wait(STATUS + " === '1 photo'")
+        assert page.run("return document.getElementById('query').value") == "Smiling and faces=2"
 
     def test_filters_by_buttons(self, page):
         click = 'document.querySelector(`[data-key="${arguments[0]}"]`).click()'

@@ -15,7 +15,7 @@ import pytest
 from browser import CHROMEDRIVER, CHROMIUM, MISSING, browser
 from mixed_collection import make_collection
 from serving import serving
-from small_checkpoint import save_small_checkpoint
+from small_checkpoint import save_aged_checkpoint
 
 from faceattr.search.index import Index
 
@@ -29,7 +29,7 @@ def command(*arguments, **options):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_small_checkpoint(path)
+    save_aged_checkpoint(path)
     return path
 
 
@@ -94,6 +94,8 @@ def test_sidecars(indexed, weights):
         words = sidecar.get("Subject", [])
         labels = {label for face in record["faces"] for label in face["labels"]}
         assert ({words} if isinstance(words, str) else set(words)) == labels
+        ages = sorted(region["Extensions"]["XMP-faceattr:Age"] for region in found)
+        assert ages == sorted(face["age"]["years"] for face in record["faces"])
         regions += len(found)
     print(f"exiftool read {len(sidecars)} sidecars with {regions} regions")
 
@@ -102,7 +104,7 @@ def test_browser(indexed, weights, tmp_path):
     if not (CHROMIUM and CHROMEDRIVER):
         pytest.skip(MISSING)
     folder, _ = indexed
-    query = "Smiling and faces>=2"
+    query = "Smiling and age>=40 and faces>=2"
     with Index(folder / "db", read_only=True) as index:
         expected = index.count(query)
     assert expected > 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_aged_checkpoint, save_small_checkpoint
 
 import faceattr
 from faceattr.models.checkpoint import load_checkpoint
@@ -47,6 +47,16 @@ def fit(monkeypatch, *words):
     machine = ("--device", "cpu", "--threads", "1", "--workers", "1")
     monkeypatch.setattr(sys, "argv", ["fit_svm.py", *map(str, words), *machine])
     runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def test_ages_stay(photos, monkeypatch):
+    save_aged_checkpoint(photos / "aged.safetensors")
+    output = photos / "own.safetensors"
+    fit(monkeypatch, "--csv", photos / "tags.csv", "--weights", photos / "aged.safetensors", "--folds", 2, "--output",
+        output)  # fmt: skip
+    model = faceattr.load(output, device="cpu")
+    assert model.attributes == ("Green", "Sometimes")
+    assert [face.age.years for face in model.predict(photos / "01.png")] == [pytest.approx(35, abs=0.1)]
 
 
 def test_new_attributes_are_predicted_from_frozen_features(weights, photos, monkeypatch, capsys):
