@@ -180,11 +180,7 @@ def _are_traced(args):
 
 def _may_have_tangents(args):
     """Whether forward mode may be at work. torch.compile enters it unseen by forward_ad, with tensors of its own."""
-    return (
-        forward_ad._current_level >= 0
-        or torch._C._are_functorch_transforms_active()
-        or _are_traced(args)
-    )
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active() or _are_traced(args)
 
 
 def register_constant(name):
