@@ -10,10 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray | torch.Tensor
+"""What `load_image` takes."""
 
 RAW_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf .srw "
@@ -72,17 +77,17 @@ class Photo:
     origin: tuple[int, int] = (0, 0)
     orientation: int = 1
 
-    def to_original(self, boxes: np.ndarray) -> np.ndarray:
+    def to_original(self, boxes: ArrayLike) -> np.ndarray:
         """Boxes [..., 4] (x0, y0, x1, y1) in `pixels` to original pixels, clipped to the picture."""
         moved = np.asarray(boxes, dtype=np.float64) * self.scale + np.tile(self.origin, 2)
         return np.clip(moved, 0, [self.width, self.height] * 2)
 
-    def from_original(self, boxes: np.ndarray) -> np.ndarray:
+    def from_original(self, boxes: ArrayLike) -> np.ndarray:
         """Boxes [..., 4] in original pixels to `pixels`."""
         return (np.asarray(boxes, dtype=np.float64) - np.tile(self.origin, 2)) / self.scale
 
 
-def load_image(source) -> np.ndarray:
+def load_image(source: Picture) -> np.ndarray:
     """The picture as uint8 RGB [H, W, 3], upright and at full size.
 
     source: a path, encoded bytes, a PIL image, an array [H, W] or [H, W, C], or a tensor [C, H, W], with 1, 3 or 4
@@ -94,7 +99,7 @@ def load_image(source) -> np.ndarray:
     return load_photo(source, max_side=None).pixels
 
 
-def load_photo(source, max_side: int | None = 2048) -> Photo:
+def load_photo(source: Picture, max_side: int | None = 2048) -> Photo:
     """Like `load_image`, reduced by a whole factor so that no side exceeds `max_side` pixels (None: full size).
 
     A JPEG is reduced while it is decoded; of other files one decoded copy is held for the time of the call.
@@ -121,7 +126,7 @@ def load_photo(source, max_side: int | None = 2048) -> Photo:
     )
 
 
-def describe(source) -> str:
+def describe(source: object) -> str:
     """How messages and records name a picture."""
     if isinstance(source, str | os.PathLike):
         return os.fsdecode(source)
@@ -178,7 +183,9 @@ def _register_plugins() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _from_file(file, name: str, max_side: int | None, orientation: int | None = None) -> Photo:
+def _from_file(
+    file: str | os.PathLike[str] | io.BytesIO, name: str, max_side: int | None, orientation: int | None = None
+) -> Photo:
     with _errors_name(name):
         _register_plugins()
         # Pillow would run Ghostscript on an EPS file: no picture is worth running a program that it brings along.
@@ -193,7 +200,7 @@ def _from_file(file, name: str, max_side: int | None, orientation: int | None = 
             return _from_pil(image, name, max_side, draft=True, orientation=orientation)
 
 
-def _is_heif(file) -> bool:
+def _is_heif(file: str | os.PathLike[str] | io.BytesIO) -> bool:
     if not isinstance(file, io.BytesIO):
         with open(file, "rb") as opened:
             return _is_heif(io.BytesIO(opened.read(12)))
@@ -209,7 +216,7 @@ def _from_raw(path: str | os.PathLike, name: str, max_side: int | None) -> Photo
     with _errors_name(name), open(path, "rb") as file, rawpy.imread(file) as raw:
         orientation = _EXIF_OF_RAW.get(raw.sizes.flip, 1)
         try:
-            preview = raw.extract_thumb()
+            preview: Any = raw.extract_thumb()
         except rawpy.LibRawError:
             preview = None
         if preview is not None and preview.format == rawpy.ThumbFormat.JPEG:
@@ -293,7 +300,8 @@ def _white(image: Image.Image, name: str) -> int:
     """The value of white in a picture of whole numbers, of the whole of it: a dark band must not pass for 8 bits."""
     if image.mode != "I":
         return 255 if image.mode != "F" and not image.mode.startswith("I;16") else 65535
-    low, high = image.getextrema()
+    extrema: Any = image.getextrema()  # one pair: of one band
+    low, high = extrema
     if low < 0 or high > 65535:
         raise ImageError(f"{name}: 32-bit pixels of unknown range; save it with 8 or 16 bits a channel")
     return 255 if high <= 255 and image.format not in ("PNG", "PPM") else 65535  # these two have 16 bits
@@ -313,7 +321,13 @@ def _to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
         transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
     except Exception:  # a damaged profile; the pixels are sound
         return None
-    return lambda pixels: ImageCms.applyTransform(pixels.convert(mode), transform)
+
+    def convert(pixels: Image.Image) -> Image.Image:
+        converted = ImageCms.applyTransform(pixels.convert(mode), transform)
+        assert converted is not None  # it would be, in place
+        return converted
+
+    return convert
 
 
 def _rgb(
