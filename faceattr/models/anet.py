@@ -237,7 +237,7 @@ class ANet(nn.Module):
         if tuple(images.shape[2:]) == (height, width):  # a single crop needs no interweaving
             _, h4, features = self.responses(images)
             logits, strength = self.head(self.dropout(features)), h4.amax((1, 2, 3))
-            best = torch.zeros(len(images), 2, dtype=torch.int64, device=images.device)
+            best = torch.zeros(images.shape[0], 2, dtype=torch.int64, device=images.device)
             views_features, strength = features.repeat(1, len(views)), strength[:, None, None]
             return DenseOutput(logits[..., None, None], features[..., None, None], best, views_features, strength)
         # One block of the interweaved map holds the pooled C3 (then the C4) of one crop.
@@ -315,7 +315,7 @@ def _blocks(interweaved: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _views(features: Tensor, best: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
     """[N, V * F]: features [N, Dy, Dx, F] at ``best`` plus each offset, held inside the field."""
-    images = torch.arange(len(features), device=features.device)
+    images = torch.arange(features.shape[0], device=features.device)
     rows, columns = best.unbind(1)
 
     def moved(places, offset, dim):

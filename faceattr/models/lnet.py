@@ -132,11 +132,12 @@ class PyramidTrunk(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         fine = self.c3(self.c2(self.c1((images - self.mean) / self.std)))
         coarse = self.up(self.c4(fine))
-        # Position 2 i of the fine map is position i of the coarse one; between them is the mean of both.
+        # Position 2 i of the fine map is position i of the coarse one; between them is the mean of both. The border is
+        # repeated first: of a single position compiled code would make 0 / 0.
+        coarse = F.pad(coarse, (0, 1, 0, 1), mode="replicate")
         size = [2 * length - 1 for length in coarse.shape[2:]]
         coarse = F.interpolate(coarse, size, mode="bilinear", align_corners=True)
-        rows, columns = (fine.shape[axis] - coarse.shape[axis] for axis in (2, 3))
-        return self.out(fine + F.pad(coarse, (0, columns, 0, rows), mode="replicate"))
+        return self.out(fine + coarse[:, :, : fine.shape[2], : fine.shape[3]])
 
 
 Trunk = LNetTrunk | PyramidTrunk
