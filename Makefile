@@ -9,7 +9,7 @@ SOURCES := setup.py pyproject.toml MANIFEST.in $(shell find csrc faceattr -type 
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-sanitize bench lint reproduce test-cuda-build test-gpu test-gpu-sanitize bench-gpu
+.PHONY: demo test test-sanitize bench lint docs reproduce test-cuda-build test-gpu test-gpu-sanitize bench-gpu
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo-output
@@ -79,6 +79,12 @@ lint: $(BIN)/ruff $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
+
+# The site, in build/docs/index.html; a warning is an error, and every example is run.
+docs: $(INSTALLED)
+	$(PIP) sphinx myst-parser furo
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	$(BIN)/pytest -q tests/test_docs.py
 
 # A torch that is new enough stays; the operators are built against it, so without build isolation.
 $(INSTALLED): $(SOURCES) | $(BIN)/python

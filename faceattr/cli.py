@@ -138,9 +138,12 @@ def _parser() -> argparse.ArgumentParser:
     explain_command.add_arguments(explain)
 
     export = commands.add_parser(
-        "export", help="the nets as ONNX files", description="The nets as ONNX files, for use without torch."
+        "export",
+        help="the nets as ONNX files or AOTInductor packages",
+        description="The nets as ONNX files, for use without torch, or as packages that AOTInductor has compiled for "
+        "this kind of machine, for use without Python.",
     )
-    export.add_argument("--format", choices=("onnx",), default="onnx")
+    export.add_argument("--format", choices=("onnx", "aotinductor"), default="onnx")
     export.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the files go")
     _add_weights(export)
     export.set_defaults(run=_export)
@@ -393,11 +396,12 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from faceattr.export import export_onnx
+    from faceattr.export import export_aotinductor, export_onnx
     from faceattr.models.checkpoint import load_checkpoint
     from faceattr.pipeline import find_weights
 
-    for path in export_onnx(load_checkpoint(find_weights(options.weights)), options.output):
+    export = export_onnx if options.format == "onnx" else export_aotinductor
+    for path in export(load_checkpoint(find_weights(options.weights)), options.output):
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
 

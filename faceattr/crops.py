@@ -26,7 +26,9 @@ class CropSettings:
         rows, columns = self.positions
         return input_size[0] + step * (rows - 1), input_size[1] + step * (columns - 1)
 
-    def window(self, box: np.ndarray, input_size: tuple[int, int], step: int) -> tuple[float, float, float, float]:
+    def window(
+        self, box: Sequence[float] | np.ndarray, input_size: tuple[int, int], step: int
+    ) -> tuple[float, float, float, float]:
         """The crop of a box x0, y0, x1, y1, in the same coordinates."""
         x0, y0, x1, y1 = map(float, box)
         face = y1 - y0

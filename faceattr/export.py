@@ -1,23 +1,27 @@
-"""`faceattr export`: a checkpoint's nets as ONNX files, and a JSON of what it takes to use them without torch."""
+"""`faceattr export`: a checkpoint's nets as ONNX files, or compiled by AOTInductor, and a JSON of what it takes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from faceattr.crops import CropSettings
+from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import Checkpoint
+from faceattr.models.lnet import LNet
+from faceattr.models.svm import LinearSVM
 
 
 class _Sizes(nn.Module):
     """images [N, 3, H, W] in [0, 1] -> size maps (logits) [N, sizes, h, w]."""
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: LNet):
         super().__init__()
         self.net = net
 
@@ -28,7 +32,7 @@ class _Sizes(nn.Module):
 class _Attributes(nn.Module):
     """crops [N, 3, h, w] in [0, 1] -> ANet's pooled features [N, F] and the attributes' probabilities [N, A]."""
 
-    def __init__(self, anet: nn.Module, svm: nn.Module):
+    def __init__(self, anet: ANet, svm: LinearSVM):
         super().__init__()
         self.anet, self.svm = anet, svm
 
@@ -40,7 +44,7 @@ class _Attributes(nn.Module):
 class _Face(nn.Module):
     """crops as above and the localiser's log-odds [N] -> the probability [N] that each is a face."""
 
-    def __init__(self, anet: nn.Module, face: nn.Module):
+    def __init__(self, anet: ANet, face: LinearSVM):
         super().__init__()
         self.anet, self.face = anet, face
 
@@ -49,6 +53,14 @@ class _Face(nn.Module):
         top, left = (crops.shape[2] - height) // 2, (crops.shape[3] - width) // 2
         features = self.anet.features(crops[:, :, top : top + height, left : left + width])
         return self.face(torch.cat([features, log_odds[:, None]], 1))[:, 0]
+
+
+class _Program(NamedTuple):
+    net: nn.Module
+    inputs: dict[str, Tensor]
+    dynamic: tuple[dict[int, str], ...]
+    """Of each input the dimensions that may have any size, by name."""
+    outputs: list[str]
 
 
 def export_onnx(checkpoint: Checkpoint, folder: Path) -> list[Path]:
@@ -61,48 +73,66 @@ def export_onnx(checkpoint: Checkpoint, folder: Path) -> list[Path]:
         import onnxscript  # noqa: F401, torch.onnx needs it
     except ImportError:
         raise ValueError('export: onnx is not installed; pip install "faceattr[onnx]"') from None
-    settings, anet = checkpoint.metadata["preprocessing"], checkpoint.anet
-    crop = CropSettings(**settings["crop"])
+
+    def write(program: _Program, path: Path) -> None:
+        exported = torch.onnx.export(
+            program.net,
+            tuple(program.inputs.values()),
+            dynamo=True,
+            dynamic_shapes=program.dynamic,
+            input_names=list(program.inputs),
+            output_names=program.outputs,
+            verbose=False,
+        )
+        assert exported is not None
+        exported.save(path)
+
+    return _export(checkpoint, folder, ".onnx", write)
+
+
+def export_aotinductor(checkpoint: Checkpoint, folder: Path) -> list[Path]:
+    """As :func:`export_onnx`, machine code for this kind of machine in .pt2 packages; needs a C++ compiler.
+
+    torch._inductor.aoti_load_package, after `import faceattr.ops`, and torch's C++ library run them.
+    """
+
+    def write(program: _Program, path: Path) -> None:
+        dynamic = tuple(dict.fromkeys(sizes, torch.export.Dim.DYNAMIC) for sizes in program.dynamic)
+        exported = torch.export.export(program.net, tuple(program.inputs.values()), dynamic_shapes=dynamic)
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(path.resolve()))
+
+    return _export(checkpoint, folder, ".pt2", write)
+
+
+def _export(checkpoint: Checkpoint, folder: Path, suffix: str, write: Callable[[_Program, Path], None]) -> list[Path]:
+    anet = checkpoint.anet
+    crop = CropSettings(**checkpoint.metadata["preprocessing"]["crop"])
     size = crop.size(tuple(anet.config["input_size"]), anet.step)
-    pictures, crops = torch.rand(2, 3, 97, 113), torch.rand(2, 3, *size)
-    batch, pixels = {0: "n"}, {0: "n", 2: "height", 3: "width"}
-    nets: dict[str, tuple[nn.Module, dict[str, Tensor], tuple, list[str]]] = {
-        "lnet_o": (_Sizes(checkpoint.lnet_o), {"images": pictures}, (pixels,), ["size_maps"]),
-        "lnet_s": (_Sizes(checkpoint.lnet_s), {"images": pictures}, (pixels,), ["size_maps"]),
-        "attributes": (
-            _Attributes(anet, checkpoint.svm),
-            {"crops": crops},
-            (batch,),
-            ["features", "probabilities"],
-        ),
-        "face": (
-            _Face(anet, checkpoint.face),
-            {"crops": crops, "log_odds": torch.rand(2)},
-            (batch, batch),
-            ["probability"],
-        ),
-    }
     folder.mkdir(parents=True, exist_ok=True)
     written, files = [], {}
-    for name, (net, inputs, dynamic, outputs) in nets.items():
+    for name, program in _programs(checkpoint, size).items():
+        program.net.float().eval()
+        path = folder / (name + suffix)
         with torch.no_grad():
-            program = torch.onnx.export(
-                net.float().eval(),
-                tuple(inputs.values()),
-                dynamo=True,
-                dynamic_shapes=dynamic,
-                input_names=list(inputs),
-                output_names=outputs,
-                verbose=False,
-            )
-        path = folder / f"{name}.onnx"
-        assert program is not None
-        program.save(path)
+            write(program, path)
         written.append(path)
-        files[name] = {"file": path.name, "inputs": list(inputs), "outputs": outputs}
+        files[name] = {"file": path.name, "inputs": list(program.inputs), "outputs": program.outputs}
     path = folder / "preprocessing.json"
     path.write_text(json.dumps(_description(checkpoint, crop, size, files), indent=2) + "\n")
     return [*written, path]
+
+
+def _programs(checkpoint: Checkpoint, size: tuple[int, int]) -> dict[str, _Program]:
+    anet = checkpoint.anet
+    pictures, crops = torch.rand(2, 3, 97, 113), torch.rand(2, 3, *size)
+    batch, pixels = {0: "n"}, {0: "n", 2: "height", 3: "width"}
+    attributes, face = _Attributes(anet, checkpoint.svm), _Face(anet, checkpoint.face)
+    return {
+        "lnet_o": _Program(_Sizes(checkpoint.lnet_o), {"images": pictures}, (pixels,), ["size_maps"]),
+        "lnet_s": _Program(_Sizes(checkpoint.lnet_s), {"images": pictures}, (pixels,), ["size_maps"]),
+        "attributes": _Program(attributes, {"crops": crops}, (batch,), ["features", "probabilities"]),
+        "face": _Program(face, {"crops": crops, "log_odds": torch.rand(2)}, (batch, batch), ["probability"]),
+    }
 
 
 def _description(
@@ -118,4 +148,5 @@ def _description(
         "crop": {**asdict(crop), "size": list(size), "pixels_a_height": anet.config["input_size"][0]},
         "localization": metadata["preprocessing"]["localization"],
         "lnet_sizes": {name: getattr(checkpoint, name).config["sizes"] for name in ("lnet_o", "lnet_s")},
+        "lnet_strides": {name: getattr(checkpoint, name).trunk.stride for name in ("lnet_o", "lnet_s")},
     }

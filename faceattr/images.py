@@ -10,12 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from faceattr.colour import implied_profile
+
+Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray | torch.Tensor
+"""What `load_image` takes."""
 
 RAW_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .dng .erf .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf .srw "
@@ -75,17 +80,17 @@ class Photo:
     origin: tuple[int, int] = (0, 0)
     orientation: int = 1
 
-    def to_original(self, boxes: np.ndarray, clip: bool = True) -> np.ndarray:
+    def to_original(self, boxes: ArrayLike, clip: bool = True) -> np.ndarray:
         """Boxes [..., 4] (x0, y0, x1, y1) in `pixels` to original pixels, clipped to the picture or as they are."""
         moved = np.asarray(boxes, dtype=np.float64) * self.scale + np.tile(self.origin, 2)
         return np.clip(moved, 0, [self.width, self.height] * 2) if clip else moved
 
-    def from_original(self, boxes: np.ndarray) -> np.ndarray:
+    def from_original(self, boxes: ArrayLike) -> np.ndarray:
         """Boxes [..., 4] in original pixels to `pixels`."""
         return (np.asarray(boxes, dtype=np.float64) - np.tile(self.origin, 2)) / self.scale
 
 
-def load_image(source) -> np.ndarray:
+def load_image(source: Picture) -> np.ndarray:
     """The picture as uint8 RGB [H, W, 3], upright and at full size.
 
     source: a path, encoded bytes, a PIL image, an array [H, W] or [H, W, C], or a tensor [C, H, W], with 1, 3 or 4
@@ -98,7 +103,7 @@ def load_image(source) -> np.ndarray:
     return load_photo(source, max_side=None).pixels
 
 
-def load_photo(source, max_side: int | None = 2048) -> Photo:
+def load_photo(source: Picture, max_side: int | None = 2048) -> Photo:
     """Like `load_image`, reduced by a whole factor so that no side exceeds `max_side` pixels (None: full size).
 
     A JPEG is reduced while it is decoded; of other files one decoded copy is held for the time of the call.
@@ -125,7 +130,7 @@ def load_photo(source, max_side: int | None = 2048) -> Photo:
     )
 
 
-def describe(source) -> str:
+def describe(source: object) -> str:
     """How messages and records name a picture."""
     if isinstance(source, str | os.PathLike):
         return os.fsdecode(source)
@@ -182,7 +187,9 @@ def _register_plugins() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _from_file(file, name: str, max_side: int | None, orientation: int | None = None) -> Photo:
+def _from_file(
+    file: str | os.PathLike[str] | io.BytesIO, name: str, max_side: int | None, orientation: int | None = None
+) -> Photo:
     with _errors_name(name):
         _register_plugins()
         # Pillow would run Ghostscript on an EPS file: no picture is worth running a program that it brings along.
@@ -203,14 +210,14 @@ def _from_file(file, name: str, max_side: int | None, orientation: int | None = 
             return _from_pil(image, name, max_side, draft=True, orientation=orientation)
 
 
-def _is_heif(file) -> bool:
+def _is_heif(file: str | os.PathLike[str] | io.BytesIO) -> bool:
     with _opened(file) as opened:
         start = opened.read(12)
     return start[4:8] == b"ftyp" and start[8:] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
 @contextmanager
-def _opened(file) -> Iterator[io.BufferedIOBase]:
+def _opened(file: str | os.PathLike[str] | io.BytesIO) -> Iterator[BinaryIO]:
     if isinstance(file, io.BytesIO):
         file.seek(0)
         yield file
@@ -219,7 +226,7 @@ def _opened(file) -> Iterator[io.BufferedIOBase]:
             yield opened
 
 
-def _is_known_to_libraw(file) -> bool:
+def _is_known_to_libraw(file: str | os.PathLike[str] | io.BytesIO) -> bool:
     try:
         import rawpy
     except ImportError:
@@ -231,7 +238,7 @@ def _is_known_to_libraw(file) -> bool:
         return False
 
 
-def _from_raw(path_or_content, name: str, max_side: int | None) -> Photo:
+def _from_raw(path_or_content: str | os.PathLike[str] | io.BytesIO, name: str, max_side: int | None) -> Photo:
     try:
         import rawpy
     except ImportError as error:
@@ -239,7 +246,7 @@ def _from_raw(path_or_content, name: str, max_side: int | None) -> Photo:
     with _errors_name(name), _opened(path_or_content) as file, rawpy.imread(file) as raw:
         orientation = _EXIF_OF_RAW.get(raw.sizes.flip, 1)
         try:
-            preview = raw.extract_thumb()
+            preview: Any = raw.extract_thumb()
         except rawpy.LibRawError:
             preview = None
         if preview is not None and preview.format == rawpy.ThumbFormat.JPEG:
@@ -329,7 +336,8 @@ def _white(image: Image.Image, name: str) -> int:
     """The value of white in a picture of whole numbers, of the whole of it: a dark band must not pass for 8 bits."""
     if image.mode != "I":
         return 255 if image.mode != "F" and not image.mode.startswith("I;16") else 65535
-    low, high = image.getextrema()
+    extrema: Any = image.getextrema()  # one pair: of one band
+    low, high = extrema
     if low < 0 or high > 65535:
         raise ImageError(f"{name}: 32-bit pixels of unknown range; save it with 8 or 16 bits a channel")
     return 255 if high <= 255 and image.format not in ("PNG", "PPM") else 65535  # these two have 16 bits
@@ -356,7 +364,13 @@ def _to_srgb(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
         transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
     except Exception:  # a damaged profile; the pixels are sound
         return None
-    return lambda pixels: ImageCms.applyTransform(pixels.convert(mode), transform)
+
+    def convert(pixels: Image.Image) -> Image.Image:
+        converted = ImageCms.applyTransform(pixels.convert(mode), transform)
+        assert converted is not None  # it would be, in place
+        return converted
+
+    return convert
 
 
 def _rgb(

@@ -169,7 +169,8 @@ class Localizer:
         dtype = dtype or compute_dtype(lnet_o.head.weight.device)[0]
         # Channels last is the convolutions' faster layout, on CPUs as on GPUs.
         self.lnet_o, self.lnet_s = (
-            deepcopy(net).eval().to(dtype).to(memory_format=torch.channels_last) for net in (lnet_o, lnet_s)
+            deepcopy(net).eval().to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for net in (lnet_o, lnet_s)
         )
         self.settings = settings or LocalizerSettings()
 
@@ -206,7 +207,7 @@ class Localizer:
         settings = self.settings
         height, width = photo.shape[1:]
         scale = min(settings.largest_enlargement, settings.finest_side / max(height, width))
-        levels = []
+        levels: list[Tensor] = []
         while not levels or max(height, width) * scale >= settings.least_side:
             size = max(1, round(height * scale)), max(1, round(width * scale))
             source = levels[-1] if levels else photo.float()[None]

@@ -8,8 +8,8 @@ import difflib
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -17,15 +17,17 @@ from importlib import resources
 from itertools import chain, repeat
 from pathlib import Path
 from threading import Barrier
+from typing import Any, TypeGuard, TypeVar, overload
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from faceattr.ages import Age, read_ages
 from faceattr.attributes import AGE
 from faceattr.crops import CropSettings, crop_window
-from faceattr.images import ImageError, Photo, describe, load_photo
+from faceattr.images import ImageError, Photo, Picture, describe, load_photo
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
 from faceattr.video import Frame, frames, is_video
@@ -37,6 +39,10 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 # A stream holds decoded photos until their faces fill a batch, but no more bytes of them than this.
 _HELD_BYTES = 64 * 2**20
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+
+Boxes = ArrayLike | torch.Tensor
+"""[K, 4]: x0, y0, x1, y1 in pixels of the upright photo."""
+_Picture = TypeVar("_Picture", bound=Picture)
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Face:
     features: np.ndarray | None = field(default=None, repr=False, compare=False)
     notes: tuple[str, ...] = ()
     age: Age | None = None
-    frame: tuple[float, float, float, float] = field(default=None, repr=False, compare=False)
+    frame: tuple[float, float, float, float] = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
     def __post_init__(self):
         if self.frame is None:
@@ -189,23 +195,38 @@ class FaceAttributes:
         """How many features a face has."""
         return self._anet.config["features"]
 
-    def predict(self, image, boxes=None) -> list:
+    @overload
+    def predict(self, image: Picture, boxes: Boxes | None = None) -> list[Face]: ...
+
+    @overload
+    def predict(
+        self, image: list[_Picture] | tuple[_Picture, ...], boxes: Sequence[Boxes | None] | None = None
+    ) -> list[list[Face]]: ...
+
+    def predict(self, image: Any, boxes: Any = None) -> Any:
         """The faces of a photo, best first: a list of `Face`. A list of photos gives a list of such lists.
 
         boxes: [K, 4], x0, y0, x1, y1 in pixels of the upright photo, in place of localisation; for a list of photos a
             list of them, with None where a photo's faces are to be found.
+
         Raises ImageError for a photo that cannot be read; in a list it warns, gives no faces, and the others go on.
         """
         return self._faces(image, boxes, detect_only=False)
 
-    def detect(self, image) -> list:
+    @overload
+    def detect(self, image: Picture) -> list[Face]: ...
+
+    @overload
+    def detect(self, image: list[_Picture] | tuple[_Picture, ...]) -> list[list[Face]]: ...
+
+    def detect(self, image: Any) -> Any:
         """Like `predict`: boxes and scores alone."""
         return self._faces(image, None, detect_only=True)
 
     def iter_predict(
         self,
-        images: Iterable,
-        boxes: Iterable | None = None,
+        images: Iterable[Picture],
+        boxes: Iterable[Boxes | None] | None = None,
         *,
         detect_only: bool = False,
         batch_size: int = 32,
@@ -227,7 +248,7 @@ class FaceAttributes:
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise ValueError(f"{name}={value}: at least 1 is needed")
-        if hasattr(images, "__len__") and hasattr(boxes, "__len__") and len(images) != len(boxes):
+        if isinstance(images, Sized) and isinstance(boxes, Sized) and len(images) != len(boxes):
             raise ValueError(
                 f"boxes: {len(boxes)} entries for {len(images)} photos; give one a photo, None to find them"
             )
@@ -237,7 +258,7 @@ class FaceAttributes:
     def _stream(
         self, tasks: Iterable[tuple], detect_only: bool, batch_size: int, workers: int, keep_photos: bool
     ) -> Iterator[Prediction]:
-        def locate(source, boxes_of_photo) -> _Located:
+        def locate(source: Any, boxes_of_photo: Boxes | None) -> _Located:
             name = source.video if isinstance(source, Frame) else describe(source)
             try:
                 pixels = source.pixels if isinstance(source, Frame) else source
@@ -281,7 +302,7 @@ class FaceAttributes:
         for located in waiting:
             yield from self._finish([located], detect_only, 1)
 
-    def _faces(self, image, boxes, detect_only: bool) -> list:
+    def _faces(self, image: Any, boxes: Any, detect_only: bool) -> list:
         if not isinstance(image, list | tuple):
             located = self._locate(describe(image), load_photo(image), boxes)
             return next(self._complete([located], detect_only)).faces
@@ -292,8 +313,10 @@ class FaceAttributes:
             faces.append(prediction.faces)
         return faces
 
-    def _locate(self, name: str, photo: Photo, boxes) -> _Located:
-        maps, seen = {}, None
+    def _locate(self, name: str, photo: Photo, boxes: Boxes | None) -> _Located:
+        maps: dict[str, np.ndarray] = {}
+        seen: np.ndarray | None = None
+        found: list[tuple[np.ndarray, float | None, np.ndarray]]
         if boxes is None:
             # Photo by photo: what else is in a batch then cannot move a box.
             pixels = torch.from_numpy(photo.pixels).to(self.device).permute(2, 0, 1).float().div_(255)
@@ -331,7 +354,7 @@ class FaceAttributes:
         )
         return _Located(prediction, crops)
 
-    def candidates(self, image) -> tuple[list[Face], np.ndarray]:
+    def candidates(self, image: Picture) -> tuple[list[Face], np.ndarray]:
         """What the LNets propose in a photo, before ANet has its say: K faces with the LNets' score, best first.
 
         Beside them float32 [K, F + 1], what decides whether each is a face: ANet's features and the score's log-odds.
@@ -363,8 +386,9 @@ class FaceAttributes:
         if any(face.score is None for face, _ in pairs):
             return pairs
         least = max(self._least_score, self._min_score)
-        good = [pair for pair in pairs if pair[0].score >= least]
-        return sorted(good, key=lambda pair: -pair[0].score)[: self._max_faces]
+        scored = [(face.score, face, crop) for face, crop in pairs if face.score is not None and face.score >= least]
+        best = sorted(scored, key=lambda one: -one[0])[: self._max_faces]
+        return [(face, crop) for _, face, crop in best]
 
     def _images(self, crops: list[np.ndarray]) -> torch.Tensor:
         weight = self._anet.head.weight
@@ -405,7 +429,7 @@ class FaceAttributes:
         features = self._anet.pooled_features(self._images(crops))
         probabilities = self._svm(features).float().cpu()
         described = []
-        ages = [None] * len(crops)
+        ages: Sequence[Age | None] = [None] * len(crops)
         if self._age is not None:
             tail = self.metadata["preprocessing"]["age_tail"]
             ages = read_ages(self._age(features).double().cpu().numpy(), tail)
@@ -421,7 +445,7 @@ def load(
     weights: str | os.PathLike | None = None,
     device: str | torch.device = "auto",
     dtype: torch.dtype = torch.float32,
-    **options,
+    **options: Any,
 ) -> FaceAttributes:
     """The pipeline with the bundled weights, or those of a checkpoint file or of a folder that holds one.
 
@@ -495,7 +519,7 @@ def _sources(tasks: Iterable[tuple], every: float) -> Iterator[tuple]:
             for frame in frames(image, every):
                 yield frame, boxes
         except ImageError as error:
-            yield Frame(describe(image), 0.0, error), None
+            yield Frame(describe(image), 0.0, error), None  # type: ignore[arg-type]
 
 
 def _in_words(name: str, error: Exception) -> str:
@@ -517,19 +541,20 @@ def _allocator() -> ctypes.CDLL | None:
 
 def _give_back_memory() -> None:
     """What is free goes back to the system: of photos of many sizes glibc would keep ever more pieces."""
-    if _allocator() is not None:
-        _allocator().malloc_trim(0)
+    allocator = _allocator()
+    if allocator is not None:
+        allocator.malloc_trim(0)
 
 
 def _without_pixels(prediction: Prediction) -> Prediction:
     return replace(prediction, photo=None, response_maps={}, windows=None)
 
 
-def _are_faces(boxes) -> bool:
+def _are_faces(boxes: Any) -> TypeGuard[Sequence[Face]]:
     return isinstance(boxes, list | tuple) and bool(boxes) and all(isinstance(each, Face) for each in boxes)
 
 
-def _check_boxes(boxes, photo: Photo, name: str) -> np.ndarray:
+def _check_boxes(boxes: Any, photo: Photo, name: str) -> np.ndarray:
     """Given boxes as float64 [K, 4], clipped to the photo."""
     try:
         boxes = np.asarray(boxes.cpu() if isinstance(boxes, torch.Tensor) else boxes, dtype=np.float64)
@@ -560,7 +585,7 @@ def _torch_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _ahead(run: Callable, tasks: Iterable[tuple], workers: int) -> Iterator:
+def _ahead(run: Callable, tasks: Iterable[tuple], workers: int) -> Generator:
     """run(*task) for each task, in order, computed a few ahead by threads that share torch's between them."""
     threads = torch.get_num_threads()
     started = Barrier(workers + 1)
@@ -580,7 +605,7 @@ def _ahead(run: Callable, tasks: Iterable[tuple], workers: int) -> Iterator:
         started.wait()
         # What a thread sets counts for itself and for threads that are yet to come: those are not ours.
         torch.set_num_threads(threads)
-        ahead = deque()
+        ahead: deque[Future] = deque()
         for task in tasks:
             ahead.append(pool.submit(run, *task))
             if len(ahead) > 2 * workers:

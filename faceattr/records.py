@@ -3,9 +3,9 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
-from faceattr.pipeline import Prediction
+from faceattr.pipeline import Face, Prediction
 
 FORMATS = ("table", "json", "jsonl", "csv")
 
@@ -41,7 +41,7 @@ class RecordWriter:
     def __enter__(self) -> "RecordWriter":
         return self
 
-    def __exit__(self, error: type[BaseException] | None, *_) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         # Also after an interruption: what was written is then still one valid array. Only a closed pipe takes no more.
         if self._is_array and not (error and issubclass(error, BrokenPipeError)):
             self._print("\n]" if self._count else "[]")
@@ -68,7 +68,7 @@ class RecordWriter:
             age = ["age", "age_low", "age_high"] if self._aged else []
             rows.writerow([*photo, "face", *box, "score", *age, *self._attributes, "notes", "error"])
         time = [prediction.time] if self._timed else []
-        photo = [prediction.image, *time, prediction.width, prediction.height]
+        record: list[Any] = [prediction.image, *time, prediction.width, prediction.height]
         for number, face in enumerate(prediction.faces, 1):
             known = [face.attributes.get(name) for name in self._attributes] if face.attributes else []
             values = ["" if value is None else f"{value:.4f}" for value in known]
@@ -76,10 +76,10 @@ class RecordWriter:
             if self._aged:
                 years = [] if face.age is None else [face.age.years, face.age.low, face.age.high]
                 values = [*(f"{year:.1f}" for year in years), *[""] * (3 - len(years)), *values]
-            rows.writerow([*photo, number, *(f"{edge:.1f}" for edge in face.box), score, *values, _notes(face), ""])
+            rows.writerow([*record, number, *(f"{edge:.1f}" for edge in face.box), score, *values, _notes(face), ""])
         if not prediction.faces:
             empty = 6 + len(self._attributes) + (3 if self._aged else 0)
-            rows.writerow([*photo, *[""] * empty, "", prediction.error or ""])
+            rows.writerow([*record, *[""] * empty, "", prediction.error or ""])
         self._stream.flush()
 
     def _table(self, prediction: Prediction) -> None:
@@ -109,7 +109,7 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
-def _notes(face) -> str:
+def _notes(face: Face) -> str:
     return "; ".join(face.notes)
 
 

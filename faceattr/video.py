@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ class Frame:
     pixels: np.ndarray
 
 
-def is_video(source) -> bool:
+def is_video(source: object) -> bool:
     """Whether it is the path of a video, by its name."""
     return isinstance(source, str | os.PathLike) and os.path.splitext(describe(source))[1].lower() in VIDEO_SUFFIXES
 
@@ -64,7 +65,7 @@ def frames(path: str | os.PathLike, every: float = 1.0) -> Iterator[Frame]:
         ) from error
 
 
-def _upright(frame) -> np.ndarray:
+def _upright(frame: Any) -> np.ndarray:
     # The turn that players apply, counter-clockwise in degrees.
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))

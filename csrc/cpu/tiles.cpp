@@ -1,4 +1,6 @@
 // Hands out the inner loops of the chosen instruction set.
+#include <cstdlib>
+
 #include "isa.h"
 #include "tile_kernels.h"
 
@@ -36,14 +38,14 @@ bool has_pair_products() {
   return cpu_isa() == Isa::avx512_bf16;
 }
 
-#if defined(__x86_64__)
 template <>
 const TileKernels<BFloat16Pair>& tile_kernels<BFloat16Pair>() {
+#if defined(__x86_64__)
   return avx512_bf16::kernels<BFloat16Pair>();
-}
 #else
-template const TileKernels<BFloat16Pair>& tile_kernels<BFloat16Pair>();
+  std::abort();  // nothing has pair products there
 #endif
+}
 template const TileKernels<float>& tile_kernels<float>();
 template const TileKernels<double>& tile_kernels<double>();
 template const TileKernels<Half>& tile_kernels<Half>();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from faceattr.attributes import ATTRIBUTES
 from faceattr.nn import LocallySharedConv2d
 from faceattr.ops import interweaved_conv2d, locally_shared_conv2d
 
-_WIDE = {
+_WIDE: dict[str, Any] = {
     "input_size": (119, 103),
     "stages": (((24, 5, 2), (32, 3, 1)), ((64, 3, 1), (64, 3, 1))),
     "c3": (128, 3, (5, 4)),
@@ -25,7 +25,7 @@ _WIDE = {
     "dropout": 0.3,
 }
 _DEEP_STAGES = (((32, 5, 2), (32, 3, 1)), ((64, 3, 1), (96, 3, 1), (96, 3, 1)))
-CONFIGS: dict[str, dict] = {
+CONFIGS: dict[str, dict[str, Any]] = {
     # The paper's net, with the sizes of DeepID2 that it follows.
     "paper": {},
     # Twice the paper's resolution and deeper; 3.5 million parameters, 7 MB as float16.
@@ -79,6 +79,7 @@ class SharedConv2d(nn.Conv2d):
     def forward(self, images: Tensor) -> Tensor:
         if images.device.type != "cpu" or torch.is_grad_enabled():
             return super().forward(images)
+        assert self.bias is not None
         return locally_shared_conv2d(images, self.weight[None, None], self.bias[None, None], self.stride)
 
 
@@ -102,13 +103,17 @@ class ANet(nn.Module):
         ValueError: the sizes do not fit each other; the message names the layer.
     """
 
+    config: dict[str, Any]
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         attributes: int = len(ATTRIBUTES),
         input_size: tuple[int, int] = (55, 47),
-        stages=(((20, 4, 1),), ((40, 3, 1),)),
-        c3=(60, 3, (5, 4)),
-        c4=(80, 2, (4, 3)),
+        stages: Sequence[Sequence[tuple[int, int, int]]] = (((20, 4, 1),), ((40, 3, 1),)),
+        c3: tuple[int, int, tuple[int, int]] = (60, 3, (5, 4)),
+        c4: tuple[int, int, tuple[int, int]] = (80, 2, (4, 3)),
         features: int = 160,
         fc_inputs: tuple[str, ...] = ("c3", "c4"),
         batch_norm: bool = False,
@@ -134,7 +139,7 @@ class ANet(nn.Module):
             raise ValueError(f"ANet: fc_inputs is {tuple(fc_inputs)}, it must be ('c3', 'c4') or ('c4',)")
         norm = nn.BatchNorm2d if batch_norm else nn.Identity
 
-        size, channels, self.step = tuple(input_size), 3, 1
+        size, channels, self.step = input_size, 3, 1
         layers: list[nn.Module] = []
         for number, stage in enumerate(stages, 1):
             for out_channels, kernel, stride in stage:
@@ -170,7 +175,7 @@ class ANet(nn.Module):
             nn.init.normal_(layer.weight, std=math.sqrt(2 / filter_size))
             nn.init.zeros_(layer.bias)
 
-    def _normalised_layers(self) -> list[tuple[nn.Module, nn.Module]]:
+    def _normalised_layers(self) -> list[tuple[Any, nn.Module]]:
         """Every layer that a ReLU follows, with its normalisation."""
         shared = [(self.shared[i], self.shared[i + 1]) for i, m in enumerate(self.shared) if isinstance(m, nn.Conv2d)]
         return [*shared, (self.c3, self.norm3), (self.c4, self.norm4), (self.fc, self.norm_fc)]
@@ -181,11 +186,11 @@ class ANet(nn.Module):
         return self.shared((images - self.mean) / self.std)
 
     def features(self, images: Tensor) -> Tensor:
-        """Responses of the fully connected layer, [N, F], for RGB images [N, 3, *input_size] in [0, 1]."""
+        """Responses of the fully connected layer, [N, F], for RGB images ``[N, 3, *input_size]`` in [0, 1]."""
         return self.responses(images).fc
 
     def responses(self, images: Tensor) -> LayerResponses:
-        """Responses of C3, C4 and the fully connected layer for RGB images [N, 3, *input_size] in [0, 1]."""
+        """Responses of C3, C4 and the fully connected layer for RGB images ``[N, 3, *input_size]`` in [0, 1]."""
         expected = (3, *self.config["input_size"])
         if images.dim() != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(
@@ -197,7 +202,7 @@ class ANet(nn.Module):
         return LayerResponses(h3, h4, F.relu(self.norm_fc(self.fc(joined))))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, A] for RGB images [N, 3, *input_size] in [0, 1]."""
+        """Logits [N, A] for RGB images ``[N, 3, *input_size]`` in [0, 1]."""
         return self.head(self.dropout(self.features(images)))
 
     def forward_dense(self, images: Tensor, views: Sequence[tuple[int, int]] = ((0, 0),)) -> DenseOutput:
@@ -232,9 +237,9 @@ class ANet(nn.Module):
         if tuple(images.shape[2:]) == (height, width):  # a single crop needs no interweaving
             _, h4, features = self.responses(images)
             logits, strength = self.head(self.dropout(features)), h4.amax((1, 2, 3))
-            best = torch.zeros(len(images), 2, dtype=torch.int64, device=images.device)
-            field = [values[..., None, None] for values in (logits, features)]
-            return DenseOutput(*field, best, features.repeat(1, len(views)), strength[:, None, None])
+            best = torch.zeros(images.shape[0], 2, dtype=torch.int64, device=images.device)
+            views_features, strength = features.repeat(1, len(views)), strength[:, None, None]
+            return DenseOutput(logits[..., None, None], features[..., None, None], best, views_features, strength)
         # One block of the interweaved map holds the pooled C3 (then the C4) of one crop.
         weight, bias = _folded(self.c3, self.norm3)
         weight, bias = _spread(weight, self._size3), _spread(bias, self._size3)
@@ -284,7 +289,7 @@ class ANet(nn.Module):
         return folded.eval()
 
 
-def _folded(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias of a layer followed by its normalisation in evaluation mode."""
     if isinstance(norm, nn.Identity):
         return layer.weight, layer.bias
@@ -310,7 +315,7 @@ def _blocks(interweaved: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _views(features: Tensor, best: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
     """[N, V * F]: features [N, Dy, Dx, F] at ``best`` plus each offset, held inside the field."""
-    images = torch.arange(len(features), device=features.device)
+    images = torch.arange(features.shape[0], device=features.device)
     rows, columns = best.unbind(1)
 
     def moved(places, offset, dim):

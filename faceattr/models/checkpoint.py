@@ -114,7 +114,7 @@ def load_checkpoint(
             configuration; the message names the file and says what to do.
     """
     metadata, tensors = _read(Path(path))
-    nets = {}
+    nets: dict[str, Any] = {}
     every = {name: cls for name, cls in (NETS | OPTIONAL_NETS).items() if name in metadata["configs"]}
     for name, cls in every.items():
         net = _build(path, name, cls, metadata["configs"][name])
@@ -210,11 +210,11 @@ def _checksum(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for key in sorted(tensors):
         digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
-        digest.update(tensors[key].contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensors[key].contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _build(path, name: str, cls: type[nn.Module], config: dict[str, Any]) -> nn.Module:
+def _build(path: str | os.PathLike, name: str, cls: type[nn.Module], config: dict[str, Any]) -> nn.Module:
     try:
         return cls(**config)
     except (TypeError, ValueError) as error:
@@ -223,7 +223,7 @@ def _build(path, name: str, cls: type[nn.Module], config: dict[str, Any]) -> nn.
         ) from None
 
 
-def _fill(path, name: str, net: nn.Module, tensors: dict[str, Tensor]) -> None:
+def _fill(path: str | os.PathLike, name: str, net: nn.Module, tensors: dict[str, Tensor]) -> None:
     own = net.state_dict()
     missing, foreign = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or foreign:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,9 @@ class LNetTrunk(nn.Module):
 
     stride = 16
     """Pixels between neighbouring positions of the map."""
+    config: dict[str, Any]
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -85,6 +89,9 @@ class PyramidTrunk(nn.Module):
 
     stride = 8
     """Pixels between neighbouring positions of the map."""
+    config: dict[str, Any]
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -125,17 +132,19 @@ class PyramidTrunk(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         fine = self.c3(self.c2(self.c1((images - self.mean) / self.std)))
         coarse = self.up(self.c4(fine))
-        # Position 2 i of the fine map is position i of the coarse one; between them is the mean of both.
+        # Position 2 i of the fine map is position i of the coarse one; between them is the mean of both. The border is
+        # repeated first: of a single position compiled code would make 0 / 0.
+        coarse = F.pad(coarse, (0, 1, 0, 1), mode="replicate")
         size = [2 * length - 1 for length in coarse.shape[2:]]
         coarse = F.interpolate(coarse, size, mode="bilinear", align_corners=True)
-        rows, columns = (fine.shape[axis] - coarse.shape[axis] for axis in (2, 3))
-        return self.out(fine + F.pad(coarse, (0, columns, 0, rows), mode="replicate"))
+        return self.out(fine + coarse[:, :, : fine.shape[2], : fine.shape[3]])
 
 
-TRUNKS: dict[str, type[nn.Module]] = {"alexnet": LNetTrunk, "pyramid": PyramidTrunk}
+Trunk = LNetTrunk | PyramidTrunk
+TRUNKS: dict[str, type[LNetTrunk] | type[PyramidTrunk]] = {"alexnet": LNetTrunk, "pyramid": PyramidTrunk}
 
 
-def make_trunk(config: dict | None = None) -> nn.Module:
+def make_trunk(config: dict[str, Any] | None = None) -> Trunk:
     """The trunk of a `config`: its "kind" of TRUNKS, by default AlexNet's, and that kind's arguments."""
     arguments = dict(config or {})
     kind = arguments.pop("kind", "alexnet")
@@ -144,7 +153,7 @@ def make_trunk(config: dict | None = None) -> nn.Module:
     return TRUNKS[kind](**arguments)
 
 
-def fold_trunk(trunk: nn.Module) -> None:
+def fold_trunk(trunk: Trunk) -> None:
     """Folds every batch normalisation of a trunk into its convolution, in place, for inference.
 
     Raises ValueError in training mode, where the statistics are still moving.
@@ -153,7 +162,8 @@ def fold_trunk(trunk: nn.Module) -> None:
         raise ValueError("fold_batch_norm: the trunk is in training mode; call eval() first")
     for layer in trunk.modules():
         if isinstance(layer, nn.Sequential) and len(layer) == 3 and isinstance(layer[1], nn.BatchNorm2d):
-            layer[0] = fuse_conv_bn_eval(layer[0], layer[1])
+            conv: Any = layer[0]
+            layer[0] = fuse_conv_bn_eval(conv, layer[1])
             layer[1] = nn.Identity()
     trunk.config["batch_norm"] = False
 
@@ -166,7 +176,11 @@ class LNetPlus(nn.Module):
     """
 
     def __init__(
-        self, classes: int = 1000, hidden: Sequence[int] = (4096, 4096), grid: int = 1, trunk: dict | None = None
+        self,
+        classes: int = 1000,
+        hidden: Sequence[int] = (4096, 4096),
+        grid: int = 1,
+        trunk: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.trunk = make_trunk(trunk)
@@ -197,17 +211,18 @@ class LNet(nn.Module):
         self,
         tags: Sequence[str] = ATTRIBUTES,
         sizes: Sequence[float] = (40.0, 50.4, 63.5),
-        trunk: dict | None = None,
+        trunk: dict[str, Any] | None = None,
     ):
         super().__init__()
         ratios = [b / a for a, b in zip(sizes, sizes[1:], strict=False)]
         if not ratios or min(ratios) <= 1 or max(ratios) > 1.02 * min(ratios):
             raise ValueError(f"LNet: sizes must be two or more rising heights in equal ratios, got {list(sizes)}")
         self.trunk = make_trunk(trunk)
-        self.config = {"tags": list(tags), "sizes": list(sizes), "trunk": self.trunk.config}
+        self.config: dict[str, Any] = {"tags": list(tags), "sizes": list(sizes), "trunk": self.trunk.config}
         self.head = nn.Conv2d(self.trunk.channels, len(tags) + len(sizes), 1)
         # Log-sum-exp over some hundred positions adds about 5: start from "absent".
         nn.init.normal_(self.head.weight, std=0.01)
+        assert self.head.bias is not None
         nn.init.constant_(self.head.bias, -6.0)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -216,6 +231,7 @@ class LNet(nn.Module):
     def size_maps(self, images: Tensor) -> Tensor:
         """Logits [N, len(sizes), h, w]: how much speaks for a face of each height at each position."""
         faces = slice(len(self.config["tags"]), None)
+        assert self.head.bias is not None
         return F.conv2d(self.trunk(images), self.head.weight[faces], self.head.bias[faces]).float()
 
     def response_map(self, images: Tensor, kind: str = "face") -> Tensor:

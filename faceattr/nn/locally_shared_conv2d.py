@@ -101,7 +101,7 @@ class _LocallyShared(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def init_cells_(self, initialise: Callable[..., Any], **options: Any) -> _LocallyShared:
-        """Fills each cell's filters by one of :mod:`torch.nn.init`'s functions, in place; returns the layer.
+        """Fills each cell's filters by one of :mod:`torch.nn.init`'s functions, in place; returns the layer::
 
             layer.init_cells_(nn.init.kaiming_normal_, nonlinearity="relu")
 
@@ -243,7 +243,7 @@ class LazyLocallySharedConv2d(LazyModuleMixin, LocallySharedConv2d):
     """A :class:`LocallySharedConv2d` that learns C, and with ``grid="output"`` its grid, from the first input.
 
     ``grid="output"``, one cell a position, is the locally connected (unshared) layer of other frameworks; its grid then
-    stays, whatever the size of later inputs. As torch's lazy modules it becomes a plain layer at the first call.
+    stays, whatever the size of later inputs. As torch's lazy modules it becomes a plain layer at the first call::
 
         layer = LazyLocallySharedConv2d(32, 3, padding="same")
 

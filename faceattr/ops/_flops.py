@@ -25,6 +25,11 @@ def _(grad_shape, input_shape, grid, kernel_size, *args, out_shape=None, **kwarg
     return 2 * math.prod(grad_shape) * input_shape[1] * math.prod(kernel_size)
 
 
+@register_flop_formula(_operators.locally_shared_conv2d_backward)
+def _(grad_shape, input_shape, weight_shape, *args, **kwargs):
+    return 4 * math.prod(grad_shape) * math.prod(weight_shape[3:])
+
+
 def _responses(output_shape, weight_shape, pool):
     """How many responses there are before pooling."""
     n, channels, height, width = output_shape

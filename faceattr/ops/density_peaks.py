@@ -58,7 +58,7 @@ def find_peaks(
     min_score: float = 0.1,
     min_distance: float = 0.0,
 ) -> Peaks:
-    r"""The positions that are both dense and far from anything denser.
+    r"""The positions that are both dense and far from anything denser::
 
         score_i = sqrt((density_i / max density)^2 + (distance_i / sqrt(H^2 + W^2))^2) / sqrt(2)
 

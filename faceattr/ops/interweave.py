@@ -14,7 +14,7 @@ _adjoint = torch.ops.faceattr.interweave_adjoint.default
 
 @overridable
 def interweave(maps: Tensor, shift: int | Sequence[int] = 0) -> Tensor:
-    r"""Interleaves the response maps of a grid of cells, each shifted by its place in the grid.
+    r"""Interleaves the response maps of a grid of cells, each shifted by its place in the grid::
 
         out[n, c, i*Gh + p, j*Gw + q] = maps[n, p, q, c, i + p*ty, j + q*tx]
 

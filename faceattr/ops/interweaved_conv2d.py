@@ -42,7 +42,7 @@ def interweaved_conv2d(
     shift: int | Sequence[int] = 0,
     pool: int | Sequence[int] = 1,
 ) -> Tensor:
-    r"""Convolves the whole map with every cell's filters and interweaves the responses.
+    r"""Convolves the whole map with every cell's filters and interweaves the responses::
 
         y_pq[n, o, i, j] = bias[p, q, o] + sum over c, u, v of
                            weight[p, q, o, c, u, v] * input[n, c, i*sy + p*ty + u*dy, j*sx + q*tx + v*dx]
@@ -65,7 +65,6 @@ def interweaved_conv2d(
 
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit, or an input too small for the grid.
-
         TypeError, ValueError: a stride, dilation, shift or pool that is no int or pair of ints.
 
     Differentiable to any order in input, weight and bias, in reverse and forward mode, under every transform of

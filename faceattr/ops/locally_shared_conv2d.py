@@ -48,7 +48,7 @@ def locally_shared_conv2d(
     r"""Convolution whose filters are shared inside the cells of a grid over the output.
 
     The output row y of Ho belongs to cell row floor(y * Gh / Ho), columns likewise, and is computed as by
-    :func:`torch.nn.functional.conv2d` with that cell's filters:
+    :func:`torch.nn.functional.conv2d` with that cell's filters::
 
         out[n, o, y, x] = bias[p, q, o] + sum over c, u, v of
                           weight[p, q, o, c, u, v] * padded_input[n, c, y*sh + u*dh, x*sw + v*dw]
@@ -174,16 +174,20 @@ def _checked_output(op, size, grid, kernel_size, stride, padding, dilation):
     return height, width
 
 
-@torch.library.register_fake("faceattr::locally_shared_conv2d")
-def _(input, weight, bias, stride, padding, dilation):
-    op = "locally_shared_conv2d"
+def _checked_forward(op, input, weight, bias, *geometry):
+    """Ho and Wo."""
     check_dim(input, 4, op, "input", "[N, C, H, W]")
     check_weight(weight, op)
     check_like(weight, input, op, "weight")
     check_channels(weight, input, op)
     check_bias(bias, weight, op)
-    geometry = weight.shape[:2], weight.shape[4:], stride, padding, dilation
-    size = _checked_output(op, input.shape[2:], *geometry)
+    return _checked_output(op, input.shape[2:], weight.shape[:2], weight.shape[4:], *geometry)
+
+
+@torch.library.register_fake("faceattr::locally_shared_conv2d")
+def _(input, weight, bias, *geometry):
+    op = "locally_shared_conv2d"
+    size = _checked_forward(op, input, weight, bias, *geometry)
     check_floating(input, op)
     return empty_map(input, (input.shape[0], weight.shape[2], *size), is_channels_last(input))
 
@@ -220,8 +224,18 @@ def _lie_channels_last(weight):
     return weight.permute(0, 1, 4, 5, 2, 3).is_contiguous() and not weight.is_contiguous()
 
 
+def _check_backward(grad, input, weight, *geometry):
+    op = "locally_shared_conv2d_backward"
+    size = _checked_forward(op, input, weight, None, *geometry)
+    check_dim(grad, 4, op, "grad", "[N, O, Ho, Wo]")
+    check_grad(grad, (input.shape[0], weight.shape[2], *size), op)
+    check_like(grad, input, op, "grad")
+    check_floating(input, op)
+
+
 @torch.library.register_fake("faceattr::locally_shared_conv2d_backward")
-def _(grad, input, weight, stride, padding, dilation):
+def _(grad, input, weight, *geometry):
+    _check_backward(grad, input, weight, *geometry)
     if _lie_channels_last(weight):
         weight_grad = torch.empty_like(weight.permute(0, 1, 4, 5, 2, 3)).permute(0, 1, 4, 5, 2, 3)
     else:
@@ -235,6 +249,7 @@ def _(grad, input, weight, stride, padding, dilation):
 
 @torch.library.impl("faceattr::locally_shared_conv2d_backward", "CPU")
 def _(grad, input, weight, *geometry):
+    _check_backward(grad, input, weight, *geometry)
     input_grad = _input_grad(grad, weight, input.shape[2:], *geometry, is_channels_last(input))
     weight_grad, bias_grad = _weight_grad(grad, input, weight.shape[:2], weight.shape[4:], *geometry)
     return input_grad, channels_last_filters(weight_grad) if _lie_channels_last(weight) else weight_grad, bias_grad

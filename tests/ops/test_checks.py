@@ -38,6 +38,14 @@ GOOD = {
         "padding": [1, 0],
         "dilation": [1, 2],
     },
+    "locally_shared_conv2d_backward": {
+        "grad": (2, 4, 5, 6),
+        "input": (2, 3, 9, 8),
+        "weight": (3, 2, 4, 3, 3, 2),
+        "stride": [2, 1],
+        "padding": [1, 0],
+        "dilation": [1, 2],
+    },
     "interweave": {"maps": (2, 3, 2, 4, 7, 6), "shift": [1, 2]},
     "interweave_adjoint": {"grad": (2, 4, 15, 8), "map_size": [7, 6], "grid": [3, 2], "shift": [1, 2]},
     "interweaved_conv2d": {
@@ -63,7 +71,7 @@ GOOD = {
 }
 LOCALLY_SHARED = [name for name in GOOD if name.startswith("locally")]
 INTERWEAVED = [name for name in GOOD if name.startswith("interweaved")]
-CONVOLUTIONS = ["locally_shared_conv2d", *INTERWEAVED]
+CONVOLUTIONS = ["locally_shared_conv2d", "locally_shared_conv2d_backward", *INTERWEAVED]
 
 
 def cases():
@@ -90,11 +98,11 @@ def cases():
     for bias in [(3, 2, 5), (1, 2, 4), (3, 1, 4), (4,), (3, 2, 4, 1)]:
         yield from each(CONVOLUTIONS, r"bias has shape .*, with this weight it must be \[3, 2, 4\]", bias=bias)
     kernel = r"input of 9x1 is smaller than the kernel of 3x2 with dilation \(1, 2\) and padding \(1, 0\)"
-    yield from each(LOCALLY_SHARED[::2], kernel, input=(2, 3, 9, 1))
+    yield from each([*LOCALLY_SHARED[::2], LOCALLY_SHARED[3]], kernel, input=(2, 3, 9, 1))
     yield from each(LOCALLY_SHARED, kernel, input_size=[9, 1])
     cells = "weight has a grid of 6x2 cells, the output only 5x6 positions; every cell needs at least one"
     yield from each(LOCALLY_SHARED[:1], cells, weight=(6, 2, 4, 3, 3, 2), bias=(6, 2, 4))
-    yield from each(LOCALLY_SHARED[1:2], cells, weight=(6, 2, 4, 3, 3, 2))
+    yield from each(LOCALLY_SHARED[1::2], cells, weight=(6, 2, 4, 3, 3, 2))
     yield from each(LOCALLY_SHARED, cells, grid=[6, 2])
     for grad in [(2, 4, 4, 6), (2, 4, 5, 5)]:
         yield from each(LOCALLY_SHARED, r"grad has shape .*, the output's is \[2, 4, 5, 6\]", grad=grad)

@@ -46,6 +46,14 @@ def test_flops_of_the_interweaved_convolution(pool, passes):
     assert flops(forward_and_backward(run), input, weight) == passes * 6 * one
 
 
+def test_flops_of_both_gradients_in_one_call():
+    """What CUDA takes for a backward that needs both."""
+    grad, input, weight = torch.randn(2, 6, 5, 4), torch.randn(2, 4, 7, 6), torch.randn(3, 2, 6, 4, 3, 3)
+    one = flops(ops.locally_shared_conv2d, input, weight)
+    both = torch.ops.faceattr.locally_shared_conv2d_backward
+    assert flops(both, grad, input, weight, [1, 1], [0, 0], [1, 1]) == 2 * one
+
+
 def test_flops_of_copies_and_comparisons_are_none():
     assert flops(ops.interweave, torch.randn(1, 2, 2, 3, 5, 5)) == 0
     assert flops(ops.density_peaks, torch.rand(9, 9)) == 0
