@@ -239,8 +239,8 @@ class FaceAttributes:
         `workers` threads decode and localise ahead, a photo each; ANet sees `batch_size` faces at a time, of several
         photos where need be. A photo that cannot be read, or whose boxes cannot be used, gives a record with its error.
         boxes: for each photo [K, 4] or None, as in `predict`, or a list of `Face` that were found there before, which
-            are described anew. The path of a video gives a record for a frame `every` so many seconds.
-        keep_photos: the records also hold the decoded photo, response maps and windows.
+        are described anew. The path of a video gives a record for a frame `every` so many seconds. keep_photos: the
+        records also hold the decoded photo, response maps and windows.
         """
         single = str | os.PathLike | bytes | bytearray | memoryview | Image.Image
         if isinstance(images, single) or (isinstance(images, np.ndarray | torch.Tensor) and images.ndim != 4):

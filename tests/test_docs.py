@@ -33,7 +33,8 @@ def test_site(tmp_path):
     for package in ("sphinx", "myst_parser", "furo"):
         pytest.importorskip(package, reason='the site needs pip install "faceattr[docs]"')
     arguments = ["-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(tmp_path / "site")]
-    built = subprocess.run([sys.executable, "-m", "sphinx", *arguments], capture_output=True, text=True)
+    # Not from the sources, where the package is not built.
+    built = subprocess.run([sys.executable, "-m", "sphinx", *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     api = (tmp_path / "site" / "api.html").read_text()
     assert "locally_shared_conv2d" in api and "TypeError" in api
