@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from faceattr.ages import Age
+from faceattr.ages import LIMITS, Age
 from faceattr.data.ages import CHILD, SENIOR, at_least
 from faceattr.evaluation.attributes import accuracy, balanced_accuracy
 
@@ -19,9 +19,10 @@ def evaluate_ages(found: Sequence[Age | None], ages: np.ndarray) -> dict:
     Returns:
         {"n": pictures of known age with a face, "not_found": those without, "years", "groups", "Child", "Senior"}.
         years: of known years {"n", "mean_error": in years, "in_interval": share in the interval found}. groups: of
-        ages known as a longer span {"n", "mean_distance": years to it, "in_group": share inside}. Child (below 13),
-        Senior (65 or older): where that is known {"n", "accuracy", "balanced_accuracy", "base_rate"}, of the age found
-        against the limit. A figure is None where there is no picture for it.
+        ages known as a longer span {"n", "mean_distance": years to it, "in_group": share inside, "in_or_next": share in
+        the same of the groups that LIMITS part or in one beside it}. Child (below 13), Senior (65 or older): where that
+        is known {"n", "accuracy", "balanced_accuracy", "base_rate"}, of the age found against the limit. A figure is
+        None where there is no picture for it.
     """
     told = np.isfinite(ages).all(1)
     seen = told & np.array([age is not None for age in found], dtype=bool)
@@ -34,6 +35,7 @@ def evaluate_ages(found: Sequence[Age | None], ages: np.ndarray) -> dict:
     exact, middle = high - low <= 1, (low + high) / 2
     # What is told as a group goes on to below its end.
     distance = np.maximum(0, np.maximum(low - years, years - high))
+    found_group, true_group = (np.searchsorted(LIMITS, values, "right") for values in (years, low))
     result = {
         "n": int(seen.sum()),
         "not_found": int((told & ~seen).sum()),
@@ -46,6 +48,7 @@ def evaluate_ages(found: Sequence[Age | None], ages: np.ndarray) -> dict:
             "n": int((~exact).sum()),
             "mean_distance": _mean(distance[~exact]),
             "in_group": _mean(((low <= years) & (years < high))[~exact]),
+            "in_or_next": _mean((np.abs(found_group - true_group) <= 1)[~exact]),
         },
     }
     for name, limit, older in (("Child", CHILD, False), ("Senior", SENIOR, True)):
@@ -71,7 +74,7 @@ def describe_ages(figures: dict) -> Iterator[str]:
     if groups["n"]:
         yield (
             f"age, group known of {groups['n']} pictures: {groups['in_group']:.3f} in it, "
-            f"on average {groups['mean_distance']:.1f} years away"
+            f"{groups['in_or_next']:.3f} in it or the next, on average {groups['mean_distance']:.1f} years away"
         )
     for name, what in (("Child", f"below {CHILD}"), ("Senior", f"{SENIOR} or older")):
         figure = figures[name]

@@ -22,14 +22,19 @@ def test_years():
         "mean_error": pytest.approx((2.5 + 0 + 10.5) / 3),
         "in_interval": pytest.approx(2 / 3),
     }
-    assert result["groups"] == {"n": 0, "mean_distance": None, "in_group": None}
+    assert result["groups"] == {"n": 0, "mean_distance": None, "in_group": None, "in_or_next": None}
 
 
 def test_groups():
     found = [Age(29.5, 20, 40), Age(15, 10, 20), Age(64, 50, 80), Age(90, 80, 99), Age(30, 25, 35)]
     result = evaluate_ages(found, ages("20-29", "20-29", "more than 70", "70+", "20-29"))
     assert result["years"]["n"] == 0 and result["years"]["mean_error"] is None
-    assert result["groups"] == {"n": 5, "mean_distance": pytest.approx((0 + 5 + 6 + 0 + 0) / 5), "in_group": 0.4}
+    assert result["groups"] == {
+        "n": 5, "mean_distance": pytest.approx((0 + 5 + 6 + 0 + 0) / 5), "in_group": 0.4, "in_or_next": 1.0,
+    }  # fmt: skip
+    # Nine and forty are two groups from 20-29, two is next to 3-9.
+    found = [Age(9, 5, 12), Age(40, 35, 45), Age(2, 1, 3)]
+    assert evaluate_ages(found, ages("20-29", "20-29", "3-9"))["groups"]["in_or_next"] == pytest.approx(1 / 3)
 
 
 def test_children_and_seniors():
@@ -53,7 +58,7 @@ def test_in_words():
     lines = list(describe_ages(evaluate_ages([Age(33, 28, 38), Age(25, 20, 30), None], ages("30", "10-19", "5"))))
     assert lines == [
         "age, years known of 1 pictures: mean error 2.5 years, 1.000 are in the interval of 80 %",
-        "age, group known of 1 pictures: 0.000 in it, on average 5.0 years away",
+        "age, group known of 1 pictures: 0.000 in it, 1.000 in it or the next, on average 5.0 years away",
         "Child by age, below 13, known of 1 pictures: accuracy 1.000, base rate 0.000",
         "Senior by age, 65 or older, known of 2 pictures: accuracy 1.000, base rate 0.000",
         "age: no face found in 1 pictures of known age, which are left out",
