@@ -1,4 +1,4 @@
-"""Values that options of the command line take."""
+"""Options that several commands have, and values that options take."""
 
 import argparse
 import re
@@ -11,6 +11,24 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """--weights."""
+    parser.add_argument("--weights", metavar="W", help="checkpoint file or its folder (default: the bundled one)")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
+
+
+def add_stream(parser: argparse.ArgumentParser) -> None:
+    """How many photos are looked at: --device, --batch-size, --workers, --quiet."""
+    add_device(parser)
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
+    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="threads, a photo each (default: 2)")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
 
 
 def span(text: str) -> float:

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from faceattr import __version__
-from faceattr.arguments import positive, span
+from faceattr.arguments import add_device, add_stream, add_weights, positive, span
 from faceattr.evaluation import command as evaluation_command
 from faceattr.explain import command as explain_command
 from faceattr.search import command as search_command
@@ -145,12 +145,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--format", choices=("onnx", "aotinductor"), default="onnx")
     export.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the files go")
-    _add_weights(export)
+    add_weights(export)
     export.set_defaults(run=_export)
 
     info = commands.add_parser("info", help="versions, devices and what the weights say of themselves")
-    _add_weights(info)
-    info.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
+    add_weights(info)
+    add_device(info)
     info.add_argument(
         "--benchmark",
         nargs="?",
@@ -160,10 +160,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.set_defaults(run=_info)
     return parser
-
-
-def _add_weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", metavar="W", help="checkpoint file or its folder (default: the bundled one)")
 
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
@@ -182,15 +178,12 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="also write annotated photos, response maps and a page of all photos here",
     )
-    _add_weights(parser)
+    add_weights(parser)
     parser.add_argument(
         "--min-score", type=float, default=0.0, metavar="S", help="leave out faces below this score, 0 to 1"
     )
     parser.add_argument("--max-faces", type=positive, metavar="K", help="at most the K best faces of a photo")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
-    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="threads, a photo each (default: 2)")
-    parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
+    add_stream(parser)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:

@@ -17,10 +17,13 @@ from xml.dom import Node, minidom
 from xml.parsers.expat import ExpatError
 from xml.sax.saxutils import escape
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from faceattr import __version__
 from faceattr.images import PICTURE_SUFFIXES
+from faceattr.localization import box_iou
 from faceattr.pipeline import Face, Prediction
 
 OURS = "urn:faceattr:xmp:1.0/"
@@ -292,12 +295,9 @@ def _numbers(struct: minidom.Element, namespace: str, names: str) -> tuple[float
 
 def _pairs(boxes: Sequence[Box], others: Sequence[Box | None]) -> Iterator[tuple[int, int]]:
     """Which box is on which of the others, the closest first, each once."""
-    overlaps = [
-        (_overlap(box, other), i, j)
-        for i, box in enumerate(boxes)
-        for j, other in enumerate(others)
-        if other is not None
-    ]
+    known = [j for j, other in enumerate(others) if other is not None]
+    iou = box_iou(_corners(boxes), _corners([others[j] for j in known])).tolist()
+    overlaps = [(overlap, i, j) for i, row in enumerate(iou) for overlap, j in zip(row, known, strict=True)]
     left, right = set(), set()
     for overlap, i, j in sorted(overlaps, reverse=True):
         if overlap >= SAME_FACE and i not in left and j not in right:
@@ -306,13 +306,9 @@ def _pairs(boxes: Sequence[Box], others: Sequence[Box | None]) -> Iterator[tuple
             yield i, j
 
 
-def _overlap(a: Box, b: Box) -> float:
-    sides = [
-        min(a[k] + a[k + 2] / 2, b[k] + b[k + 2] / 2) - max(a[k] - a[k + 2] / 2, b[k] - b[k + 2] / 2) for k in (0, 1)
-    ]
-    common = max(0.0, sides[0]) * max(0.0, sides[1])
-    union = a[2] * a[3] + b[2] * b[3] - common
-    return common / union if union > 0 else 0.0
+def _corners(boxes: Sequence[Box]) -> Tensor:
+    centres, sides = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4).split(2, 1)
+    return torch.cat([centres - sides / 2, centres + sides / 2], 1)
 
 
 def _put_extension(region: minidom.Element, face: Face, own: bool) -> None:

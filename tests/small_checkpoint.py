@@ -18,6 +18,8 @@ from faceattr.train.face import lnets_alone
 ATTRIBUTES = ("Smiling", "Frowning", "Present")
 GREY = (128, 128, 128)
 NEUTRAL, SMILING = (255, 0, 0), (255, 90, 0)  # both red enough for the LNets
+DISCS = [(100, 100, 32, NEUTRAL), (220, 140, 32, SMILING)]
+"""Both faces, in a photo of 320 x 240 pixels."""
 BORDER = [(4, 120, 32, NEUTRAL), (4, 120, 8, SMILING)]
 """A face at the photo's border that smiles in its middle alone, which is not that of its box in the photo."""
 

@@ -15,7 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import numpy as np
 import pytest
 from PIL import Image
-from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_aged_checkpoint, save_small_checkpoint
+from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_aged_checkpoint
 from unprivileged import open_folder, unprivileged  # noqa: F401 a fixture
 
 import faceattr
@@ -23,10 +23,16 @@ from faceattr.cli import main
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_small_checkpoint(path)
-    return str(path)
+def weights(weights):
+    return str(weights)
+
+
+def many_links(photo, folder, count):
+    """A folder in which a photo is so many times: 0000.png, ..."""
+    folder.mkdir()
+    for number in range(count):
+        os.link(photo, folder / f"{number:04}.png")
+    return folder
 
 
 @pytest.fixture
@@ -251,23 +257,17 @@ class TestProcess:
         assert len(list((tmp_path / "out").glob("*.*"))) == 11
 
     def test_broken_pipe(self, weights, photos, tmp_path):
-        many = tmp_path / "many"
-        many.mkdir()
-        for number in range(200):
-            os.link(photos / "a.png", many / f"{number:03}.png")
+        many = many_links(photos / "a.png", tmp_path / "many", 200)
         command = [sys.executable, "-m", "faceattr.cli", "predict", many, "--weights", weights, "--format", "jsonl"]
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert json.loads(process.stdout.readline())["image"] == str(many / "000.png")
+        assert json.loads(process.stdout.readline())["image"] == str(many / "0000.png")
         process.stdout.close()
         errors = process.stderr.read()
         assert process.wait(60) == 128 + signal.SIGPIPE
         assert "Traceback" not in errors and "BrokenPipe" not in errors
 
     def test_interrupt(self, weights, photos, tmp_path):
-        many = tmp_path / "many"
-        many.mkdir()
-        for number in range(2000):
-            os.link(photos / "a.png", many / f"{number:04}.png")
+        many = many_links(photos / "a.png", tmp_path / "many", 2000)
         command = [sys.executable, "-m", "faceattr.cli", "predict", many, "--weights", weights, "--format", "json"]
         with open(tmp_path / "out.json", "w+") as out:
             # A shell's background job ignores SIGINT, and so would its children: as at a prompt, it is not ignored.
@@ -424,10 +424,7 @@ class TestHardships:
         assert len(list((tmp_path / "out").glob("*.faces.jpg"))) == 3
 
     def test_terminated(self, weights, photos, tmp_path):
-        many = tmp_path / "many"
-        many.mkdir()
-        for number in range(2000):
-            os.link(photos / "a.png", many / f"{number:04}.png")
+        many = many_links(photos / "a.png", tmp_path / "many", 2000)
         command = [sys.executable, "-m", "faceattr.cli", "predict", many, "--weights", weights, "--format", "json"]
         with open(tmp_path / "out.json", "w+") as out:
             process = subprocess.Popen(

@@ -12,6 +12,7 @@ from PIL import Image
 from small_checkpoint import (
     ATTRIBUTES,
     BORDER,
+    DISCS,
     NEUTRAL,
     SMILING,
     draw_photo,
@@ -24,20 +25,6 @@ from faceattr.images import ImageError, load_photo
 from faceattr.models.checkpoint import load_checkpoint
 from faceattr.models.svm import LinearSVM
 from faceattr.pipeline import Face, Prediction
-
-DISCS = [(100, 100, 32, NEUTRAL), (220, 140, 32, SMILING)]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_small_checkpoint(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(weights):
-    return faceattr.load(weights, device="cpu")
 
 
 def png(image, **options):

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_aged_checkpoint, save_small_checkpoint
+from small_checkpoint import DISCS, draw_photo, save_aged_checkpoint
 
 import faceattr
 from faceattr import ray as faceattr_ray
@@ -19,19 +19,11 @@ NO_RAY = "Ray is not installed: pip install 'faceattr[ray]'"
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_small_checkpoint(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Eleven files: 0 to 2 faces each, and one that is no picture."""
     folder = tmp_path_factory.mktemp("photos")
-    discs = [(100, 100, 32, NEUTRAL), (220, 140, 32, SMILING)]
     for i in range(10):
-        draw_photo(discs[: i % 3]).save(folder / f"{i:02}.png")
+        draw_photo(DISCS[: i % 3]).save(folder / f"{i:02}.png")
     (folder / "text.jpg").write_text("no picture")
     return folder
 

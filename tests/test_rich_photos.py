@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, TiffTags, features
 from rich_photos import ADOBE_RGB, DISPLAY_P3, PROPHOTO, dng, film, in_space
-from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+from small_checkpoint import NEUTRAL, SMILING, draw_photo
 
 import faceattr
 from faceattr.cli import main
@@ -34,13 +34,6 @@ def encoded(image, format, **options):
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_small_checkpoint(path)
-    return path
 
 
 class TestProfiles:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo
 from unprivileged import open_folder, unprivileged  # noqa: F401 a fixture
 
 import faceattr
@@ -27,13 +27,6 @@ needs_exiv2 = pytest.mark.skipif(shutil.which("exiv2") is None, reason="needs ex
 
 LEFT = Face((100, 50, 200, 200), 0.9876, {"Smiling": 0.91, "Wearing_Hat": 0.2}, ("Smiling",))
 RIGHT = Face((300, 100, 360, 180), 0.5, {"Smiling": 0.1, "Wearing_Hat": 0.8}, ("Wearing_Hat",))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_small_checkpoint(path)
-    return path
 
 
 def prediction(*faces, image="a.jpg", size=(400, 200), orientation=1):

@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from faceattr.crops import carried
 from faceattr.data.faces import FACE
 from faceattr.data.photos import LARGE, hold_out, without_faces
 from faceattr.data.warping import to_images
 from faceattr.evaluation.parts import place_by_box
-from faceattr.evaluation.predict import carried
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.lnet import LNet
 from faceattr.train.arguments import add_machine, prepare

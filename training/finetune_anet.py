@@ -20,7 +20,7 @@ from faceattr.data.tagged import joined
 from faceattr.models.anet import CONFIGS, ANet
 from faceattr.train import parallel
 from faceattr.train.anet import TagLoss, freeze, grow, predict
-from faceattr.train.arguments import add_training, prepare
+from faceattr.train.arguments import add_people, add_training, prepare
 from faceattr.train.loop import fit, load_model, save_model, seeded
 from faceattr.train.modern import NETS, ModernNet
 from faceattr.train.optimizers import make_optimizer
@@ -43,14 +43,9 @@ def main():
     )
     parser.add_argument("--cache", type=Path, required=True, help="folder for decoded pictures")
     parser.add_argument("--output", type=Path, required=True, help="folder for state, log and anet.safetensors")
-    parser.add_argument(
-        "--people",
-        type=Path,
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("CSV", "DIR"),
-        help="partly known tags (image, Male, age, ...; empty: unknown) of pictures laid as CelebA's (place_faces.py)",
+    add_people(
+        parser,
+        "partly known tags (image, Male, age, ...; empty: unknown) of pictures laid as CelebA's (place_faces.py)",
     )
     parser.add_argument("--repeat", type=int, default=1, help="how often an epoch shows each picture of --people")
     parser.add_argument("--config", choices=CONFIGS, default="deep")

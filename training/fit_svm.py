@@ -29,15 +29,16 @@ from faceattr.data.faces import FaceCache
 from faceattr.data.lfwa import read_lfwa
 from faceattr.data.tag_csv import read_tag_csv
 from faceattr.data.tagged import TaggedPictures, joined
+from faceattr.evaluation.ages import evaluate_ages
 from faceattr.evaluation.attributes import evaluate, rounded, table
 from faceattr.evaluation.predict import ALIGNED_FACES, predict_pictures
 from faceattr.models.anet import CONFIGS, ANet
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 from faceattr.pipeline import FaceAttributes, find_weights
 from faceattr.train import parallel
-from faceattr.train.age import fit_age, measure_ages
+from faceattr.train.age import fit_age
 from faceattr.train.anet import pooled_features
-from faceattr.train.arguments import add_machine, prepare
+from faceattr.train.arguments import add_machine, add_people, prepare
 from faceattr.train.loop import save_model
 from faceattr.train.modern import load_net
 from faceattr.train.own import fit_own
@@ -60,14 +61,9 @@ def main():
     celeba.add_argument(
         "--images", default="img_align_celeba", help="aligned pictures: a folder below --celeba, or a full path"
     )
-    celeba.add_argument(
-        "--people",
-        type=Path,
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("CSV", "DIR"),
-        help="as finetune_anet.py had them: they tell sex, age and masks; ages go to OUTPUT-age.safetensors",
+    add_people(
+        celeba,
+        "as finetune_anet.py had them: they tell sex, age and masks; ages go to OUTPUT-age.safetensors",
     )
     celeba.add_argument("--split", choices=("official", "paper"), default="official", help="paper: by its identities")
     celeba.add_argument("--partition", type=int, default=1, help="that they learn from, unseen by ANet (default: 1)")
@@ -172,7 +168,7 @@ def last_stage(args: argparse.Namespace, device: torch.device) -> None:
         told = np.isfinite(ages_looked).all(1)
         with torch.no_grad():
             found = read_ages(age(torch.from_numpy(looked_at[told]).float()).double().numpy(), tail)
-        figures["age"] = measure_ages(found, ages_looked[told])
+        figures["age"] = evaluate_ages(found, ages_looked[told])
         save_model(age, args.output.with_name(f"{args.output.stem}-age.safetensors"), tail=tail)
     figures = rounded(figures)
     print(json.dumps(figures, indent=1))

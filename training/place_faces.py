@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from faceattr.crops import carried
 from faceattr.data.celeba import read_celeba
 from faceattr.data.faces import FACE
 from faceattr.data.tag_csv import read_tag_csv
 from faceattr.data.warping import to_images
 from faceattr.evaluation.parts import place_by_box
-from faceattr.evaluation.predict import carried
 from faceattr.images import load_image
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.lnet import LNet

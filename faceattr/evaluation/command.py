@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceattr.arguments import PRECISIONS, positive
+from faceattr.arguments import PRECISIONS, add_stream, add_weights, positive
 
 if TYPE_CHECKING:
     from faceattr.data.tagged import TaggedPictures
@@ -63,18 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the labels and pictures")
-    parser.add_argument("--weights", metavar="W", help="checkpoint file or its folder (default: the bundled one)")
+    add_weights(parser)
     parser.add_argument("--format", choices=("table", "json"), default="table")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="auto",
         help="dtype of localisation (default: what suits the device)",
     )
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
-    parser.add_argument("--workers", type=positive, default=2, metavar="N", help="threads, a photo each (default: 2)")
-    parser.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
+    add_stream(parser)
 
 
 def _add_attributes(parser: argparse.ArgumentParser, data: str) -> None:

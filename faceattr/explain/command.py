@@ -7,7 +7,7 @@ import importlib
 import re
 from pathlib import Path
 
-from faceattr.arguments import positive
+from faceattr.arguments import add_device, positive
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -100,7 +100,7 @@ def _add(kinds, name: str, pictures: int, help: str, root: bool = True) -> argpa
         help="of the pictures: png for screens, svg or pdf for papers (default: png)",
     )
     kind.add_argument("--skip-missing", action="store_true", help="leave out pictures that are listed but not there")
-    kind.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
+    add_device(kind)
     kind.add_argument("--workers", type=positive, default=2, metavar="N", help="decoding threads (default: 2)")
     kind.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
     kind.set_defaults(run=_run)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from faceattr.arguments import positive
+from faceattr.arguments import add_device, add_stream, add_weights, positive
 
 
 def add_arguments(commands) -> None:
@@ -19,18 +19,14 @@ def add_arguments(commands) -> None:
     index.add_argument("paths", nargs="+", metavar="PATH", help="folder to walk, or picture")
     index.add_argument("--db", required=True, metavar="FILE", help="the index, a SQLite file; made where there is none")
     index.add_argument("--follow-links", action="store_true", help="also walk folders that are links")
-    index.add_argument("--weights", metavar="W", help="checkpoint file or its folder (default: the bundled one)")
-    index.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
-    index.add_argument("--batch-size", type=positive, default=32, metavar="N", help="faces a batch (default: 32)")
-    index.add_argument("--workers", type=positive, default=2, metavar="N", help="threads, a photo each (default: 2)")
-    index.add_argument("--quiet", action="store_true", help="no progress and no notes on stderr")
+    add_weights(index)
+    add_stream(index)
     index.set_defaults(run=_index)
 
     search = commands.add_parser(
         "search",
         help="photos of an index by what their faces are like",
         description="Searches an index: Smiling and (Eyeglasses or Wearing_Hat>0.9) and not Young and faces>=2. "
-        ""
         "All terms speak of the same face; an attribute alone holds where its label does. Where the weights tell ages, "
         "also age<30, in years, and age_low, age_high.",
     )
@@ -57,7 +53,7 @@ def add_arguments(commands) -> None:
     serve.add_argument("--port", type=int, default=8765, help="0: any free one (default: %(default)s)")
     serve.add_argument("--token", help="what others than this machine have to know (default: made anew)")
     serve.add_argument("--weights", metavar="W", help="for photos that are dropped on the page and for explanations")
-    serve.add_argument("--device", default="auto", help="cpu, cuda or auto (default: cuda where there is one)")
+    add_device(serve)
     serve.set_defaults(run=_serve)
 
 

@@ -272,10 +272,11 @@ class Handler(BaseHTTPRequestHandler):
         if int(length) > LARGEST_UPLOAD:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {LARGEST_UPLOAD // 2**20} MiB")
         data = self.rfile.read(int(length))
-        photo = load_photo(data)
         with self.server.model_lock:
-            faces = self.server.model().predict(data)
-        faces = [{**face.to_dict(), "number": number, "fits": True} for number, face in enumerate(faces, 1)]
+            [photo] = self.server.model().iter_predict([data], workers=1)
+        if photo.error is not None:
+            raise Refused(HTTPStatus.BAD_REQUEST, photo.error)
+        faces = [{**face.to_dict(), "number": number, "fits": True} for number, face in enumerate(photo.faces, 1)]
         self._json({"width": photo.width, "height": photo.height, "faces": faces})
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from faceattr.ages import LIMITS, Age, age_at, read_ages
@@ -38,32 +36,3 @@ def fit_age(
     ]
     tail = float(tails[np.abs(np.array(covered) - COVERAGE).argmin()])
     return planes, tail, read_ages(probabilities, tail)
-
-
-def measure_ages(found: Sequence[Age], ages: np.ndarray) -> dict[str, float]:
-    """How far the ages found are from the true ones [N, 2] (low, high): mean error in years and share in the interval
-    where the year is known, share whose group is right, or right or next to it, where the group is."""
-    years = np.array([age.years for age in found])
-    low, high = ages.T
-    figures: dict[str, float] = {}
-    exact = high - low <= 1
-    if exact.any():
-        true = ages[exact].mean(1)
-        inside = [age.low <= year <= age.high for age, year in zip(np.array(found)[exact], true, strict=True)]
-        figures |= {
-            "pictures with years": int(exact.sum()),
-            "mean error": float(np.abs(years[exact] - true).mean()),
-            "in the interval": float(np.mean(inside)),
-        }
-    grouped = high - low > 1
-    if grouped.any():
-        limits = np.array([0, *LIMITS])
-        apart = np.abs(
-            np.searchsorted(limits, years[grouped], "right") - np.searchsorted(limits, low[grouped], "right")
-        )
-        figures |= {
-            "pictures with groups": int(grouped.sum()),
-            "group right": float((apart == 0).mean()),
-            "group right or next": float((apart <= 1).mean()),
-        }
-    return figures

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import warnings
+from pathlib import Path
 
 import torch
 
@@ -34,6 +35,11 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--patience", type=int, help="stop after so many evaluations without a new best; keep the best")
     parser.add_argument("--resume", action="store_true", help="go on from the last state, if there is one")
+
+
+def add_people(parser: argparse._ActionsContainer, help: str) -> None:
+    """--people, as often as there are sets: a CSV of partly known tags, and the folder of its pictures."""
+    parser.add_argument("--people", type=Path, nargs=2, action="append", default=[], metavar=("CSV", "DIR"), help=help)
 
 
 def prepare(options: argparse.Namespace) -> tuple[torch.device, torch.dtype]:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_aged_checkpoint, save_small_checkpoint
+from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_aged_checkpoint
 
 from faceattr.attributes import ATTRIBUTES, TABLE_1
 from faceattr.cli import main
@@ -17,10 +17,8 @@ COLUMN = ATTRIBUTES.index("Smiling")
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_small_checkpoint(path)
-    return str(path)
+def weights(weights):
+    return str(weights)
 
 
 @pytest.fixture
@@ -136,7 +134,7 @@ def test_ages(people, weights, capsys):
     age = result["age"]
     assert (age["n"], age["not_found"], result["not_found"]) == (2, 1, 1)
     assert age["years"] == {"n": 1, "mean_error": pytest.approx(1.5, abs=0.1), "in_interval": 1}
-    assert age["groups"] == {"n": 1, "mean_distance": pytest.approx(5, abs=0.1), "in_group": 0}
+    assert age["groups"] == {"n": 1, "mean_distance": pytest.approx(5, abs=0.1), "in_group": 0, "in_or_next": 1}
     assert list(result["attributes"]) == ["Smiling"] and result["attributes"]["Smiling"]["n"] == 3
     beside = ("--beside", f"the same={people / 'ages.safetensors'}")
     text = run(capsys, people / "ages.safetensors", *arguments, *beside)[1].out

@@ -5,19 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
-from small_checkpoint import SMILING, save_small_checkpoint
+from small_checkpoint import SMILING
 
 import faceattr
 from faceattr.data.faces import FACE
 from faceattr.evaluation.predict import ALIGNED_FACES, crown_to_chin, predict_pictures, write_predictions
 from faceattr.pipeline import Prediction
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_small_checkpoint(path)
-    return faceattr.load(path, device="cpu")
 
 
 @pytest.mark.parametrize("aligned_box", [FACE, (30.0, 60.0, 150.0, 180.0), (45.5, 40.0, 130.0, 200.0)])

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_small_checkpoint
+from small_checkpoint import NEUTRAL, SMILING, draw_photo
 
 from faceattr.attributes import ATTRIBUTES
 from faceattr.cli import main
@@ -20,10 +20,8 @@ COUNT = 40
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_small_checkpoint(path)
-    return str(path)
+def weights(weights):
+    return str(weights)
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,11 @@
 
 import pytest
 import torch
+from tiny_anet import TINY
 
 from faceattr.models.anet import CONFIGS, ANet
 
-SMALL = {
-    "input_size": (31, 23),
-    "stages": (((4, 4, 1),), ((5, 3, 1),)),
-    "c3": (6, 3, (2, 1)),
-    "c4": (7, 1, (2, 1)),
-    "features": 9,
-    "attributes": 3,
-}
+SMALL = {**TINY, "attributes": 3}
 
 
 def random_net(**config) -> ANet:

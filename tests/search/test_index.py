@@ -16,11 +16,9 @@ import torch
 from small_checkpoint import (
     ATTRIBUTES,
     BORDER,
-    NEUTRAL,
+    DISCS,
     SMILING,
     draw_photo,
-    save_aged_checkpoint,
-    save_small_checkpoint,
 )
 from unprivileged import open_folder, unprivileged  # noqa: F401 a fixture
 
@@ -28,20 +26,6 @@ import faceattr
 from faceattr.cli import main
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 from faceattr.search.index import Index
-
-DISCS = [(100, 100, 32, NEUTRAL), (220, 140, 32, SMILING)]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_small_checkpoint(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(weights):
-    return faceattr.load(weights, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +42,8 @@ def other_model(weights, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def of_ages(tmp_path_factory):
-    """Weights that also tell ages: 35, and 45 of who smiles."""
-    path = tmp_path_factory.mktemp("weights") / "ages.safetensors"
-    save_aged_checkpoint(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def aged(of_ages):
-    return faceattr.load(of_ages, device="cpu")
+def aged(aged_weights):
+    return faceattr.load(aged_weights, device="cpu")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from browser import CHROMEDRIVER, CHROMIUM, MISSING, browser
 from PIL import Image
 from serving import serving
-from small_checkpoint import ATTRIBUTES, NEUTRAL, SMILING, draw_photo, save_aged_checkpoint, save_small_checkpoint
+from small_checkpoint import ATTRIBUTES, DISCS, NEUTRAL, SMILING, draw_photo
 
 import faceattr
 from faceattr.ages import LIMITS
@@ -18,15 +18,7 @@ from faceattr.pipeline import Face, Prediction
 from faceattr.search.index import Index, _row, _Task
 from faceattr.search.serve import is_loopback
 
-DISCS = [(100, 100, 32, NEUTRAL), (220, 140, 32, SMILING)]
 HOSTILE = '<img src=x onerror="document.title=1">.png'
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_small_checkpoint(path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +45,14 @@ def server(collection, weights):
 
 
 @pytest.fixture(scope="module")
-def aged_server(collection, tmp_path_factory):
+def aged_server(collection, aged_weights, tmp_path_factory):
     """Serves the index of a.png with ages: 35, and 45 of who smiles."""
     folder = tmp_path_factory.mktemp("aged")
-    save_aged_checkpoint(folder / "w.safetensors")
     with Index(folder / "db") as index:
-        model = faceattr.load(folder / "w.safetensors", device="cpu")
+        model = faceattr.load(aged_weights, device="cpu")
         for _ in index.update(model, [collection / "photos" / "a.png"]):
             pass
-    with serving(folder / "db", folder / "w.safetensors") as made:
+    with serving(folder / "db", aged_weights) as made:
         yield made
 
 

@@ -15,7 +15,6 @@ import pytest
 from browser import CHROMEDRIVER, CHROMIUM, MISSING, browser
 from mixed_collection import make_collection
 from serving import serving
-from small_checkpoint import save_aged_checkpoint
 
 from faceattr.search.index import Index
 
@@ -27,10 +26,8 @@ def command(*arguments, **options):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_aged_checkpoint(path)
-    return path
+def weights(aged_weights):
+    return aged_weights
 
 
 @pytest.fixture(scope="module")

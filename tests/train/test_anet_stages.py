@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_anet import TINY
 
 from faceattr.data.faces import FaceCache
 from faceattr.models.anet import ANet
@@ -23,15 +24,6 @@ from faceattr.train.anet import (
     with_margin,
 )
 from faceattr.train.loop import fit
-
-TINY = {
-    "input_size": (31, 23),
-    "stages": (((4, 4, 1),), ((5, 3, 1),)),
-    "c3": (6, 3, (2, 1)),
-    "c4": (7, 1, (2, 1)),
-    "features": 9,
-    "attributes": 2,
-}
 
 
 @pytest.fixture

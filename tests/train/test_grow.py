@@ -2,19 +2,12 @@
 
 import pytest
 import torch
+from tiny_anet import TINY
 
 from faceattr.models.anet import ANet
 from faceattr.train.anet import grow
 
-NARROW = {
-    "input_size": (31, 23),
-    "stages": (((4, 4, 1),), ((5, 3, 1),)),
-    "c3": (6, 3, (2, 1)),
-    "c4": (7, 1, (2, 1)),
-    "features": 9,
-    "attributes": 2,
-    "fc_inputs": ("c4",),
-}
+NARROW = {**TINY, "fc_inputs": ("c4",)}
 WIDER = {
     **NARROW,
     "stages": (((6, 4, 1),), ((5, 3, 1),)),

@@ -8,19 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_aged_checkpoint, save_small_checkpoint
+from small_checkpoint import NEUTRAL, SMILING, draw_photo, save_aged_checkpoint
 
 import faceattr
 from faceattr.models.checkpoint import load_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "training" / "fit_svm.py"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_small_checkpoint(path)
-    return path
 
 
 @pytest.fixture
