@@ -78,8 +78,9 @@ step tests 95 15 "$python" -m pytest -q --maxfail 30 -p no:cacheprovider -n 6 -m
 
 # 6. Memory and races on few small shapes, in our kernels alone.
 sanitizer="compute-sanitizer --report-api-errors no --kernel-name kns=faceattr --error-exitcode 1"
-step memcheck 50 8 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $sanitizer "$python" benchmarks/gpu/smoke.py small
-step racecheck 50 8 $sanitizer --tool racecheck "$python" benchmarks/gpu/smoke.py small
+step memcheck 50 8 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $sanitizer "$python" benchmarks/gpu/smoke.py small "large tiles"
+races="$sanitizer --tool racecheck $python benchmarks/gpu/smoke.py"
+step racecheck 75 8 bash -c "side_by_side '$races small' '$races \"large tiles\"'"
 
 # 7. With what time is left: over 2^31 elements, and the rivals' table.
 step large 45 8 "$python" -m pytest -q -p no:cacheprovider -m "gpu and large" tests/cuda

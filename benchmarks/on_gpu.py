@@ -13,6 +13,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,19 +188,20 @@ class Candidate:
         self.times, self.run, self.peak = [], run, 0
         if DEVICE == "cpu":
             return
+        # All on one stream: autograd hands gradients over on the stream that a leaf was first used on.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
                 run()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function(*sets[0], *arguments)
-        torch.cuda.synchronize()
-        self.peak = torch.cuda.max_memory_allocated() - before
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            function(*sets[0], *arguments)
+            torch.cuda.synchronize()
+            self.peak = torch.cuda.max_memory_allocated() - before
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, stream=stream):
             run()
 
     def time(self):
@@ -238,9 +240,10 @@ def convolution_row(shape, batch, precision, backward, compiled):
     torch.set_float32_matmul_precision("high" if tf32 else "highest")  # the rivals' matrix products
     sets = {ending: input_sets(shape, batch, dtype, kind, backward) for ending, kind in FORMATS.items()}
     functions = {rival.__name__: rival for rival in RIVALS if fits(rival, shape, batch, dtype)}
-    expected = ours(*sets[""][0], shape)
-    for rival in functions.values():
-        torch.testing.assert_close(rival(*sets[""][0], shape), expected, rtol=0.05, atol=0.05)
+    with torch.no_grad():  # a graph kept from here would bind the leaves to this stream
+        expected = ours(*sets[""][0], shape)
+        for rival in functions.values():
+            torch.testing.assert_close(rival(*sets[""][0], shape), expected, rtol=0.05, atol=0.05)
     if compiled:
         torch._dynamo.reset()  # else it compiles a few shapes and runs the others eagerly
         functions["unfold_and_bmm, compiled"] = torch.compile(unfold_and_bmm, dynamic=False)
@@ -380,11 +383,16 @@ def main():
     chosen = [shape for shape in SHAPES if shape.name in arguments.shapes]
     others = table(["", "us", "other, us", "other / ours"], other_rows())
     print(others, flush=True)
-    rows = []
+    rows, lost = [], []
     for shape, batch, precision, backward in itertools.product(
         chosen, arguments.batches, arguments.precisions, (False, True)
     ):
-        rows.append(convolution_row(shape, batch, precision, backward, arguments.compile))
+        try:
+            rows.append(convolution_row(shape, batch, precision, backward, arguments.compile))
+        except Exception as error:
+            lost.append(f"{shape.name}:{batch}:{precision}")
+            print(f"FAIL {lost[-1]}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+            continue
         print(*rows[-1], sep="  ", flush=True)
         torch.cuda.empty_cache()
         parts = [
@@ -397,6 +405,8 @@ def main():
         ]
         arguments.output.write_text("\n\n".join(parts) + "\n")  # what is there if this is stopped
     print(geometric_means(rows))
+    print(f"rows lost: {lost or 'none'}")
+    sys.exit(bool(lost))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ CHOICES = {"look-ahead", "in-place", "together", "whole"}
 # product; a stage's barrier and chain of products, with the reads hidden and not.
 LAUNCH, FILL, STAGE, STAGE_READS = 2.5, 1.0, 0.06, 0.10
 NOT_HIDDEN = 0.85  # of the rates, where reads wait for products; assumed
-DIRECT_PRODUCTS = 1 << 23
+DIRECT_PRODUCTS = 1 << 21
 
 
 @dataclass(frozen=True)

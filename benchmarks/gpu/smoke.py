@@ -146,7 +146,11 @@ def small():
     """Few and small: for the sanitizers."""
     for precision in (torch.bfloat16, torch.float32, "TF32"):
         shared(precision, list(SHAPES)[:2], (False,))
+
+
+def large_tiles():
     shared(torch.bfloat16, list(SHAPES)[3:6], (True,))
+    shared("TF32", list(SHAPES)[3:6], (True,))
 
 
 GROUPS = {
@@ -158,11 +162,12 @@ GROUPS = {
     "interweaved": interweaved,
     "others": others,
     "small": small,
+    "large tiles": large_tiles,
 }
 
 
 def main():
-    for group in sys.argv[1:] or [name for name in GROUPS if name != "small"]:
+    for group in sys.argv[1:] or [name for name in GROUPS if name not in ("small", "large tiles")]:
         start = time.time()
         try:
             GROUPS[group]()
