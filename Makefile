@@ -14,8 +14,9 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo-output
 
+# A file's tests stay together. Threads that wait sleep: those of the other processes need the cores.
 test: $(INSTALLED)
-	$(BIN)/pytest tests
+	OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile tests
 
 # Python itself is not instrumented: the sanitizer's library is loaded before it, and its leaks are not ours. Masked stores
 # of AVX-512 are not checked, those that baseline takes in their place are. Under ThreadSanitizer, which does not see

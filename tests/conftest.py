@@ -7,6 +7,15 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _threads():
+    """Scripts that run in this process set them; the tests after them have as many as ever."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """A checkpoint whose answers are known."""

@@ -31,8 +31,8 @@ SANITIZERS = {
 }
 
 
-def build(folder, sanitizer="plain", float_only=False, csrc=CSRC):
-    """Compiles the kernels of `csrc` with the emulator; the executable's path."""
+def build(folder, sanitizer="plain", dtypes=DTYPES, operators=OPERATORS, csrc=CSRC):
+    """Compiles the kernels of `csrc` for some dtypes and operators with the emulator; the executable's path."""
     compiler = os.environ.get("CXX", "g++")
     scheduler, executable = folder / "emulator.o", folder / "emulate"
     tsan = ["-DEMULATOR_THREAD_SANITIZER"] if sanitizer == "thread" else []
@@ -40,7 +40,10 @@ def build(folder, sanitizer="plain", float_only=False, csrc=CSRC):
     source = folder / "emulate.cpp"  # beside the csrc it is to include
     source.write_text((HERE / "emulate.cpp").read_text().replace("../../csrc", str(csrc)))
     options = ["-std=c++20", "-O1", "-g", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas", f"-I{HERE}"]
-    options += ["-DEMULATE_FLOAT_ONLY"] if float_only else []
+    options += [
+        f"-DEMULATE_{name}={sum(1 << every.index(one) for one in chosen)}"
+        for name, chosen, every in (("DTYPES", dtypes, DTYPES), ("OPERATORS", operators, OPERATORS))
+    ]
     subprocess.run([compiler, *options, *SANITIZERS[sanitizer], source, scheduler, "-o", executable], check=True)
     return executable
 
@@ -66,7 +69,7 @@ class Case:
         shared_bytes=113 * 1024,
         direct_products=0,
     ):
-        self.inputs, self.outputs, self.launches = inputs, outputs, None
+        self.operator, self.inputs, self.outputs, self.launches = operator, inputs, outputs, None
         header = [OPERATORS.index(operator), DTYPES.index(dtype), int(tf32), most_blocks, multiprocessors]
         self.header = [*header, shared_bytes, direct_products, len(arguments), *(int(a) for a in arguments)]
 

@@ -102,31 +102,39 @@ enum Operator {
   kDensityPeaks
 };
 
-template <typename T>
+// The compiler is told bits of the operators and dtypes to build.
+constexpr bool is_built(Operator op, int dtype) {
+  return (EMULATE_OPERATORS >> op & EMULATE_DTYPES >> dtype & 1) != 0;
+}
+
+template <int dtype, typename T>
 void run(Operator op, Case& c, EmulatedDevice& device) {
-  switch (op) {
-    case kSharedForward: {
+  if constexpr (is_built(kSharedForward, dtype))
+    if (op == kSharedForward) {
       const auto g = c.geometry<LocallySharedGeometry>();
       const auto input = c.map<const T>(c.input<T>(0));
       const auto output = c.map<T>(c.output<T>(0));
       const auto filters = c.filters<T>(c.input<T>(1));
       return locally_shared_forward<T>(device, g, input, filters, c.input<T>(2), output, c.allow_tf32);
     }
-    case kSharedInputGrad: {
+  if constexpr (is_built(kSharedInputGrad, dtype))
+    if (op == kSharedInputGrad) {
       const auto g = c.geometry<LocallySharedGeometry>();
       const auto grad = c.map<const T>(c.input<T>(0));
       const auto result = c.map<T>(c.output<T>(0));
       const auto filters = c.filters<T>(c.input<T>(1));
       return locally_shared_input_grad<T>(device, g, grad, filters, result, c.allow_tf32);
     }
-    case kSharedWeightGrad: {
+  if constexpr (is_built(kSharedWeightGrad, dtype))
+    if (op == kSharedWeightGrad) {
       const auto g = c.geometry<LocallySharedGeometry>();
       const auto grad = c.map<const T>(c.input<T>(0));
       const auto input = c.map<const T>(c.input<T>(1));
       const auto result = weight_grad_of<T>(convolution_of(g), c.output<T>(0), false, c.output<T>(1));
       return locally_shared_weight_grad<T>(device, g, grad, input, result, c.allow_tf32);
     }
-    case kSharedBackward: {
+  if constexpr (is_built(kSharedBackward, dtype))
+    if (op == kSharedBackward) {
       const auto g = c.geometry<LocallySharedGeometry>();
       const auto grad = c.map<const T>(c.input<T>(0));
       const auto input = c.map<const T>(c.input<T>(1));
@@ -137,24 +145,28 @@ void run(Operator op, Case& c, EmulatedDevice& device) {
       return locally_shared_backward<T>(device, g, grad, input, filters, input_grad, weight_grad,
                                         c.allow_tf32);
     }
-    case kInterweave: {
+  if constexpr (is_built(kInterweave, dtype))
+    if (op == kInterweave) {
       const auto g = c.geometry<InterweaveGeometry>();
       const auto strides = c.geometry<MapsStrides>();
       return interweave_forward<T>(device, g, c.input<T>(0), strides, c.output<T>(0));
     }
-    case kInterweaveAdjoint: {
+  if constexpr (is_built(kInterweaveAdjoint, dtype))
+    if (op == kInterweaveAdjoint) {
       const auto g = c.geometry<InterweaveGeometry>();
       const int64_t strides[4] = {c.argument(), c.argument(), c.argument(), c.argument()};
       return interweave_backward<T>(device, g, c.input<T>(0), strides, c.output<T>(0));
     }
-    case kInterweavedForward: {
+  if constexpr (is_built(kInterweavedForward, dtype))
+    if (op == kInterweavedForward) {
       const auto g = c.geometry<InterweavedGeometry>();
       const auto input = c.map<const T>(c.input<T>(0));
       const auto output = c.map<T>(c.output<T>(0));
       const auto filters = c.filters<T>(c.input<T>(1));
       return interweaved_forward<T>(device, g, input, filters, c.input<T>(2), output, c.allow_tf32);
     }
-    case kInterweavedBackward: {
+  if constexpr (is_built(kInterweavedBackward, dtype))
+    if (op == kInterweavedBackward) {
       const auto g = c.geometry<InterweavedGeometry>();
       const auto grad = c.map<const T>(c.input<T>(0));
       const auto input = c.map<const T>(c.input<T>(1));
@@ -163,12 +175,13 @@ void run(Operator op, Case& c, EmulatedDevice& device) {
       return interweaved_backward<T>(device, g, grad, input, filters, c.input<T>(3), result, c.output<T>(1),
                                      c.output<T>(2), c.allow_tf32);
     }
-    case kDensityPeaks: {
+  if constexpr (is_built(kDensityPeaks, dtype))
+    if (op == kDensityPeaks) {
       const int64_t maps = c.argument(), height = c.argument(), width = c.argument();
       return density_peaks<T>(device, maps, height, width, c.input<T>(0), *c.input<double>(1),
                               c.output<accumulate_t<T>>(0), c.output<int64_t>(1));
     }
-  }
+  std::abort();
 }
 
 bool read(int64_t& value) {
@@ -204,19 +217,17 @@ int main() {
     for (auto& size : sizes) size = read_number();
     for (size_t size : sizes) c.outputs.push_back(allocate(size));
     switch (dtype) {
-#ifndef EMULATE_FLOAT_ONLY
       case 0:
-        run<double>(static_cast<Operator>(op), c, device);
+        run<0, double>(static_cast<Operator>(op), c, device);
+        break;
+      case 1:
+        run<1, float>(static_cast<Operator>(op), c, device);
         break;
       case 2:
-        run<Half>(static_cast<Operator>(op), c, device);
+        run<2, Half>(static_cast<Operator>(op), c, device);
         break;
       case 3:
-        run<BFloat16>(static_cast<Operator>(op), c, device);
-        break;
-#endif
-      case 1:
-        run<float>(static_cast<Operator>(op), c, device);
+        run<3, BFloat16>(static_cast<Operator>(op), c, device);
         break;
       default:
         std::abort();

@@ -40,8 +40,10 @@ def checks_of_every_kernel(dtype, tf32):
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 def test_every_kernel_is_clean(tmp_path, sanitizer):
-    executable = cases.build(tmp_path, sanitizer)
-    checks = [check for dtype in cases.DTYPES for check in checks_of_every_kernel(dtype, False)]
+    # bfloat16 lies in memory and is shared out as float16 is; how it is rounded, the other tests see.
+    dtypes = [dtype for dtype in cases.DTYPES if dtype != torch.bfloat16]
+    executable = cases.build(tmp_path, sanitizer, dtypes)
+    checks = [check for dtype in dtypes for check in checks_of_every_kernel(dtype, False)]
     checks += checks_of_every_kernel(torch.float32, True)
     verify(executable, checks)
 
@@ -221,8 +223,8 @@ def test_a_planted_fault_is_found(tmp_path, fault):
     text = (csrc / file).read_text()
     assert text.count(there) == 1
     (csrc / file).write_text(text.replace(there, planted))
-    executable = cases.build(tmp_path, finder, float_only=True, csrc=csrc)
     checks = WHERE[where[0] if where else "forward"]()
+    executable = cases.build(tmp_path, finder, [torch.float32], {check.case.operator for check in checks}, csrc)
     process = cases.run(executable, [check.case for check in checks], check=False)
     if message is None:  # only the numbers are wrong
         cases.run(executable, [check.case for check in checks])

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 
 import pytest
 import torch
@@ -60,6 +61,27 @@ def test_a_killed_and_resumed_run_ends_as_an_uninterrupted_one(tmp_path, kill_at
     assert (tmp_path / "whole" / "state.safetensors").read_bytes() == (
         tmp_path / "parts" / "state.safetensors"
     ).read_bytes()
+    assert log(tmp_path / "whole") == log(tmp_path / "parts")
+
+
+def test_a_kill_before_a_state_is_in_its_place_leaves_the_one_before(tmp_path, monkeypatch):
+    whole = train(tmp_path / "whole")
+    saved, replace = [], os.replace
+
+    def die_at_the_third(*paths):
+        saved.append(paths)
+        if len(saved) == 3:
+            paths[0].write_bytes(paths[0].read_bytes()[:-9])  # nor is it whole yet
+            raise Killed
+        replace(*paths)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", die_at_the_third)
+        with pytest.raises(Killed):
+            train(tmp_path / "parts")
+    assert (tmp_path / "parts" / "state.partial").exists()
+    parts = train(tmp_path / "parts", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
     assert log(tmp_path / "whole") == log(tmp_path / "parts")
 
 

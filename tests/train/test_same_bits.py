@@ -1,8 +1,11 @@
 """The cascade from nothing, its cache of decoded pictures deleted, half made or whole, its stages killed or not:
 the same bits come out."""
 
+import itertools
 import multiprocessing
+import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,10 @@ import pytest
 import torch
 from killable import run
 from PIL import Image
+from safetensors.torch import load_file
 from small_data import SMALL, make_data
 
+from faceattr.data import faces, photos
 from faceattr.data.faces import FaceCache
 from faceattr.data.photos import decode_pictures
 
@@ -66,30 +71,43 @@ def products(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 
+def differences(name, whole, killed):
+    """Which file, and of tensors which and by how much, for who has to find the reason."""
+    if not name.endswith(".safetensors"):
+        return name
+    expected, found = load_file(whole / name), load_file(killed / name)
+    if found.keys() != expected.keys():
+        return f"{name}: other tensors"
+    largest = {key: (found[key].double() - expected[key].double()).abs().max().item() for key in expected}
+    wrong = {key: error for key, error in largest.items() if error}
+    return f"{name}: {wrong or 'the header'}"
+
+
 @pytest.mark.slow
 def test_neither_the_cache_nor_kills_change_a_bit(cascade, tmp_path):
     stages, start = cascade
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
     for stage in stages("whole"):
         assert start(stage)
+    expected = products(whole)
+    names = {Path(name).parts[0] for name in expected}
+    assert {"lnet_plus", "lnet_o", "lnet_s", "identities", "tags", "tags_photos", "svm.safetensors"} <= names
 
-    killed = 0
-    cache = tmp_path / "killed" / "cache"
+    kills, found = 0, {}
     for number, stage in enumerate(stages("killed")):
-        shutil.rmtree(cache, ignore_errors=True)
+        shutil.rmtree(killed / "cache", ignore_errors=True)
         if number % 2 == 0:  # else it is not there and, when decoding was killed, half made
-            shutil.copytree(tmp_path / "whole" / "cache", cache)
+            shutil.copytree(whole / "cache", killed / "cache")
         for kill in ("decoding", "training", None):
             if start(stage, kill):
                 break
-            killed += 1
-    assert killed > 10
-
-    expected = products(tmp_path / "whole")
-    names = {Path(name).parts[0] for name in expected}
-    assert {"lnet_plus", "lnet_o", "lnet_s", "identities", "tags", "tags_photos", "svm.safetensors"} <= names
-    found = products(tmp_path / "killed")
-    assert found.keys() == expected.keys()
-    assert [name for name in expected if found[name] != expected[name]] == []
+            kills += 1
+        for cache in (killed / "cache").glob("*.npy"):
+            assert cache.read_bytes() == (whole / "cache" / cache.name).read_bytes(), f"{stage.name}: {cache.name}"
+        found = products(killed)
+        wrong = [differences(name, whole, killed) for name in found if found[name] != expected[name]]
+        assert wrong == [], stage.name
+    assert kills > 10 and found.keys() == expected.keys()
 
 
 @pytest.fixture
@@ -117,6 +135,43 @@ def test_a_cache_that_lost_a_part_is_made_anew(pictures, tmp_path, decode):
         assert (decode(pictures, folder) == expected).all(), f"without {path.name}"
     (folder / "cache.json").write_text('{"shape": [3')
     assert (decode(pictures, folder) == expected).all()
+
+
+class Killed(BaseException):
+    """In place of a kill: nobody tidies up."""
+
+
+@pytest.mark.parametrize("decode", [of_photos, of_faces])
+def test_a_cache_is_made_anew_after_a_kill_at_any_point(pictures, tmp_path, monkeypatch, decode):
+    """Before each picture is written and each file or note put in its place, on what earlier kills have left."""
+    expected = np.array(decode(pictures, tmp_path / "whole"))
+    folder, left = tmp_path / "killed", 0
+
+    def die_in_time():
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+
+    def one_by_one(decode, *arguments):
+        for picture in decode(*arguments):
+            die_in_time()
+            yield picture
+
+    replace = os.replace
+    for point in itertools.count():
+        left = point
+        with monkeypatch.context() as patched:
+            for module in (faces, photos):
+                patched.setattr(module, "decode", partial(one_by_one, module.decode))
+            patched.setattr(os, "replace", lambda *paths: (die_in_time(), replace(*paths)))
+            try:
+                decode(pictures, folder)
+                break
+            except Killed:
+                shutil.copytree(folder, tmp_path / f"after {point}")
+        assert (decode(pictures, tmp_path / f"after {point}") == expected).all(), f"killed at point {point}"
+    assert point == (5 if decode is of_faces else 4) and (decode(pictures, folder) == expected).all()
 
 
 @pytest.mark.parametrize("decode", [of_photos, of_faces])
