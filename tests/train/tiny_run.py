@@ -6,6 +6,7 @@ python tiny_run.py FOLDER [--steps N] [--batch N] [--dropout P] [--resume] [--di
 import argparse
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -17,15 +18,8 @@ from faceattr.train import parallel
 from faceattr.train.anet import IdentityLoss, IdentityNet, TagLoss
 from faceattr.train.loop import fit, save_model
 
-TINY = {
-    "input_size": (31, 23),
-    "stages": (((4, 4, 1),), ((5, 3, 1),)),
-    "c3": (6, 3, (2, 1)),
-    "c4": (7, 1, (2, 1)),
-    "features": 9,
-    "attributes": 2,
-    "batch_norm": True,
-}
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tiny_anet import TINY  # noqa: E402
 
 
 class MadeUpFaces:
@@ -58,11 +52,11 @@ def main():
     torch.manual_seed(0)
     faces, rows, size = MadeUpFaces(), np.arange(192), TINY["input_size"]
     if args.dropout is None:
-        anet = ANet(**TINY)
+        anet = ANet(**TINY, batch_norm=True)
         net = IdentityNet(anet, 24)
         loss = IdentityLoss(faces, rows, faces.identities, args.batch, 0.5, 0, size)
     else:
-        net = anet = ANet(**TINY, dropout=args.dropout)
+        net = anet = ANet(**TINY, batch_norm=True, dropout=args.dropout)
         loss = TagLoss(faces, rows, faces.tags, args.batch, 0, size)
 
     died = args.folder / "died"
