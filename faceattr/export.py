@@ -139,12 +139,14 @@ def _description(
     checkpoint: Checkpoint, crop: CropSettings, size: tuple[int, int], files: dict[str, Any]
 ) -> dict[str, Any]:
     metadata, anet = checkpoint.metadata, checkpoint.anet
+    score_threshold = metadata["preprocessing"]["score_threshold"]
     return {
         "pixels": "RGB / 255, float32, [N, 3, height, width]",
         "files": files,
         "attributes": metadata["attributes"],
         "thresholds": metadata["thresholds"],
-        "score_threshold": metadata["preprocessing"]["score_threshold"],
+        "score_threshold": score_threshold,
+        "company_threshold": metadata["preprocessing"].get("company_threshold", score_threshold),
         "crop": {**asdict(crop), "size": list(size), "pixels_a_height": anet.config["input_size"][0]},
         "localization": metadata["preprocessing"]["localization"],
         "lnet_sizes": {name: getattr(checkpoint, name).config["sizes"] for name in ("lnet_o", "lnet_s")},

@@ -175,6 +175,7 @@ class FaceAttributes:
             localization = LocalizerSettings(**preprocessing["localization"])
             self._crops = CropSettings(**preprocessing["crop"])
             self._least_score = float(preprocessing["score_threshold"])
+            self._company_score = float(preprocessing.get("company_threshold", self._least_score))
         except (KeyError, TypeError) as error:
             raise ValueError(f"the weights' preprocessing does not fit this version of faceattr: {error}") from error
         self._localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, localization, localization_dtype)
@@ -385,7 +386,9 @@ class FaceAttributes:
         """The faces to report of a photo, best first, with their crops; all of them where the boxes were given."""
         if any(face.score is None for face, _ in pairs):
             return pairs
-        least = max(self._least_score, self._min_score)
+        # Where one face is, others are likelier: people come in company.
+        alone = not any(face.score is not None and face.score >= self._least_score for face, _ in pairs)
+        least = max(self._least_score if alone else self._company_score, self._min_score)
         scored = [(face.score, face, crop) for face, crop in pairs if face.score is not None and face.score >= least]
         best = sorted(scored, key=lambda one: -one[0])[: self._max_faces]
         return [(face, crop) for _, face, crop in best]

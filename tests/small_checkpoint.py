@@ -58,7 +58,7 @@ def make_anet() -> ANet:
     return net.eval()
 
 
-def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5, face=None, age=None) -> None:
+def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5, face=None, age=None, **preprocessing) -> None:
     centre = torch.zeros(5, 5)
     centre[1:4, 1:4] = 1 / 9
     svm = LinearSVM(len(ATTRIBUTES), 4)
@@ -83,6 +83,7 @@ def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5, face=None
                 "aligned_box": [38.3, 47.7, 139.7, 187.7],
                 "crop": {"centre": [0.0, 0.0], "height": 0.35, "positions": list(positions)},
                 "age_tail": 0.1,
+                **preprocessing,
             },
             "thresholds": {"accuracy": [0.5, 0.5, 0.995], "balanced": [0.5, 0.5, 0.4]},
             "training": {},

@@ -126,6 +126,23 @@ class TestPredict:
         kept = model.predict(photo, [[0, 0, 50, 50], found.box])
         assert [each.score for each in kept] == [None, None] and kept[1].labels == found.labels
 
+    def test_beside_a_face_less_is_enough(self, tmp_path, model):
+        scores = [face.score for face in model.detect(draw_photo(DISCS))]
+        assert scores == sorted(scores, reverse=True) and scores[0] > scores[1] + 1e-3
+        between = sum(scores) / 2
+        options = {"score_threshold": between, "company_threshold": scores[1] - 1e-3}
+        for name, more, photo, count in (
+            ("alone", {}, DISCS, 2),
+            ("strict", {"company_threshold": between}, DISCS, 1),
+            ("none", {"score_threshold": scores[0] + 1e-3}, DISCS, 0),
+        ):
+            save_small_checkpoint(tmp_path / f"{name}.safetensors", **(options | more))
+            faces = faceattr.load(tmp_path / f"{name}.safetensors")
+            assert len(faces.predict(draw_photo(photo))) == count, name
+        # Whoever asks for a score gets no lower ones.
+        faces = faceattr.load(tmp_path / "alone.safetensors", min_score=between)
+        assert len(faces.predict(draw_photo(DISCS))) == 1
+
     def test_more_patch_positions(self, tmp_path, model):
         # The disc is wider than the crop: at every position of the field ANet sees the same.
         save_small_checkpoint(tmp_path / "dense.safetensors", positions=(2, 3))

@@ -56,7 +56,8 @@ def whole_photos(arguments: argparse.Namespace) -> list[PhotoSet]:
             )
         pictures = decode_photos(paths, arguments.cache / f"{name}-whole.npy", arguments.workers)
         sure = rows[..., 3] >= arguments.sure
-        photos.append(PhotoSet(pictures, rows[..., :3], sure, tags, share=np.count_nonzero(sure) ** 0.5))
+        complete = name not in {folder.name for folder in arguments.crowds}
+        photos.append(PhotoSet(pictures, rows[..., :3], sure, tags, complete, share=np.count_nonzero(sure) ** 0.5))
     return photos
 
 
@@ -93,6 +94,9 @@ def main():
     begin.add_argument("--kind", choices=TRUNKS, help="start from random weights of this trunk")
     parser.add_argument("--proposals", type=Path, help="what propose_faces.py found in whole photos, CelebA's and ...")
     parser.add_argument("--photos", type=Path, nargs="*", default=[], help="... in those of these folders")
+    parser.add_argument(
+        "--crowds", type=Path, nargs="*", default=[], help="of these, folders whose photos may show faces not proposed"
+    )
     parser.add_argument("--sure", type=float, default=0.8, help="least score of a proposal that is a face")
     parser.add_argument("--proposer", type=Path, help="for LNet_s: the LNet_o in whose windows it learns")
     parser.add_argument("--photo-share", type=float, default=0.5, help="part of a batch cut from whole photos")
@@ -109,6 +113,8 @@ def main():
     arguments = parser.parse_args()
     if arguments.photos and not arguments.proposals:
         parser.error("--photos: --proposals are needed of them")
+    if not set(arguments.crowds) <= set(arguments.photos):
+        parser.error("--crowds: must be among --photos")
 
     device, dtype = prepare(arguments)
     cache, workers = arguments.cache, arguments.workers

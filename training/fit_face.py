@@ -7,7 +7,8 @@ It is told whether a picture has a face, never where. With one: CelebA's whole p
 0, the latter cut tightly, and --people; of each the LNets' best proposal counts. Without: the pictures of each folder,
 at several sizes, and pieces of them; all proposals count. A fifth of each small folder is kept: each half of it chooses
 the least score of a face by which the folder's share of pictures gets one, which is measured on the other half; the
-mean of the two is the folder's, and the largest of the folders' is kept.
+mean of the two is the folder's, and the largest of the folders' is kept. Beside a face of that score a part of it,
+--company, is enough.
 """
 
 import argparse
@@ -54,6 +55,12 @@ def main():
     parser.add_argument("--pictures", type=int, default=1500, help="of each kind with a face, at most (default: 1500)")
     parser.add_argument("--pieces", type=int, default=4000, help="of each folder without a face (default: 4000)")
     parser.add_argument("--least", type=float, default=0.1, help="LNets' score that is looked at (default: 0.1)")
+    parser.add_argument(
+        "--company",
+        type=float,
+        default=0.5,
+        help="part of the least score that is enough beside a face that comes to it (default: 0.5)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
     add_machine(parser)
@@ -96,7 +103,7 @@ def main():
     plane, notes = fit_face(
         propose(checkpoint, with_face(), args.least, dtype), propose(checkpoint, without(), args.least, dtype)
     )
-    notes["least"] = args.least
+    notes |= {"least": args.least, "company": args.company}
     threshold = 0.0
     for folder, share in folders.items():
         if not kept[folder]:
@@ -115,7 +122,7 @@ def main():
         }
     notes = rounded(notes)
     print(json.dumps({"score_threshold": threshold, **notes}, indent=1))
-    metadata = with_plane(checkpoint, plane, args.least, threshold).metadata
+    metadata = with_plane(checkpoint, plane, args.least, threshold, args.company).metadata
     metadata = {**metadata, "training": {**metadata["training"], "face": notes}}
     nets = checkpoint.nets() | {"face": plane}
     save_checkpoint(args.output, **nets, metadata=metadata)

@@ -229,7 +229,7 @@ class Composer:
         faces_there = (heights > 0).sum(1)
         clear = (visible[:, 0] > 0.8) & (heights[:, 0] > 0.7 * self.sizes[0]) & (faces_there == 1)
         known = np.where((faces_there == 0)[:, None], True, known & clear[:, None])
-        return canvas, tags & known, known, Layout(heights, centres, heights > 0, visible)
+        return canvas, tags & known, known, Layout(heights, centres, heights > 0, visible, np.ones(count, dtype=bool))
 
     def _place(
         self,

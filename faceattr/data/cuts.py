@@ -30,6 +30,9 @@ class PhotoSet:
     """bool [n, F]; the others are possible faces, of which nothing is known."""
     tags: np.ndarray | None = None
     """bool [n, A] of the one face of each photo, where they are known."""
+    complete: bool = True
+    """Whether where nothing was proposed there is no face. Where it is not so, as in crowds, a net that learnt it would
+    unlearn the faces that it does not find yet."""
     share: float = 1.0
     """How often its photos are drawn, over those of other sets."""
 
@@ -98,4 +101,4 @@ def cut(
     visible = inside(centres, heights, 0, size)
     heights = np.where(visible > 0.02, heights, 0)
     alone = ((heights > 0).sum(1) == 1) & ((visible > 0.8) & sure & (heights > 0)).any(1)
-    return pieces, alone, Layout(heights, centres, sure, visible)
+    return pieces, alone, Layout(heights, centres, sure, visible, np.full(count, photos.complete))

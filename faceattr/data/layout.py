@@ -27,10 +27,12 @@ class Layout:
     """bool [N, F]; the others may or may not be faces."""
     visible: np.ndarray
     """[N, F]: the part of each face's frame that is there."""
+    complete: np.ndarray
+    """bool [N]; where not, faces may be there of which nothing is said."""
 
     def of(self, rows: np.ndarray) -> Layout:
         """The faces of some pictures, each as often as it is named."""
-        return Layout(self.heights[rows], self.centres[rows], self.sure[rows], self.visible[rows])
+        return Layout(self.heights[rows], self.centres[rows], self.sure[rows], self.visible[rows], self.complete[rows])
 
     @staticmethod
     def joined(parts: Sequence[Layout]) -> Layout:
@@ -42,7 +44,8 @@ class Layout:
             missing = [[(0, 0), (0, most - each.shape[1])] + [(0, 0)] * (each.ndim - 2) for each in values]
             return np.concatenate([np.pad(each, pad) for each, pad in zip(values, missing, strict=True)])
 
-        return Layout(*(column(name) for name in ("heights", "centres", "sure", "visible")))
+        complete = np.concatenate([part.complete for part in parts])
+        return Layout(*(column(name) for name in ("heights", "centres", "sure", "visible")), complete)
 
 
 def inside(centres: np.ndarray, heights: np.ndarray, low: np.ndarray | float, high: np.ndarray | float) -> np.ndarray:
@@ -59,7 +62,8 @@ def size_tags(layout: Layout, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Tags and knowledge [N, K] of K size classes.
 
     Size class k is meant for faces nearer to sizes[k] than to its neighbours. Between two classes, and for faces cut by
-    the border or not sure, there is no telling; such a face makes a tag unknown unless another makes it true.
+    the border or not sure, there is no telling; such a face makes a tag unknown unless another makes it true. Where the
+    faces are not complete, no tag is known not to hold.
     """
     step = np.log(sizes[1] / sizes[0])
     distance = np.abs(np.log(np.maximum(layout.heights, 1e-6))[..., None] - np.log(sizes)) / step
@@ -68,4 +72,4 @@ def size_tags(layout: Layout, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray
     # What is not sure is not sure in its size either.
     unsure = present & np.where(sure, (distance <= 0.9) & (shown >= 0.4), (distance <= 2) & (shown >= 0.1))
     tags = true.any(1)
-    return tags, tags | ~unsure.any(1)
+    return tags, tags | (layout.complete[:, None] & ~unsure.any(1))

@@ -52,7 +52,7 @@ class WindowComposer:
         heights = layout.heights * scale[:, None]
         # A face that the scene's border cuts stays cut.
         visible = np.minimum(inside(centres, heights, 0, size), layout.visible)
-        layout = Layout(np.where(visible > 0.02, heights, 0), centres, layout.sure, visible)
+        layout = Layout(np.where(visible > 0.02, heights, 0), centres, layout.sure, visible, layout.complete)
         sizes, certain = size_tags(layout, self.composer.sizes)
         whole = ((layout.heights > 0) & layout.sure & (visible > 0.8)).any(1)
         known = known & (whole | nobody)[:, None]

@@ -424,7 +424,8 @@ def read_localisation(path: str, checkpoint: Checkpoint) -> Checkpoint:
             raise
         return load_checkpoint(find_weights(path), device)
     preprocessing = dict(checkpoint.metadata["preprocessing"])
-    preprocessing["score_threshold"] = preprocessing["localization"]["score_threshold"]
+    least = preprocessing["localization"]["score_threshold"]
+    preprocessing |= {"score_threshold": least, "company_threshold": least}
     metadata = {**checkpoint.metadata, "preprocessing": preprocessing}
     face = lnets_alone(checkpoint.anet.config["features"]).to(device)
     return replace(checkpoint, lnet_o=nets[0], lnet_s=nets[1], face=face, metadata=metadata)

@@ -8,7 +8,8 @@ The header's metadata has one key, ``faceattr``, whose value is JSON:
   left out, has a plane for each of :data:`faceattr.ages.LIMITS`: is somebody at least so old?
 - ``attributes``: their names, in the order of the logits
 - ``preprocessing``: how photos become input: the localiser's settings, whose own threshold is for what ``face`` is to
-  look at, and ``score_threshold`` for what it then takes for a face; ANet's crop from its box, and ``aligned_box``,
+  look at, ``score_threshold`` for what it then takes for a face and, which may be left out, the lower
+  ``company_threshold`` for further ones in a photo that has such a face; ANet's crop from its box, and ``aligned_box``,
   where that box lies on an aligned 178x218 picture; ``age_tail``, the share of ages beyond each end of the interval
 - ``thresholds``: ``accuracy`` and ``balanced``, on the calibrated probability, one an attribute
 - ``training``, ``metrics``: on what data the weights were trained and how they do

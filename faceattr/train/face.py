@@ -29,12 +29,14 @@ def lnets_alone(features: int) -> LinearSVM:
     return plane.eval()
 
 
-def with_plane(checkpoint: Checkpoint, plane: LinearSVM, least: float, score_threshold: float) -> Checkpoint:
+def with_plane(
+    checkpoint: Checkpoint, plane: LinearSVM, least: float, score_threshold: float, company: float = 1.0
+) -> Checkpoint:
     """The checkpoint with another plane, which looks at what the LNets score at ``least`` and reports what comes to
-    ``score_threshold``."""
+    ``score_threshold``, beside such a face to the part ``company`` of it."""
     preprocessing = dict(checkpoint.metadata["preprocessing"])
     preprocessing["localization"] = {**preprocessing["localization"], "score_threshold": least}
-    preprocessing["score_threshold"] = score_threshold
+    preprocessing |= {"score_threshold": score_threshold, "company_threshold": company * score_threshold}
     return replace(checkpoint, face=plane, metadata={**checkpoint.metadata, "preprocessing": preprocessing})
 
 

@@ -78,11 +78,13 @@ def with_anet(checkpoint: Checkpoint, path: str | os.PathLike) -> Checkpoint:
     middles = ((x0 + x1) / 2, (y0 + y1) / 2)
     centre = [((CROP[i] + CROP[i + 2]) / 2 - middle) / (y1 - y0) for i, middle in enumerate(middles)]
     crop = {"centre": centre, "height": (CROP[3] - CROP[1]) / (y1 - y0), "positions": [2, 2]}
-    least = preprocessing["localization"]["score_threshold"]
+    thresholds = dict.fromkeys(
+        ("score_threshold", "company_threshold"), preprocessing["localization"]["score_threshold"]
+    )
     metadata = {
         **checkpoint.metadata,
         "attributes": list(names),
-        "preprocessing": {**preprocessing, "aligned_box": box, "crop": crop, "score_threshold": least},
+        "preprocessing": {**preprocessing, **thresholds, "aligned_box": box, "crop": crop},
         "thresholds": dict.fromkeys(("accuracy", "balanced"), [0.5] * len(names)),
     }
     face = lnets_alone(net.anet.config["features"]).to(device)

@@ -111,6 +111,18 @@ def test_photos_without_a_sure_face_are_left_out():
     assert Composer([faces], [pictures], SIZES, [none], 0.5).photo_share == 0
 
 
+def test_pieces_of_crowds_tell_of_the_faces_there_and_of_no_absence():
+    found = np.tile([100.0, 100.0, 50.0], (3, 1, 1))
+    told = np.ones((3, 40), bool)
+    faces = FaceSet(plain(3, 164, 134, (0, 0, 0)), told, told)
+    for complete in (True, False):
+        photos = PhotoSet(plain(3, 320, 320, (0, 0, 0)), found, np.ones((3, 1), bool), complete=complete)
+        composer = Composer([faces], [plain(4, 60, 60, (0, 0, 0))], SIZES.tolist(), [photos], 1.0)
+        batch = composer.batch(64, 129, np.random.default_rng(0))
+        tags, known = batch.tags[:, 40:] > 0, batch.known[:, 40:] > 0
+        assert (tags & known).any() and (~tags & known).any() == complete
+
+
 def test_trimming_repeats_the_border_of_what_is_kept(composer):
     torch.manual_seed(0)
     canvas = torch.rand(40, 3, 65, 65)

@@ -5,8 +5,9 @@ from faceattr.data.layout import FACE_ASPECT, Layout, inside, size_tags
 SIZES = np.array([40.0, 50.0, 62.5])
 
 
-def tags_of(heights, visible, sure=(True, True, True)):
-    layout = Layout(np.array([heights]), np.zeros((1, 3, 2)), np.array([sure]), np.array([visible]))
+def tags_of(heights, visible, sure=(True, True, True), complete=True):
+    places = np.zeros((1, 3, 2))
+    layout = Layout(np.array([heights]), places, np.array([sure]), np.array([visible]), np.array([complete]))
     tags, known = size_tags(layout, SIZES)
     return tags[0].tolist(), known[0].tolist()
 
@@ -37,12 +38,20 @@ def test_a_face_that_is_not_sure_makes_its_tag_and_its_neighbours_unknown():
     assert tags_of([50.0, 50, 0], [1.0, 1, 0], [False, True, True]) == ([False, True, False], [False, True, False])
 
 
+def test_where_faces_may_be_missing_no_size_is_known_not_to_be_there():
+    assert tags_of([50.0, 0, 0], [1.0, 0, 0], complete=False) == ([False, True, False], [False, True, False])
+    assert tags_of([0.0, 0, 0], [0.0, 0, 0], complete=False) == ([False] * 3, [False] * 3)
+
+
 def test_lots_of_pictures_are_joined_with_as_many_faces_as_the_most_have():
-    one = Layout(np.array([[7.0]]), np.ones((1, 1, 2)), np.array([[True]]), np.array([[0.5]]))
-    two = Layout(np.array([[8.0, 9.0]]), np.ones((1, 2, 2)), np.array([[True, False]]), np.array([[1.0, 1.0]]))
+    one = Layout(np.array([[7.0]]), np.ones((1, 1, 2)), np.array([[True]]), np.array([[0.5]]), np.array([True]))
+    sure = np.array([[True, False]])
+    two = Layout(np.array([[8.0, 9.0]]), np.ones((1, 2, 2)), sure, np.array([[1.0, 1.0]]), np.array([False]))
     both = Layout.joined([one, two])
     assert both.heights.tolist() == [[7, 0], [8, 9]] and both.sure.tolist() == [[True, False], [True, False]]
     assert both.centres.shape == (2, 2, 2) and both.visible.tolist() == [[0.5, 0], [1, 1]]
+    assert both.complete.tolist() == [True, False]
+    assert both.of(np.array([1, 1])).complete.tolist() == [False, False]
 
 
 def test_inside_is_the_visible_part_of_the_frame():

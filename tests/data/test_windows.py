@@ -22,7 +22,12 @@ class Scenes:
             image[:, y - 8 : y + 8, x - 8 : x + 8] = 1
         told = np.ones((count, 1), dtype=bool)
         sure = np.ones((count, 1), dtype=bool)
-        return images, told, told, Layout(heights, self.places[:, None], sure, np.ones((count, 1)))
+        return (
+            images,
+            told,
+            told,
+            Layout(heights, self.places[:, None], sure, np.ones((count, 1)), np.ones(count, dtype=bool)),
+        )
 
 
 def test_windows_are_cut_where_the_net_proposes_and_tagged_by_what_they_show(monkeypatch):
