@@ -131,8 +131,9 @@ def tight(picture: Image.Image, random: np.random.Generator) -> Image.Image:
 
 
 def _as_found(picture: Image.Image, random: np.random.Generator) -> Image.Image:
-    """At a long side of 60 to 480 pixels, and in half of the cases as a JPEG of low or middling quality."""
-    scale = np.exp(random.uniform(np.log(60), np.log(480))) / max(picture.size)
+    """At a long side of 30 to 480 pixels, and in half of the cases as a JPEG of low or middling quality. What fills the
+    smallest is as coarse as faces far down a street."""
+    scale = np.exp(random.uniform(np.log(30), np.log(480))) / max(picture.size)
     picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
     if random.random() < 0.5:
         stored = io.BytesIO()

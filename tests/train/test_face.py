@@ -74,7 +74,7 @@ def test_pieces_keep_the_aspect_and_the_range_of_sizes():
     random = np.random.default_rng(0)
     picture = Image.new("RGB", (400, 100))
     sizes = np.array([piece(picture, random, cut=False).size for _ in range(50)])
-    assert (sizes.max(1) >= 60).all() and (sizes.max(1) <= 480).all() and np.ptp(sizes.max(1)) > 250
+    assert (sizes.max(1) >= 30).all() and (sizes.max(1) <= 480).all() and np.ptp(sizes.max(1)) > 250
     assert np.abs(sizes[:, 0] / sizes[:, 1] - 4).max() < 0.3
     cut = np.array([piece(picture, random, cut=True).size for _ in range(50)])
     assert 10 < (np.abs(cut[:, 0] / cut[:, 1] - 4) > 0.3).sum() < 40
