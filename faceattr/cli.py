@@ -243,6 +243,8 @@ def _predict(options: argparse.Namespace) -> int:
 
         folder = None if options.xmp is BESIDE else Path(options.xmp)
         sidecars = Sidecars(folder, model.metadata["sha256"], options.xmp_prefix, options.xmp_frame)
+        if videos and not options.quiet:
+            print("faceattr: sidecars are written for photos, none for videos", file=sys.stderr)
     stream = model.iter_predict(
         found.pictures,
         detect_only=detect_only,

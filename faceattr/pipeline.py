@@ -32,9 +32,11 @@ from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
 from faceattr.video import Frame, frames, is_video
 
-# oneDNN keeps what it has compiled for each size of input, by default 1024 such: with photos of many sizes 100 MB. Read
+# oneDNN keeps what it has compiled for each size of input, by default 1024 such, and torch what leads to it, 1024 more
+# in each thread, which lie between photos' blocks and so break up what is free: with photos of many sizes 100 MB. Read
 # when the first convolution runs.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
 
 # A stream holds decoded photos until their faces fill a batch, but no more bytes of them than this.
 _HELD_BYTES = 64 * 2**20

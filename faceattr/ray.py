@@ -143,7 +143,10 @@ def _records_of_others(path: Path) -> dict[str, dict]:
 
 @dataclass(frozen=True)
 class Done:
-    """What :func:`predict_parts` did: pictures and, of them, failed ones of this run; parts that were there before."""
+    """What :func:`predict_parts` did.
+
+    photos: pictures of this run. failed: those of all parts that could not be read. kept_parts: that were there before.
+    """
 
     photos: int
     failed: int
@@ -227,7 +230,20 @@ def predict_parts(
         counts = results.take_all()
         for left in chain(output.glob(".part-*.partial"), output.glob(".part-*.complete")):  # of killed workers
             left.unlink(missing_ok=True)
-    return Done(sum(row["photos"] for row in counts), sum(row["failed"] for row in counts), count - len(missing))
+    # Also those of a run that was killed: nobody else would hear of them.
+    failed = sum(row["failed"] for row in counts) + sum(map(_failed, set(paths) - {paths[i] for i in missing}))
+    return Done(sum(row["photos"] for row in counts), failed, count - len(missing))
+
+
+def _failed(part: Path) -> int:
+    """How many pictures of a complete part could not be read."""
+    if part.suffix == ".parquet":
+        from pyarrow import parquet
+
+        errors = parquet.read_table(part, columns=["error"]).column("error")
+        return len(errors) - errors.null_count
+    with open(part, encoding="utf-8") as lines:
+        return sum(json.loads(line)["error"] is not None for line in lines)
 
 
 def _wants_gpu(device: str) -> bool:

@@ -25,7 +25,7 @@ class RecordWriter:
         timed: bool = False,
         aged: bool = False,
     ):
-        self._stream = stream
+        self._stream, self._format = stream, format
         self._timed = timed
         self._aged = aged
         self._count = 0
@@ -42,17 +42,34 @@ class RecordWriter:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        # Also after an interruption: what was written is then still one valid array. Only a closed pipe takes no more.
-        if self._is_array and not (error and issubclass(error, BrokenPipeError)):
+        # Also after an interruption: what was written is then still one document. Only a closed pipe takes no more.
+        if error and issubclass(error, BrokenPipeError):
+            return
+        if self._is_array:
             self._print("\n]" if self._count else "[]")
+        elif not self._count:
+            self._head()
 
     def write(self, prediction: Prediction) -> None:
+        if not self._count:
+            self._head()
         self._write(prediction)
         self._count += 1
 
     def _print(self, text: str, end: str = "\n") -> None:
         self._stream.write(text + end)
         self._stream.flush()
+
+    def _head(self) -> None:
+        if self._format == "table":
+            self._print(f"{'image':<28} {'size':>11}  {'box':<23} {'score':>5}  attributes")
+        elif self._format == "csv":
+            box = ["x0", "y0", "x1", "y1"]
+            photo = ["image", *(["time"] if self._timed else []), "width", "height"]
+            age = ["age", "age_low", "age_high"] if self._aged else []
+            columns = [*photo, "face", *box, "score", *age, *self._attributes, "notes", "error"]
+            csv.writer(self._stream, lineterminator="\n").writerow(columns)
+            self._stream.flush()
 
     def _json(self, prediction: Prediction) -> None:
         self._print(("," if self._count else "[") + "\n  " + json.dumps(prediction.to_dict()), end="")
@@ -62,11 +79,6 @@ class RecordWriter:
 
     def _csv(self, prediction: Prediction) -> None:
         rows = csv.writer(self._stream, lineterminator="\n")
-        if self._count == 0:
-            box = ["x0", "y0", "x1", "y1"]
-            photo = ["image", *(["time"] if self._timed else []), "width", "height"]
-            age = ["age", "age_low", "age_high"] if self._aged else []
-            rows.writerow([*photo, "face", *box, "score", *age, *self._attributes, "notes", "error"])
         time = [prediction.time] if self._timed else []
         record: list[Any] = [prediction.image, *time, prediction.width, prediction.height]
         for number, face in enumerate(prediction.faces, 1):
@@ -83,8 +95,6 @@ class RecordWriter:
         self._stream.flush()
 
     def _table(self, prediction: Prediction) -> None:
-        if self._count == 0:
-            self._print(f"{'image':<28} {'size':>11}  {'box':<23} {'score':>5}  attributes")
         at = "" if prediction.time is None else f" at {prediction.time:g} s"
         start = f"{_shorten(printable(prediction.image), 28 - len(at)) + at:<28} "
         if prediction.error is not None:

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import subprocess
 import sys
 
@@ -244,6 +245,39 @@ print(peak() - before)
         assert result.returncode == 0, result.stderr
         # 150 more photos are 320 MiB of pixels; what is left is the allocator's.
         assert float(result.stdout) < 24
+
+    def test_memory_does_not_grow_with_the_number_of_sizes(self, weights, tmp_path):
+        script = """
+import ctypes, itertools, sys
+import faceattr, numpy as np, torch
+torch.set_num_threads(1)
+class Blocks(ctypes.Structure):  # glibc's mallinfo2
+    _fields_ = [(f"field{i}", ctypes.c_size_t) for i in range(10)]
+library = ctypes.CDLL(None)
+if not hasattr(library, "mallinfo2"):
+    sys.exit(77)
+library.mallinfo2.restype = Blocks
+in_use = lambda: library.mallinfo2().field7 + library.mallinfo2().field4
+model = faceattr.load(sys.argv[1], device="cpu")
+random = np.random.default_rng(0)
+photos = (np.zeros((*random.integers(20, 200, 2), 3), np.uint8) for _ in itertools.count())
+for number, prediction in enumerate(model.iter_predict(photos, workers=1), 1):
+    assert prediction.error is None
+    if number == 150:
+        before = in_use()
+    if number == 350:
+        break
+print((in_use() - before) / 2**20)
+"""
+        environment = {key: value for key, value in os.environ.items() if not key.endswith("_CACHE_CAPACITY")}
+        command = [sys.executable, "-c", script, weights]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        if result.returncode == 77:
+            pytest.skip("another C library than glibc")
+        assert result.returncode == 0, result.stderr
+        # Were it kept, what is compiled for 200 more sizes would take 9 MiB.
+        assert float(result.stdout) < 4
+
 
 
 class TestBoxes:

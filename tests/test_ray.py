@@ -95,7 +95,7 @@ def test_it_goes_on_where_it_was_stopped(local_ray, photos, weights, expected, t
     lost.unlink()
     (output / ".part-00002-of-00006.jsonl.0.partial").write_text("half a rec")
     done = predict(photos, output, weights)
-    assert (done.photos, done.kept_parts) == (2, 5) and kept.stat().st_mtime_ns == before
+    assert (done.photos, done.failed, done.kept_parts) == (2, 1, 5) and kept.stat().st_mtime_ns == before
     same(read(output), expected)
     assert not list(output.glob(".*"))
     assert predict(photos, output, weights).photos == 0
@@ -141,6 +141,20 @@ def test_parquet_keeps_ages(photos, tmp_path):
     for record, faces in zip(records, writer.model.predict(images), strict=True):
         assert [face["age"] for face in record["faces"]] == [pytest.approx(face.to_dict()["age"]) for face in faces]
     assert len(records[2]["faces"]) == 2
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_failures_of_parts_that_were_there_count(photos, weights, tmp_path, format, monkeypatch):
+    """A run that was killed said nothing of them."""
+    pytest.importorskip("ray", reason=NO_RAY)
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("nothing is left to do"))
+    images = sorted(map(str, photos.iterdir()))
+    writer = faceattr_ray.PartWriter(weights, device="cpu")
+    for number in range(6):
+        part = images[2 * number : 2 * number + 2]
+        writer.write(tmp_path / f"part-{number:05}-of-00006.{format}", part)
+    done = predict(photos, tmp_path, weights, format=format)
+    assert (done.photos, done.failed, done.kept_parts) == (0, 1, 6)
 
 
 def test_videos_are_refused(weights, tmp_path):

@@ -39,6 +39,17 @@ def test_csv_of_weights_that_tell_no_age_has_no_such_columns():
     assert {len(row) for row in rows} == {12} and "age" not in rows[0]
 
 
+@pytest.mark.parametrize(
+    ("format", "start"), [("csv", "image,width,"), ("table", "image "), ("json", "[]"), ("jsonl", "")]
+)
+def test_no_record(format, start):
+    text = io.StringIO()
+    with RecordWriter(text, format, ("Smiling",), aged=True):
+        pass
+    assert text.getvalue().startswith(start) and text.getvalue().count("\n") == (format != "jsonl")
+    assert format != "csv" or text.getvalue() == written("csv", aged=True).partition("\n")[0] + "\n"
+
+
 def test_json_and_table():
     first = json.loads(written("jsonl").splitlines()[0])
     assert first["faces"][0]["age"] == {"years": 34.3, "low": 28.0, "high": 41.4} and "age" not in first["faces"][1]

@@ -315,6 +315,8 @@ class TestVideo:
         status, records, _ = self.predict(weights, capsys, path.parent, "--every", "1s", "--xmp")
         assert status == 0 and [record.get("time") for record in records] == [None, 0, 1, 2]
         assert [file.name for file in path.parent.glob("*.xmp")] == ["a.png.xmp"]
+        main(["predict", str(path), "--weights", str(weights), "--xmp"])
+        assert "sidecars are written for photos, none for videos" in capsys.readouterr().err
         for file in (path.parent / "a.png", path.parent / "a.png.xmp"):
             file.unlink()
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from faceattr.arguments import add_device, add_stream, add_weights, positive
 
+_PATHS = {"paths": "\n", "paths0": "\0"}
+"""Formats of paths alone, and what each path ends with: names of files may hold line ends."""
+
 
 def add_arguments(commands) -> None:
     """Adds the three commands; what they need is imported when one runs."""
@@ -36,7 +39,12 @@ def add_arguments(commands) -> None:
     search.add_argument("--order", choices=("probability", "path", "time"), default="probability")
     search.add_argument("--limit", type=positive, metavar="N", help="at most N photos")
     search.add_argument("--thresholds", choices=("accuracy", "balanced"), default="accuracy")
-    search.add_argument("--format", choices=("table", "json", "jsonl", "csv", "paths", "none"), default="table")
+    search.add_argument(
+        "--format",
+        choices=("table", "json", "jsonl", "csv", *_PATHS, "none"),
+        default="table",
+        help="paths0: paths that end with NUL instead of a line's end, for xargs -0 (default: %(default)s)",
+    )
     search.add_argument("--page", type=Path, metavar="FILE", help="also a page of the photos, which works offline")
     search.add_argument(
         "--links", type=Path, metavar="DIR", help="also a folder of links to the photos, in their order"
@@ -113,21 +121,33 @@ def _search(options: argparse.Namespace) -> int:
         )
         links = None if options.links is None else _Links(options.links)
         page = None if options.page is None else _page(index, options)
-        records = options.format not in ("paths", "none")
+        records = options.format not in (*_PATHS, "none")
         aged = index.tells_age
         writer = RecordWriter(sys.stdout, options.format, index.attributes, aged=aged) if records else nullcontext()
-        roots = index.roots
+        roots, found = index.roots, False
         with writer, page or nullcontext():
             for hit in hits:
+                found = True
                 if records:
                     writer.write(hit.prediction)
-                elif options.format == "paths":
-                    print(hit.prediction.image)
+                elif options.format in _PATHS:
+                    _print_path(hit.prediction.image, _PATHS[options.format])
                 if page is not None:
                     _add_to_page(page, index, hit, roots)
                 if links is not None:
                     links.add(hit.prediction.image)
+    sys.stdout.flush()
+    if not found:
+        print("faceattr: no photo fits", file=sys.stderr)
     return 0
+
+
+def _print_path(path: str, end: str) -> None:
+    """The bytes of a path, whatever the terminal can show: a program is to open it."""
+    if hasattr(sys.stdout, "buffer"):  # a notebook's has not
+        sys.stdout.buffer.write(os.fsencode(path + end))
+    else:
+        sys.stdout.write(path + end)
 
 
 def _page(index, options: argparse.Namespace):
@@ -185,7 +205,9 @@ class _Links:
         self._number += 1
         start = f"{self._number:05}-"
         stem, suffix = os.path.splitext(os.path.basename(path))
-        stem = os.fsdecode(os.fsencode(stem)[: 255 - len(start) - len(os.fsencode(suffix))])
+        whole, room = os.fsencode(stem), 255 - len(start) - len(os.fsencode(suffix))
+        if len(whole) > room:
+            stem = whole[:room].decode(errors="ignore")  # no half of a character: not every system takes it
         try:
             (self._folder / f"{start}{stem}{suffix}").symlink_to(path)
         except OSError as error:

@@ -393,6 +393,38 @@ class TestSearch:
         assert out.splitlines() == [str(photos / "a.png"), str(photos / "sub" / "c.png")]
         assert "Smiling 1.00" in self.run(capsys, db, "Smiling")[1].out
 
+    def test_paths_of_any_bytes(self, model, tmp_path, capfdbinary):
+        """Line ends, Japanese and bytes that are no text: what a program reads can be opened."""
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        names = [b"a b.png", b"a\nb.png", "\u5199\u771f.png".encode(), b"bad\xff.png"]
+        for name in names:
+            with open(os.fsencode(folder) + b"/" + name, "wb") as file:
+                draw_photo(DISCS).save(file, "PNG")
+        db = tmp_path / "faces.sqlite"
+        update(db, model, folder)
+        paths = {os.fsencode(folder) + b"/" + name for name in names}
+        for format, end in (("paths", b"\n"), ("paths0", b"\0")):
+            assert main(["search", str(db), "Smiling", "--format", format]) == 0
+            out = capfdbinary.readouterr().out
+            assert sorted(out) == sorted(b"".join(path + end for path in paths))
+            if format == "paths0":
+                assert set(out.split(end)[:-1]) == paths
+
+    def test_nothing_found_is_said(self, db, capsys):
+        for format, out in (("csv", "image,width,"), ("table", "image "), ("json", "[]"), ("paths", "")):
+            status, said = self.run(capsys, db, "Smiling and faces>=99", "--format", format)
+            assert status == 0 and said.out.startswith(out) and said.err == "faceattr: no photo fits\n"
+
+    def test_long_names_of_links_are_text(self, model, tmp_path, capsys):
+        photo = tmp_path / ("\u5199" * 80 + "aa.png")
+        draw_photo(DISCS).save(photo)
+        db = tmp_path / "faces.sqlite"
+        update(db, model, photo)
+        assert self.run(capsys, db, "--links", tmp_path / "l")[0] == 0
+        (link,) = os.listdir(os.fsencode(tmp_path / "l"))
+        assert link.decode().startswith("00001-\u5199") and link.endswith(b".png") and len(link) > 245
+
     def test_formats_with_ages(self, aged, db, photos, capsys):
         assert "age 45" not in self.run(capsys, db, "Smiling")[1].out
         update(db, aged, photos)
