@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
-from sklearn.svm import LinearSVC
 
 from faceattr.evaluation.attributes import choose_threshold
 from faceattr.models.svm import LinearSVM
@@ -17,6 +17,10 @@ from faceattr.models.svm import LinearSVM
 Planes = tuple[np.ndarray, np.ndarray]
 """Weights [A, F] and biases [A]."""
 PRIOR_SCALE = 100.0
+NEWTON_STEPS = 100
+NEWTON_TOLERANCE = 1e-6
+"""Of the gradient's length, beside what it was at first."""
+TINY = np.finfo(np.float64).tiny
 THRESHOLD_TRUST = 0.85
 
 
@@ -42,32 +46,96 @@ def fit_planes(
     Raises:
         ValueError: an attribute (named, or by its column) that is the same for all samples.
     """
+    known = np.ones(tags.shape, dtype=bool) if known is None else known
+    for column, (truth, rows) in enumerate(zip(tags.T, known.T, strict=True)):
+        if truth[rows].all() or not truth[rows].any():
+            name = column if names is None else names[column]
+            same = f"{truth[rows][0]} for all {rows.sum()} samples" if rows.any() else "not known for any sample"
+            raise ValueError(f"attribute {name} is {same}; nothing separates them")
     mean, scale = features.mean(0), features.std(0)
     # A feature that never responds stays as it is.
     scale[scale == 0] = 1
-    scaled = (features - mean) / scale
-    weights, biases = [], []
+    # The bias is penalised like a weight; its feature so large, it is free.
+    scaled = np.column_stack([(features - mean) / scale, np.full(len(features), PRIOR_SCALE)])
+    own, weights = np.zeros(tags.shape), 0
     if prior is not None:
-        prior_weights = prior[0] / (features @ prior[0].T + prior[1]).std(0)[:, None] * PRIOR_SCALE
-    for column, truth in enumerate(tags.T):
-        inputs = scaled
-        if prior is not None:
-            inputs = np.column_stack([scaled, (features - mean) @ prior_weights[column]])
-        if known is not None:
-            truth, inputs = truth[known[:, column]], inputs[known[:, column]]
-        if truth.all() or not truth.any():
-            name = column if names is None else names[column]
-            same = f"{bool(truth[0])} for all {len(truth)} samples" if len(truth) else "not known for any sample"
-            raise ValueError(f"attribute {name} is {same}; nothing separates them")
-        # LinearSVC penalises the bias like a weight; scaled, it is free.
-        svm = LinearSVC(C=strength, dual=False, max_iter=10_000, tol=1e-3, intercept_scaling=PRIOR_SCALE)
-        svm.fit(inputs, truth)
-        weight = svm.coef_[0, : features.shape[1]] / scale
-        if prior is not None:
-            weight += svm.coef_[0, -1] * prior_weights[column]
-        weights.append(weight)
-        biases.append(svm.intercept_[0] - weight @ mean)
-    return np.array(weights), np.array(biases)
+        weights = prior[0] / (features @ prior[0].T + prior[1]).std(0)[:, None] * PRIOR_SCALE
+        own = (features - mean) @ weights.T
+    found = _squared_hinge(scaled, own, np.where(known, np.where(tags, 1.0, -1.0), 0.0), strength)
+    weights = found[:-2].T / scale + found[-1][:, None] * weights
+    return weights, found[-2] * PRIOR_SCALE - weights @ mean
+
+
+def _squared_hinge(shared: np.ndarray, own: np.ndarray, signs: np.ndarray, strength: float) -> np.ndarray:
+    """Weights w [F + 1, A] that minimise, for each of A problems, |w|^2 / 2 + strength * sum max(0, 1 - sign * w x)^2.
+
+    shared: [N, F], features of all problems. own: [N, A], one more of each. signs: [N, A], 1 or -1; 0 leaves a sample
+    out. Newton's method with conjugate gradients and a line search, as LIBLINEAR's (Lin, Weng and Keerthi 2008), but
+    for all problems at once: their products with the features are one matrix product.
+    """
+    weights, decisions = np.zeros((shared.shape[1] + 1, signs.shape[1])), np.zeros(signs.shape)
+    squares = np.vstack([np.repeat(np.square(shared).mean(0)[:, None], signs.shape[1], 1), np.square(own).mean(0)])
+    first = None
+    for _ in range(NEWTON_STEPS):
+        slack = np.maximum(0, np.abs(signs) - signs * decisions)
+        gradient = weights - 2 * strength * _back(signs * slack, shared, own)
+        # About the second derivatives: lengths are measured, and steps begun, in their scale.
+        scale = 1 + 2 * strength * (slack > 0).sum(0) * squares
+        size = (np.square(gradient) / scale).sum(0)
+        first = size if first is None else first
+        left = np.flatnonzero(size > NEWTON_TOLERANCE**2 * first)
+        if not len(left):
+            return weights
+        mine, start, slope, told, scale = (
+            own[:, left],
+            weights[:, left],
+            gradient[:, left],
+            signs[:, left],
+            scale[:, left],
+        )
+        active = slack[:, left] > 0
+
+        # (I + 2 C X' D X) step = -gradient, to a tenth.
+        step, rest = np.zeros(start.shape), -slope
+        way, norm = rest / scale, size[left]
+        enough = 0.01 * norm
+        while (norm > enough).any():
+            curved = way + 2 * strength * _back(active * _forth(way, shared, mine), shared, mine)
+            length = np.where(norm > enough, norm / np.maximum((way * curved).sum(0), TINY), 0)
+            step, rest = step + length * way, rest - length * curved
+            before, norm = norm, (np.square(rest) / scale).sum(0)
+            way = rest / scale + norm / np.maximum(before, TINY) * way
+
+        here, along = decisions[:, left], _forth(step, shared, mine)
+        now, descent = _loss(start, here, told, strength), (slope * step).sum(0)
+        factor = np.ones(len(left))
+        while True:
+            there = _loss(start + factor * step, here + factor * along, told, strength)
+            # What rounding adds is no ascent.
+            worse = there > now + 0.01 * factor * descent + 1e-12 * now
+            if not worse.any():
+                break
+            factor[worse] /= 2
+        weights[:, left] += factor * step
+        decisions[:, left] += factor * along
+    warnings.warn(f"SVMs of strength {strength:g}: {len(left)} of {signs.shape[1]} did not converge", stacklevel=3)
+    return weights
+
+
+def _loss(weights: np.ndarray, decisions: np.ndarray, signs: np.ndarray, strength: float) -> np.ndarray:
+    """What is minimised, [A]."""
+    missed = np.maximum(0, np.abs(signs) - signs * decisions)
+    return np.square(weights).sum(0) / 2 + strength * np.square(missed).sum(0)
+
+
+def _forth(weights: np.ndarray, shared: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Decisions [N, A] by weights [F + 1, A]."""
+    return shared @ weights[:-1] + own * weights[-1]
+
+
+def _back(weighted: np.ndarray, shared: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Sums [F + 1, A] of features, weighted [N, A] by sample."""
+    return np.vstack([shared.T @ weighted, (own * weighted).sum(0)])
 
 
 def decisions_by_folds(

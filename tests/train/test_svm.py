@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.svm import LinearSVC
 
 from faceattr.train.svm import decisions_by_folds, fit_planes, fit_platt, fit_svm, to_base_rates
 
@@ -32,6 +33,42 @@ def test_planes_separate_what_a_plane_separates():
     assert np.mean((features @ weights.T + biases > 0) == tags) > 0.99
     with pytest.raises(ValueError, match="attribute 1 is False for all 200 samples"):
         fit_planes(features, tags & [True, False], 1.0)
+
+
+@pytest.mark.parametrize("strength", [1e-5, 1e-2, 10.0])
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_planes_are_liblinear_s(strength, with_prior):
+    random = np.random.default_rng(0)
+    features = random.normal(1, np.geomspace(0.1, 10, 30), (300, 30)) @ random.normal(size=(30, 30))
+    tags = features @ random.normal(size=(30, 3)) + random.normal(0, 20, (300, 3)) > 10
+    known = random.random((300, 3)) < 0.8
+    prior = (random.normal(size=(3, 30)), random.normal(size=3)) if with_prior else None
+    weights, biases = fit_planes(features, tags, strength, prior, known)
+    scaled = (features - features.mean(0)) / features.std(0)
+    for column, rows in enumerate(known.T):
+        inputs = scaled
+        if prior:
+            decisions = features @ prior[0][column]
+            inputs = np.column_stack([scaled, 100 * (decisions - decisions.mean()) / decisions.std()])
+        svm = LinearSVC(C=strength, dual=False, tol=1e-10, max_iter=100_000, intercept_scaling=100)
+        svm.fit(inputs[rows], tags[rows, column])
+        expected = svm.decision_function(inputs)
+        np.testing.assert_allclose(features @ weights[column] + biases[column], expected, atol=1e-4 * expected.std())
+
+
+def test_an_attribute_that_is_told_of_few_is_fitted_beside_others():
+    # One that is separated after a step, and one of two samples, beside one that takes long.
+    random = np.random.default_rng(0)
+    features = random.normal(size=(100, 5))
+    tags = np.stack([features[:, 0] > 0, features[:, 1] > 0, random.random(100) < 0.5], 1)
+    known = np.ones((100, 3), dtype=bool)
+    known[2:, 1] = False
+    tags[:2, 1] = [True, False]
+    together = fit_planes(features, tags, 1.0, known=known)
+    assert np.isfinite(together[0]).all() and np.isfinite(together[1]).all()
+    for column in range(3):
+        alone = fit_planes(features, tags[:, [column]], 1.0, known=known[:, [column]])
+        np.testing.assert_allclose(together[0][column], alone[0][0], atol=1e-4)
 
 
 def test_a_prior_is_kept_where_there_is_little_to_learn_from():
