@@ -33,7 +33,7 @@ def test_figures_of_what_is_told_and_what_is_not():
     told, untold, unknown = probe(features, pictures, rows)
     assert told["accuracy"] == told["auc"] == 1
     share = TAGS[rows.test, 1].mean()
-    assert untold["majority"] == pytest.approx(max(share, 1 - share)) and untold["auc"] == 0.5
+    assert untold["majority"] == pytest.approx(max(share, 1 - share)) and abs(untold["auc"] - 0.5) < 0.05
     assert unknown == {"accuracy": None, "auc": None, "majority": None}
 
 
