@@ -34,7 +34,7 @@ from faceattr.train.loop import fit, seeded
 from faceattr.train.optimizers import make_optimizer
 from faceattr.train.svm import THRESHOLD_TRUST, fit_svm
 
-PAPER = {**CONFIGS["paper"], "batch_norm": True}
+PAPER = CONFIGS["small"]
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
     python training/compare_nets.py "ANet deep=runs/deep-0,runs/deep-1,runs/deep-2" "ResNet-18=runs/resnet-0,..."
 
-Each run is a folder with anet.safetensors of finetune_anet.py and, beside it, svm.safetensors of fit_svm.py with its
-svm.json. Prints a row a net: parameters; milliseconds a face, one at a time and of 32 at once, medians in float32; and
+Each run is a folder with anet.safetensors of finetune_anet.py and, beside it, svm.json of fit_svm.py. Prints a row a
+net: parameters; processor milliseconds a face, one at a time and of 32 at once, medians in float32 on one thread; and
 accuracy, balanced accuracy and AUC of the SVMs on the partition that is looked at: mean and, of several runs, half the
-range.
+range; blank where no run has its svm.json yet.
 """
 
 import argparse
@@ -29,18 +29,17 @@ def milliseconds(net: torch.nn.Module, faces: int, seconds: float = 3.0) -> floa
     times = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 5:
-        start = time.perf_counter()
+        start = time.process_time()
         net.features(images)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return statistics.median(times) / faces * 1000
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="+", metavar="TITLE=RUN,RUN")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     print("| net | parameters | ms a face | ms of 32 | runs | accuracy | balanced accuracy | AUC |")
     print("|---|---|---|---|---|---|---|---|")
     for entry in arguments.nets:
@@ -51,13 +50,15 @@ def main():
         net = load_net(folders[0] / "anet.safetensors")[0]
         net = (net.fold_batch_norm() if isinstance(net, ANet) else net).to(memory_format=torch.channels_last)
         count = sum(parameter.numel() for parameter in net.parameters())
-        cells = [title, f"{count / 1e6:.2f} M", *(f"{milliseconds(net, faces):.2f}" for faces in (1, 32)), len(folders)]
-        held = [json.loads((folder / "svm.json").read_text())["held out"] for folder in folders]
+        cells = [title, f"{count / 1e6:.2f} M", *(f"{milliseconds(net, faces):.2f}" for faces in (1, 32))]
+        fitted = [folder / "svm.json" for folder in folders if (folder / "svm.json").exists()]
+        held = [json.loads(path.read_text())["held out"] for path in fitted]
+        cells.append(len(held))
         for figure in FIGURES:
             goal = "balanced" if figure == "balanced_accuracy" else "accuracy"
             values = [each[goal][figure] for each in held]
             spread = f" ± {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.4f}{spread}")
+            cells.append(f"{statistics.mean(values):.4f}{spread}" if values else "")
         print("| " + " | ".join(map(str, cells)) + " |")
 
 

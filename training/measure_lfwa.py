@@ -9,8 +9,9 @@ pictures that it names, LFW deep-funnelled, whole or cut to their middle. They a
     ours: on the frozen features of the weights. without-identities: of an ANet that no identity pre-training preceded.
     facetracer, panda-l: faces where deep-funnelling puts them. panda-w: faces that the localiser finds.
 
-Each method's figures are kept in OUT/METHOD.json and not measured again while they are there; delete them for other
-weights. Prints the table, markdown, writes it to OUT/table.md, and draws OUT/lfwa.pdf and .png.
+Each method's figures are kept in OUT/METHOD.json, features in OUT/METHOD.npy, and not measured again while they are
+there; delete them for other weights. Prints the table, markdown, writes it to OUT/table.md, and draws
+OUT/lfwa.pdf and .png.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -31,7 +33,8 @@ from faceattr.evaluation.plots import plot_attributes
 from faceattr.evaluation.predict import predict_pictures
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
 from faceattr.pipeline import FaceAttributes, choose_device, find_weights
-from faceattr.train.own import fit_own, with_anet
+from faceattr.train.own import STRENGTHS, with_anet
+from faceattr.train.svm import fit_svm
 
 SIDE = 180
 FACE = (0.186, 0.024, 0.817, 0.894)
@@ -62,18 +65,24 @@ def middles(data: TaggedPictures, out: Path) -> None:
         os.replace(partial, path)
 
 
-def on_frozen_features(checkpoint: Checkpoint, learnt: TaggedPictures, measured: TaggedPictures, workers: int) -> dict:
-    """Figures of SVMs that learn from the features of aligned faces."""
-
-    def look_at(model: FaceAttributes, pictures: TaggedPictures):
+def on_frozen_features(checkpoint: Checkpoint, data: TaggedPictures, kept: Path, workers: int) -> dict:
+    """Figures of SVMs that learn from the features of aligned faces; the features [N, F] stay in ``kept``."""
+    if not kept.exists():
+        model = FaceAttributes(checkpoint)
         prior = np.full(len(model.attributes), 0.5)
-        return predict_pictures(model, pictures.paths, prior, FACE, workers=workers, quiet=False)
-
-    own, _ = fit_own(checkpoint, learnt, look_at(FaceAttributes(checkpoint), learnt))
-    predicted = look_at(FaceAttributes(own), measured)
-    thresholds = own.metadata["thresholds"]["accuracy"]
-    shared = measured.columns(own.metadata["attributes"])
-    result = evaluate(predicted.values, shared.tags, thresholds, shared.attributes, shared.known, shared.identities)
+        predicted = predict_pictures(model, data.paths, prior, FACE, workers=workers, quiet=False)
+        partial = kept.with_suffix(".partial.npy")
+        np.save(partial, predicted.features)
+        os.replace(partial, kept)
+    features = np.load(kept)
+    learnt, measured = (np.flatnonzero(data.partitions == number) for number in (0, 2))
+    people = data.select(learnt)
+    svm, thresholds, _, _ = fit_svm(
+        features[learnt].astype(np.float64), people.tags, people.identities, STRENGTHS, known=people.known
+    )
+    values = svm(torch.from_numpy(features[measured])).detach().numpy()
+    others = data.select(measured)
+    result = evaluate(values, others.tags, thresholds["accuracy"], others.attributes, others.known, others.identities)
     return {**result, "training": len(learnt)}
 
 
@@ -131,12 +140,12 @@ def main():
         path = arguments.out / f"{method}.json"
         if not path.exists():
             if method == "ours":
-                result = on_frozen_features(checkpoint, learnt, measured, arguments.workers)
+                result = on_frozen_features(checkpoint, data, arguments.out / f"{method}.npy", arguments.workers)
             elif method == "without-identities":
                 if arguments.without_identities is None:
                     continue
                 other = with_anet(checkpoint, arguments.without_identities)
-                result = on_frozen_features(other, learnt, measured, arguments.workers)
+                result = on_frozen_features(other, data, arguments.out / f"{method}.npy", arguments.workers)
             else:
                 found = Placement(model=FaceAttributes(checkpoint)) if method == "panda-w" else Placement(FACE)
                 result = evaluate_baseline(method, learnt, measured, found, "accuracy", quiet=False)

@@ -13,6 +13,7 @@ import argparse
 import fcntl
 import json
 import os
+import resource
 import shlex
 import shutil
 import string
@@ -114,7 +115,7 @@ class Stage:
         if "makes" in stage:
             [makes] = shlex.split(fill(stage["makes"], values, self.name))
             self.makes = Path(makes)
-        self.seconds = 0.0
+        self.seconds = self.processor = 0.0
         if self.record.exists():
             record = json.loads(self.record.read_text())
             # A stage that measures and failed has left nothing that other options could be mixed with.
@@ -124,7 +125,7 @@ class Stage:
                     f"stage {self.name} was run as\n  {before}\nand is now\n  {now}\n"
                     f"choose another --output, or delete {self.record}, what the stage made and what follows from it"
                 )
-            self.seconds = record["seconds"]
+            self.seconds, self.processor = record["seconds"], record.get("processor", 0.0)
 
     def done(self) -> bool:
         return self.record.exists() and self.makes.exists()
@@ -144,13 +145,14 @@ class Stage:
             command += [str(HERE / script)]
         if script in PARALLEL or script == "faceattr":
             options += ["--device", device]
-        start = time.monotonic()
+        start, before = time.monotonic(), processor_seconds()
         unfinished = self.output.with_suffix(".partial")
         with unfinished.open("w") as file:
             # Not from the folder of the sources, where Python would take the package that is not built.
             folder, locks = self.record.parent, (lock.fileno(),)
             code = subprocess.run([*command, *options], stdout=file, cwd=folder, pass_fds=locks).returncode
         self.seconds += time.monotonic() - start
+        self.processor += processor_seconds() - before
         self._keep_record()
         print(unfinished.read_text(), end="", flush=True)
         if code:
@@ -161,19 +163,29 @@ class Stage:
 
     def _keep_record(self) -> None:
         partial = self.record.with_suffix(".unfinished")
-        partial.write_text(json.dumps({"command": self.words, "seconds": self.seconds}))
+        partial.write_text(json.dumps({"command": self.words, "seconds": self.seconds, "processor": self.processor}))
         os.replace(partial, self.record)
 
 
+def processor_seconds() -> float:
+    """Of all processes that were started here and have ended, on all cores."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def write_results(path: Path, config: Path, stages: list[Stage], machine: str, notes: list[str]) -> None:
-    """RESULTS.md: seconds a stage, and what each printed; of stages that are not done, that they are not."""
+    """RESULTS.md: seconds a stage, by the clock and of the processor, and what each printed; which are not done."""
     lines = ["# Results", "", f"`train_all.py {config.name}` on {machine}.", *(f"\n{note}" for note in notes)]
     done = sum(stage.done() for stage in stages)
     if done < len(stages):
         lines += ["", f"**{done} of {len(stages)} stages are done**; the same command goes on."]
-    lines += ["", "| stage | seconds |", "|---|---|"]
-    lines += [f"| {stage.name} | {stage.seconds:.0f}{'' if stage.done() else ', not done'} |" for stage in stages]
-    lines.append(f"| together | {sum(stage.seconds for stage in stages):.0f} |")
+    lines += ["", "| stage | seconds | processor seconds |", "|---|---|---|"]
+    for stage in stages:
+        lines.append(
+            f"| {stage.name} | {stage.seconds:.0f}{'' if stage.done() else ', not done'} | {stage.processor:.0f} |"
+        )
+    together = (sum(stage.seconds for stage in stages), sum(stage.processor for stage in stages))
+    lines.append(f"| together | {together[0]:.0f} | {together[1]:.0f} |")
     for stage in stages:
         printed = stage.output.read_text().strip("\n") if stage.done() and stage.output.exists() else ""
         if printed:

@@ -79,6 +79,8 @@ def test_what_is_done_is_passed_over_and_what_failed_is_run_again(job, tmp_path)
     assert "## a\n" in results and "the word is first" in results
     assert "## What b says\n" in results and "the word is second" in results
     assert re.search(r"\| a \| \d+ \|", results) and "not done" not in results and " CPU cores, in " in results
+    used = json.loads((tmp_path / "out" / "stages" / "a.json").read_text())["processor"]
+    assert used > 0 and f" | {used:.0f} |\n| b |" in results  # starting Python takes some
     job("--set", "extra=third")  # a stage that is left out without its value
     assert (tmp_path / "out" / "c").read_text() == "third"
 
