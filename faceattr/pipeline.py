@@ -38,6 +38,9 @@ from faceattr.video import Frame, frames, is_video
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
 
+# Of two boxes that share so much of the smaller one, one is no face.
+_NESTED = 0.7
+
 # A stream holds decoded photos until their faces fill a batch, but no more bytes of them than this.
 _HELD_BYTES = 64 * 2**20
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
@@ -132,6 +135,13 @@ class _Located:
 
     prediction: Prediction
     crops: list[np.ndarray] = field(default_factory=list)
+
+
+def _shared(a: Sequence[float], b: Sequence[float]) -> float:
+    """The part of the smaller of two boxes that lies in the other."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return max(width, 0) * max(height, 0) / max(smaller, 1e-12)
 
 
 class FaceAttributes:
@@ -392,8 +402,12 @@ class FaceAttributes:
         alone = not any(face.score is not None and face.score >= self._least_score for face, _ in pairs)
         least = max(self._least_score if alone else self._company_score, self._min_score)
         scored = [(face.score, face, crop) for face, crop in pairs if face.score is not None and face.score >= least]
-        best = sorted(scored, key=lambda one: -one[0])[: self._max_faces]
-        return [(face, crop) for _, face, crop in best]
+        best: list[tuple[Face, np.ndarray]] = []
+        for _, face, crop in sorted(scored, key=lambda one: -one[0]):
+            # No face lies in another: the weaker of two is the other's surroundings, or a part of it.
+            if all(_shared(face.box, other.box) <= _NESTED for other, _ in best):
+                best.append((face, crop))
+        return best[: self._max_faces]
 
     def _images(self, crops: list[np.ndarray]) -> torch.Tensor:
         weight = self._anet.head.weight

@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,6 +145,21 @@ class TestPredict:
         faces = faceattr.load(tmp_path / "alone.safetensors", min_score=between)
         assert len(faces.predict(draw_photo(DISCS))) == 1
 
+    def test_no_face_lies_in_another(self, model):
+        face = model.detect(draw_photo(DISCS))[0]
+        x0, y0, x1, y1 = 100.0, 100.0, 200.0, 240.0
+        boxes = [
+            (x0, y0, x1, y1),
+            (x0 - 100, y0 - 140, x1 + 100, y1 + 140),  # its surroundings
+            (x0 + 30, y0 + 80, x0 + 70, y0 + 120),  # its mouth
+            (x1 - 25, y0, x1 + 75, y1),  # a neighbour's, a quarter of which it covers
+        ]
+        scores = [0.9, 0.8, 0.95, 0.7]
+        faces = [replace(face, box=box, frame=box, score=score) for box, score in zip(boxes, scores, strict=True)]
+        crop = np.zeros((1, 1, 3), np.uint8)
+        kept = [face.score for face, _ in model._select([(face, crop) for face in faces])]
+        assert kept == [0.95, 0.7]
+
     def test_more_patch_positions(self, tmp_path, model):
         # The disc is wider than the crop: at every position of the field ANet sees the same.
         save_small_checkpoint(tmp_path / "dense.safetensors", positions=(2, 3))
@@ -277,7 +293,6 @@ print((in_use() - before) / 2**20)
         assert result.returncode == 0, result.stderr
         # Were it kept, what is compiled for 200 more sizes would take 9 MiB.
         assert float(result.stdout) < 4
-
 
 
 class TestBoxes:
