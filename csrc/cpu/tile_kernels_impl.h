@@ -206,10 +206,12 @@ FACEATTR_TARGET void pack(const T* from, const T* end, int64_t from_stride, int6
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i)
       block[i] = load_vector<Vec<B, n>>((i < channels ? from + i * from_stride : last) + column);
+#if FACEATTR_VECTOR_BYTES < 64
     if (column % (64 / sizeof(T)) == 0) {  // the next vector's rows, for the next call
 #pragma GCC unroll 16
       for (int i = 0; i < n; ++i) __builtin_prefetch(from + (n + i) * from_stride + column);
     }
+#endif
     transpose_round<B, n, 1>(block);
     if constexpr (n > 2) transpose_round<B, n, 2>(block);
     if constexpr (n > 4) transpose_round<B, n, 4>(block);

@@ -36,8 +36,12 @@ class LaidOut {
   Buffer<T> data_;
 };
 
-// Columns that are transposed before the next vector's, so that cache lines are written whole.
-constexpr int64_t kAtOnce = 32;
+// Of so many columns that are transposed, how many before the next vector's: few where a vector is a part of
+// a cache line, so that lines are written whole.
+template <typename T>
+int64_t columns_at_once(const TileKernels<T>& kernels, int64_t columns) {
+  return kernels.lanes * sizeof(T) < 64 ? 32 : std::max<int64_t>(columns, 1);
+}
 
 // What lies beyond the last lane are copies of it.
 template <typename T>
@@ -55,11 +59,12 @@ LaidOut<T> lay_out(const TileKernels<T>& kernels, const MapSize& size, Strided4<
   for (int64_t j = 0; j < columns; ++j) places[j] = dense ? j * to.step() : j * to.pitch();
   const auto copy = [&](int64_t position, int64_t row) {
     const T* from = &map(0, 0, position / size.width, position % size.width) + row * row_step;
-    for (int64_t column = 0; column < columns; column += kAtOnce)
+    const int64_t at_once = columns_at_once(kernels, columns);
+    for (int64_t column = 0; column < columns; column += at_once)
       for (int64_t first = 0; first < lanes; first += kernels.lanes) {
         const int64_t here = std::min<int64_t>(kernels.lanes, lanes - first);
         kernels.pack(from + first * lane_step + column, end, lane_step, here, kernels.lanes,
-                     places.data() + column, std::min(kAtOnce, columns - column),
+                     places.data() + column, std::min(at_once, columns - column),
                      to.at(position, row) + first, 1);
       }
   };
@@ -93,10 +98,11 @@ void put_back(const TileKernels<T>& kernels, const MapSize& size, const LaidOut<
       const int64_t position = dense ? i / size.channels * lanes : i;
       T* to = &map(0, channel, position / size.width, position % size.width);
       const int64_t vector = dense || map.c == 1 ? kernels.lanes : 1, lane_step = dense ? 1 : map.c;
-      const int64_t images = vector == 1 ? size.batch : vector;
-      for (int64_t block = 0; block < lanes; block += kAtOnce)
+      const int64_t at_once = columns_at_once(kernels, lanes);
+      const int64_t images = vector == 1 || at_once == lanes ? size.batch : vector;
+      for (int64_t block = 0; block < lanes; block += at_once)
         for (int64_t image = 0; image < size.batch; image += images)
-          for (int64_t first = block; first < std::min(lanes, block + kAtOnce); first += vector) {
+          for (int64_t first = block; first < std::min(lanes, block + at_once); first += vector) {
             const int64_t here = std::min<int64_t>(vector, lanes - first);
             kernels.pack(from.at(position, channel) + first * from_step + image, end, from_step, here, here,
                          places.data() + image, std::min(images, size.batch - image), to + first * lane_step,
@@ -199,7 +205,7 @@ std::vector<Strip> cut_into_strips(const LocallySharedGeometry& g, bool apart) {
   const int64_t reach = g.dilation_y * (g.kernel_height - 1) + 1;
   // Cells of a strip must be those of the layer.
   const bool even = g.out_height % g.grid_height == 0;
-  if (bytes <= cached_bytes || !even || g.padding_y > 0 || (apart && reach > g.stride_y))
+  if (bytes <= 2 * cached_bytes || !even || g.padding_y > 0 || (apart && reach > g.stride_y))
     return {{g, 0, 0, 0}};
   const int64_t height = g.out_height / g.grid_height;
   const int64_t rows =
