@@ -39,12 +39,13 @@ struct TapConvolution {
   }
 };
 
-// One channel group of one block.
+// One channel group of one block, for some of the images.
 struct BlockIndex {
-  int64_t row, column, group;
+  int64_t row, column, group, image, images;
 };
 
-// Blocks in the order of the cells that own them, so that a cell's filters stay in the cache.
+// Blocks in the order of the cells that own them, so that a cell's filters stay in the cache, and of as many
+// images as leave what a cell reads there from one channel group to the next.
 template <typename T>
 std::vector<BlockIndex> order_blocks(const TapConvolution<T>& c, int64_t groups) {
   std::vector<BlockIndex> order;
@@ -53,14 +54,28 @@ std::vector<BlockIndex> order_blocks(const TapConvolution<T>& c, int64_t groups)
     while (end < blocks.size() && blocks[end].owner == blocks[begin].owner) ++end;
     return end;
   };
+  const auto count_owners = [&](const std::vector<AxisBlock>& blocks) {
+    int64_t owners = 0;
+    for (size_t i = 0; i < blocks.size(); i = next_owner(blocks, i)) ++owners;
+    return std::max<int64_t>(owners, 1);
+  };
+  const int64_t image_bytes = c.source_height * c.source_width * c.summed * sizeof(T) /
+                              (count_owners(c.rows) * count_owners(c.columns));
+  constexpr int64_t cached_bytes = 512 << 10;
+  const int64_t chunks =
+      groups > 1 && c.batch > 0 ? std::clamp<int64_t>(c.batch * image_bytes / cached_bytes, 1, c.batch) : 1;
   for (size_t y = 0, y_end; y < c.rows.size(); y = y_end) {
     y_end = next_owner(c.rows, y);
     for (size_t x = 0, x_end; x < c.columns.size(); x = x_end) {
       x_end = next_owner(c.columns, x);
-      for (int64_t group = 0; group < groups; ++group)
-        for (size_t row = y; row < y_end; ++row)
-          for (size_t column = x; column < x_end; ++column)
-            order.push_back({static_cast<int64_t>(row), static_cast<int64_t>(column), group});
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const int64_t image = chunk * c.batch / chunks, images = (chunk + 1) * c.batch / chunks - image;
+        for (int64_t group = 0; group < groups; ++group)
+          for (size_t row = y; row < y_end; ++row)
+            for (size_t column = x; column < x_end; ++column)
+              order.push_back(
+                  {static_cast<int64_t>(row), static_cast<int64_t>(column), group, image, images});
+      }
     }
   }
   return order;
@@ -82,20 +97,20 @@ void convolve(const TileKernels<T>& kernels, const TapConvolution<T>& c, const C
               Share share, const PanelOf& panel) {
   const auto order = order_blocks(c, groups.groups);
   const auto size = [&](int64_t j) {
-    const auto [row, column, group] = order[j];
-    return std::pair(c.batch * c.rows[row].count * c.columns[column].count, groups.vectors_in(group));
+    const auto& [row, column, group, image, images] = order[j];
+    return std::pair(images * c.rows[row].count * c.columns[column].count, groups.vectors_in(group));
   };
   const auto make = [&](int64_t j, TileJob<T>& job, std::vector<Segment<T>>& segments, Scratch& scratch) {
     const int64_t group = order[j].group, first = groups.first(group);
     const AxisBlock &row = c.rows[order[j].row], &column = c.columns[order[j].column];
-    job.count[0] = c.batch, job.count[1] = row.count, job.count[2] = column.count;
+    job.count[0] = order[j].images, job.count[1] = row.count, job.count[2] = column.count;
     job.x_step[0] = c.source.n;
     job.x_step[1] = c.source_step_y * c.source.h;
     job.x_step[2] = c.source_step_x * c.source.w;
     job.out_step[0] = c.result.n, job.out_step[1] = row.step * c.result.h,
     job.out_step[2] = column.step * c.result.w;
-    job.x = c.source.data;
-    job.out = &c.result(0, first, row.first, column.first);
+    job.x = &c.source(order[j].image, 0, 0, 0);
+    job.out = &c.result(order[j].image, first, row.first, column.first);
     job.channel_step = c.result.c;
     job.vectors = groups.vectors_in(group), job.channels = groups.channels_in(group);
     job.steps = c.summed, job.segment_step = c.source.c;
@@ -115,11 +130,18 @@ void convolve(const TileKernels<T>& kernels, const TapConvolution<T>& c, const C
   run_jobs<Scratch>(kernels, order.size(), c.taps * c.summed, share, size, make);
 }
 
-// The filters of the cell that a thread is at.
+// The filters of the cell that a thread is at, as far as it has packed them.
 template <typename T>
 struct CellPanels {
   std::unique_ptr<Panels<T>> panels;
-  int64_t cell = -1, group = -1;
+  int64_t cell = -1;
+  std::vector<char> packed;  // by group
+
+  // Whether the cell's group is still to be packed; from now on it is not.
+  bool claim(int64_t of_cell, int64_t group) {
+    if (cell != of_cell) packed.assign(panels->groups().groups, 0), cell = of_cell;
+    return !std::exchange(packed[group], 1);
+  }
 };
 
 // For blocks with so many positions or fewer, packing their filters costs more than it gains.
@@ -232,8 +254,7 @@ void convolve_packed(const TapConvolution<T>& c, const result_t<T>* weight, int6
   if (share == Share::kPartOfEveryJob || cells >= torch::stable::get_num_threads()) {
     convolve<CellPanels<T>>(kernels, c, groups, share, [&](int64_t cell, int64_t group, CellPanels<T>& own) {
       if (!own.panels) own.panels = std::make_unique<Panels<T>>(groups, length, c.spare / cells);
-      if (own.cell != cell || own.group != group) pack(*own.panels, 0, cell, group);
-      own.cell = cell, own.group = group;
+      if (own.claim(cell, group)) pack(*own.panels, 0, cell, group);
       return std::pair(own.panels->row(group, 0), own.panels->width(group));
     });
   } else {

@@ -100,8 +100,13 @@ FACEATTR_INLINE void store_half(T* to, Register<accumulate_t<T>> v, unsigned mas
   constexpr int half = kLanes<accumulate_t<T>> / 2;
   T all[2 * half];
   Convert<T>::store(all, v);
+  const T* from = all + (Upper ? half : 0);
+  if (mask == (1u << half) - 1) {
+    __builtin_memcpy(to, from, half * sizeof(T));
+    return;
+  }
   for (int i = 0; i < half; ++i)
-    if (mask >> i & 1) to[i] = all[(Upper ? half : 0) + i];
+    if (mask >> i & 1) to[i] = from[i];
 #endif
 }
 
@@ -201,6 +206,12 @@ FACEATTR_TARGET void pack(const T* from, const T* end, int64_t from_stride, int6
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i)
       block[i] = load_vector<Vec<B, n>>((i < channels ? from + i * from_stride : last) + column);
+#if FACEATTR_VECTOR_BYTES < 64
+    if (column % (64 / sizeof(T)) == 0) {  // the next vector's rows, for the next call
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) __builtin_prefetch(from + (n + i) * from_stride + column);
+    }
+#endif
     transpose_round<B, n, 1>(block);
     if constexpr (n > 2) transpose_round<B, n, 2>(block);
     if constexpr (n > 4) transpose_round<B, n, 4>(block);

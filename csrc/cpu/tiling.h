@@ -70,14 +70,14 @@ struct Cursor {
   }
 };
 
+// The next `positions` positions of the cursor's job.
 template <typename T>
-void run_tile(const TileKernels<T>& kernels, const TileJob<T>& job, int64_t begin, int64_t end) {
+void run_tile(const TileKernels<T>& kernels, const TileJob<T>& job, Cursor<T>& cursor, int64_t positions) {
   using A = accumulate_t<T>;
   alignas(64) A sums[TileKernels<T>::kMaxPositions * TileKernels<T>::kMaxVectors * 16];
   const T* x[TileKernels<T>::kMaxPositions] = {};
   result_t<T>* out[TileKernels<T>::kMaxPositions];
-  const int64_t positions = end - begin, width = job.vectors * kernels.lanes;
-  Cursor<T> cursor(job, begin);
+  const int64_t width = job.vectors * kernels.lanes;
   for (int64_t r = 0; r < positions; ++r, cursor.next()) {
     x[r] = job.x + cursor.offset(job.x_step);
     out[r] = job.out + cursor.offset(job.out_step);
@@ -85,8 +85,12 @@ void run_tile(const TileKernels<T>& kernels, const TileJob<T>& job, int64_t begi
   kernels.tile[job.vectors - 1][positions - 1](job.segments->data(), job.segments->size(), job.steps,
                                                job.panel_step, job.segment_step, x, job.init, sums);
   if (job.channel_step == 1) {
-    for (int64_t r = 0; r < positions; ++r)
-      for (int64_t m = 0; m < job.channels; ++m) out[r][m] = static_cast<result_t<T>>(sums[r * width + m]);
+    for (int64_t r = 0; r < positions; ++r) {
+      if constexpr (std::is_same_v<A, T>)
+        std::copy_n(sums + r * width, job.channels, out[r]);
+      else
+        for (int64_t m = 0; m < job.channels; ++m) out[r][m] = static_cast<result_t<T>>(sums[r * width + m]);
+    }
   } else {
     kernels.scatter(sums, width, positions, job.channels, out, job.channel_step);
   }
@@ -129,7 +133,13 @@ void run_jobs(const TileKernels<T>& kernels, int64_t jobs, int64_t products, Sha
       make(j, job, segments, scratch);
       job.segments = &segments;
       const int64_t n = job.positions();
-      for (int64_t t = first; t < last; ++t) run_tile(kernels, job, t * n / count, (t + 1) * n / count);
+      int64_t position = first * n / count;
+      Cursor<T> cursor(job, position);
+      for (int64_t t = first; t < last; ++t) {
+        const int64_t next = (t + 1) * n / count;
+        run_tile(kernels, job, cursor, next - position);
+        position = next;
+      }
     }
   };
   if (share == Share::kJobs) {

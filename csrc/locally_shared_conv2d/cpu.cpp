@@ -55,16 +55,36 @@ void forward(const LocallySharedGeometry& g, Strided4<const T> input, const T* w
   convolve_forward(convolution, weight, g.grid_height * g.grid_width, g.out_channels, offsets);
 }
 
+// torch's own.
+Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+              const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+              const std::vector<int64_t>& dilation) {
+  using torch::stable::detail::from;
+  StableIValue stack[] = {from(input),   from(weight),   from(bias),      from(stride),
+                          from(padding), from(dilation), from(int64_t{1})};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::conv2d", "", stack, TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
 Tensor locally_shared_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                              const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                              const std::vector<int64_t>& dilation) {
   const char* op = "locally_shared_conv2d";
   const auto g = forward_geometry(op, input, weight, bias, stride, padding, dilation);
-  Tensor output =
-      empty_map({g.batch, g.out_channels, g.out_height, g.out_width}, input, is_channels_last(input));
   const Tensor dense_weight = dense(weight);
   std::optional<Tensor> dense_bias;
   if (bias) dense_bias = dense(*bias);
+  Tensor output =
+      empty_map({g.batch, g.out_channels, g.out_height, g.out_width}, input, is_channels_last(input));
+  const bool is_plain = g.grid_height * g.grid_width == 1 && input.scalar_type() == ScalarType::Float;
+  if (is_plain && g.out_channels < tile_kernels<float>().lanes) {  // too few channels to fill a vector
+    const Tensor filters =
+        torch::stable::view(dense_weight, {g.out_channels, g.in_channels, g.kernel_height, g.kernel_width});
+    if (dense_bias) dense_bias = torch::stable::view(*dense_bias, {g.out_channels});
+    const Tensor result = conv2d(input, filters, dense_bias, stride, padding, dilation);
+    if (result.is_contiguous() == output.is_contiguous()) return result;
+    return torch::stable::copy_(output, result);
+  }
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
     forward<T>(g, read4<T>(input), dense_weight.const_data_ptr<T>(),

@@ -36,6 +36,13 @@ class LaidOut {
   Buffer<T> data_;
 };
 
+// Of so many columns that are transposed, how many before the next vector's: few where a vector is a part of
+// a cache line, so that lines are written whole.
+template <typename T>
+int64_t columns_at_once(const TileKernels<T>& kernels, int64_t columns) {
+  return kernels.lanes * sizeof(T) < 64 ? 32 : std::max<int64_t>(columns, 1);
+}
+
 // What lies beyond the last lane are copies of it.
 template <typename T>
 LaidOut<T> lay_out(const TileKernels<T>& kernels, const MapSize& size, Strided4<const T> map,
@@ -52,11 +59,14 @@ LaidOut<T> lay_out(const TileKernels<T>& kernels, const MapSize& size, Strided4<
   for (int64_t j = 0; j < columns; ++j) places[j] = dense ? j * to.step() : j * to.pitch();
   const auto copy = [&](int64_t position, int64_t row) {
     const T* from = &map(0, 0, position / size.width, position % size.width) + row * row_step;
-    for (int64_t first = 0; first < lanes; first += kernels.lanes) {
-      const int64_t here = std::min<int64_t>(kernels.lanes, lanes - first);
-      kernels.pack(from + first * lane_step, end, lane_step, here, kernels.lanes, places.data(), columns,
-                   to.at(position, row) + first, 1);
-    }
+    const int64_t at_once = columns_at_once(kernels, columns);
+    for (int64_t column = 0; column < columns; column += at_once)
+      for (int64_t first = 0; first < lanes; first += kernels.lanes) {
+        const int64_t here = std::min<int64_t>(kernels.lanes, lanes - first);
+        kernels.pack(from + first * lane_step + column, end, lane_step, here, kernels.lanes,
+                     places.data() + column, std::min(at_once, columns - column),
+                     to.at(position, row) + first, 1);
+      }
   };
   const int64_t runs = dense ? size.area() / columns : size.area();
   const int64_t tasks = dense ? rows * runs : runs * (rowwise ? 1 : rows);
@@ -88,11 +98,16 @@ void put_back(const TileKernels<T>& kernels, const MapSize& size, const LaidOut<
       const int64_t position = dense ? i / size.channels * lanes : i;
       T* to = &map(0, channel, position / size.width, position % size.width);
       const int64_t vector = dense || map.c == 1 ? kernels.lanes : 1, lane_step = dense ? 1 : map.c;
-      for (int64_t first = 0; first < lanes; first += vector) {
-        const int64_t here = std::min<int64_t>(vector, lanes - first);
-        kernels.pack(from.at(position, channel) + first * from_step, end, from_step, here, here,
-                     places.data(), size.batch, to + first * lane_step, 1);
-      }
+      const int64_t at_once = columns_at_once(kernels, lanes);
+      const int64_t images = vector == 1 || at_once == lanes ? size.batch : vector;
+      for (int64_t block = 0; block < lanes; block += at_once)
+        for (int64_t image = 0; image < size.batch; image += images)
+          for (int64_t first = block; first < std::min(lanes, block + at_once); first += vector) {
+            const int64_t here = std::min<int64_t>(vector, lanes - first);
+            kernels.pack(from.at(position, channel) + first * from_step + image, end, from_step, here, here,
+                         places.data() + image, std::min(images, size.batch - image), to + first * lane_step,
+                         1);
+          }
     }
   });
 }
@@ -173,19 +188,52 @@ MapSize output_size(const LocallySharedGeometry& g) {
   return {g.batch, g.out_channels, g.out_height, g.out_width};
 }
 
-}  // namespace
+// Some rows of the grid, as a layer of their own: its first cell, and its first rows of input and output.
+struct Strip {
+  LocallySharedGeometry g;
+  int64_t cell, in_top, out_top;
+};
 
+// Cuts a layer so that the copies of a strip's maps stay in the cache. apart: whether no input row may belong
+// to two strips.
 template <typename T>
-bool is_batch_inner_faster(const LocallySharedGeometry& g) {
-  const int64_t lanes = tile_kernels<T>().lanes, cells = g.grid_height * g.grid_width;
-  const int64_t positions = g.out_height * g.out_width;
-  const bool full = g.batch >= 2 * lanes && ceil_div(g.batch, lanes) * lanes * 3 <= g.batch * 4;
-  return full && cells > 1 && positions <= 16 * cells && g.in_channels >= 16 && g.out_channels >= 16;
+std::vector<Strip> cut_into_strips(const LocallySharedGeometry& g, bool apart) {
+  constexpr int64_t cached_bytes = 2 << 20, least_positions = 64;
+  const int64_t bytes =
+      g.batch * sizeof(T) *
+      std::max(g.in_channels * g.in_height * g.in_width, g.out_channels * g.out_height * g.out_width);
+  const int64_t reach = g.dilation_y * (g.kernel_height - 1) + 1;
+  // Cells of a strip must be those of the layer.
+  const bool even = g.out_height % g.grid_height == 0;
+  if (bytes <= 2 * cached_bytes || !even || g.padding_y > 0 || (apart && reach > g.stride_y))
+    return {{g, 0, 0, 0}};
+  const int64_t height = g.out_height / g.grid_height;
+  const int64_t rows =
+      std::max(g.grid_height * cached_bytes / bytes, ceil_div(least_positions, height * g.out_width));
+  const int64_t count = ceil_div(g.grid_height, std::max<int64_t>(rows, 1));
+  std::vector<Strip> strips;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t first = i * g.grid_height / count, last = (i + 1) * g.grid_height / count;
+    Strip strip{g, first * g.grid_width, first * height * g.stride_y, first * height};
+    strip.g.grid_height = last - first;
+    strip.g.out_height = (last - first) * height;
+    const int64_t end = apart ? (last < g.grid_height ? last * height * g.stride_y : g.in_height)
+                              : (last * height - 1) * g.stride_y + reach;
+    strip.g.in_height = end - strip.in_top;
+    strips.push_back(strip);
+  }
+  return strips;
 }
 
 template <typename T>
-void batch_inner_forward(const LocallySharedGeometry& g, Strided4<const T> input, const T* weight,
-                         const T* bias, Strided4<T> output) {
+Strided4<T> from_row(Strided4<T> map, int64_t row) {
+  map.data += row * map.h;
+  return map;
+}
+
+template <typename T>
+void forward_of_strip(const LocallySharedGeometry& g, Strided4<const T> input, const T* weight, const T* bias,
+                      Strided4<T> output) {
   const auto& kernels = tile_kernels<T>();
   const int64_t cells = g.grid_height * g.grid_width, taps = g.kernel_height * g.kernel_width;
   const int64_t length = g.in_channels * taps;
@@ -215,8 +263,8 @@ void batch_inner_forward(const LocallySharedGeometry& g, Strided4<const T> input
 }
 
 template <typename T>
-void batch_inner_input_grad(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
-                            Strided4<T> input_grad) {
+void input_grad_of_strip(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
+                         Strided4<T> input_grad) {
   const auto& kernels = tile_kernels<T>();
   const int64_t cells = g.grid_height * g.grid_width, taps = g.kernel_height * g.kernel_width;
   const int64_t length = g.in_channels * taps;
@@ -227,7 +275,8 @@ void batch_inner_input_grad(const LocallySharedGeometry& g, Strided4<const T> gr
   const int64_t chunks = std::min(g.in_channels, wanted);
   parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     RowProducts<T> products(kernels, g.batch);
-    const auto filters = make_buffer<T>(g.out_channels * taps * (g.in_channels / chunks + 1));
+    const auto columns =
+        make_buffer<T>(chunks > 1 ? g.out_channels * taps * (g.in_channels / chunks + 1) : 0);
     std::vector<Segment<T>> segments(1);
     std::vector<int64_t> places(taps);
     for (int64_t i = begin; i < end; ++i) {
@@ -237,14 +286,15 @@ void batch_inner_input_grad(const LocallySharedGeometry& g, Strided4<const T> gr
         std::fill(result.at(at, first), result.at(at, first + channels), T(0));
       for (int64_t cell = 0; cell < cells; ++cell) {
         // The columns of this task's channels, side by side: rows of filters may lie a power of two apart.
-        for (int64_t o = 0; o < g.out_channels; ++o)
-          std::memcpy(filters.get() + o * rows, weight + (cell * g.out_channels + o) * length + first * taps,
-                      rows * sizeof(T));
+        const T* filters = weight + cell * g.out_channels * length;
+        for (int64_t o = 0; o < g.out_channels && chunks > 1; ++o)
+          std::memcpy(columns.get() + o * rows, filters + o * length + first * taps, rows * sizeof(T));
+        if (chunks > 1) filters = columns.get();
         for_positions(g, Cell(g, cell), [&](int64_t position) {
           std::fill(places.begin(), places.end(), -1);
           for_taps(g, position, [&](int64_t tap, int64_t at) { places[tap] = at; });
           segments[0] = {source.at(position, 0), 0};
-          products.run(segments, g.out_channels, source.pitch(), filters.get(), 1, rows, rows,
+          products.run(segments, g.out_channels, source.pitch(), filters, 1, rows, rows,
                        [&](int64_t row, int64_t lane, int64_t lanes, const T* sums) {
                          const int64_t place = places[row % taps];
                          if (place < 0) return;
@@ -259,8 +309,8 @@ void batch_inner_input_grad(const LocallySharedGeometry& g, Strided4<const T> gr
 }
 
 template <typename T>
-void batch_inner_weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad, Strided4<const T> input,
-                             T* weight_grad, T* bias_grad) {
+void weight_grad_of_strip(const LocallySharedGeometry& g, Strided4<const T> grad, Strided4<const T> input,
+                          T* weight_grad, T* bias_grad) {
   constexpr int64_t step = TileKernels<T>::kDotRows;
   const auto& kernels = tile_kernels<T>();
   const int64_t cells = g.grid_height * g.grid_width, taps = g.kernel_height * g.kernel_width;
@@ -320,6 +370,44 @@ void batch_inner_weight_grad(const LocallySharedGeometry& g, Strided4<const T> g
       kernels.outer(factors, read, as_they_lie ? image_step : pitch, positions, length, filters);
     }
   });
+}
+
+}  // namespace
+
+template <typename T>
+bool is_batch_inner_faster(const LocallySharedGeometry& g) {
+  const int64_t lanes = tile_kernels<T>().lanes, cells = g.grid_height * g.grid_width;
+  const int64_t positions = g.out_height * g.out_width;
+  const bool full = g.batch >= 2 * lanes && ceil_div(g.batch, lanes) * lanes * 3 <= g.batch * 4;
+  return full && cells > 1 && positions <= 16 * cells && g.in_channels >= 16 && g.out_channels >= 16;
+}
+
+template <typename T>
+void batch_inner_forward(const LocallySharedGeometry& g, Strided4<const T> input, const T* weight,
+                         const T* bias, Strided4<T> output) {
+  const int64_t length = g.in_channels * g.kernel_height * g.kernel_width;
+  for (const Strip& strip : cut_into_strips<T>(g, false))
+    forward_of_strip(strip.g, from_row(input, strip.in_top), weight + strip.cell * g.out_channels * length,
+                     bias ? bias + strip.cell * g.out_channels : nullptr, from_row(output, strip.out_top));
+}
+
+template <typename T>
+void batch_inner_input_grad(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
+                            Strided4<T> input_grad) {
+  const int64_t length = g.in_channels * g.kernel_height * g.kernel_width;
+  for (const Strip& strip : cut_into_strips<T>(g, true))
+    input_grad_of_strip(strip.g, from_row(grad, strip.out_top), weight + strip.cell * g.out_channels * length,
+                        from_row(input_grad, strip.in_top));
+}
+
+template <typename T>
+void batch_inner_weight_grad(const LocallySharedGeometry& g, Strided4<const T> grad, Strided4<const T> input,
+                             T* weight_grad, T* bias_grad) {
+  const int64_t length = g.in_channels * g.kernel_height * g.kernel_width;
+  for (const Strip& strip : cut_into_strips<T>(g, false))
+    weight_grad_of_strip(strip.g, from_row(grad, strip.out_top), from_row(input, strip.in_top),
+                         weight_grad + strip.cell * g.out_channels * length,
+                         bias_grad + strip.cell * g.out_channels);
 }
 
 #define FACEATTR_BATCH_INNER(T)                                                                             \

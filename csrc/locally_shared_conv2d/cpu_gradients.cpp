@@ -9,7 +9,8 @@ namespace {
 
 using torch::stable::parallel_for;
 
-// Blocks of inputs and the outputs that read them. Inputs a stride apart are read by the same taps.
+// Blocks of inputs and the outputs that read them. Inputs a stride apart are read by the same taps. They are
+// ordered by the last cell that reads them.
 std::vector<AxisBlock> plan_input_grad(const Axis& a) {
   return plan_axis(a.in, a.stride, 1, [&](int64_t position, std::vector<AxisTap>& taps) {
     for (int64_t u = 0; u < a.kernel; ++u) {
@@ -17,7 +18,7 @@ std::vector<AxisBlock> plan_input_grad(const Axis& a) {
       if (reach >= 0 && reach % a.stride == 0 && source < a.out)
         taps.push_back({u, cell_of(source, a.cells, a.out), source});
     }
-    return 0;
+    return taps.empty() ? 0 : taps.front().cell;
   });
 }
 
@@ -65,8 +66,11 @@ std::vector<GradBlock> plan_weight_grad(const LocallySharedGeometry& g, int64_t 
   return blocks;
 }
 
-// Where the gradient of output (n, y, x) of a cell stands among its panel's rows. The longer of the batch and
-// the cell's rows runs fastest: along it the inner loops run.
+// Rows of a cell that are worth an inner loop, for images lie far apart.
+constexpr int64_t kLongRow = 16;
+
+// Where the gradient of output (n, y, x) of a cell stands among its panel's rows. The cell's rows run
+// fastest, along the inner loops, or the batch, where it is longer and the rows are short.
 struct GradRows {
   int64_t top, left, height, width, batch;
   bool batch_inside;
@@ -77,7 +81,7 @@ struct GradRows {
         height(cell_begin(p + 1, g.grid_height, g.out_height) - top),
         width(cell_begin(q + 1, g.grid_width, g.out_width) - left),
         batch(g.batch),
-        batch_inside(batch >= width) {}
+        batch_inside(batch >= width && width < kLongRow) {}
 
   int64_t count() const { return batch * height * width; }
   int64_t row(int64_t n, int64_t y, int64_t x) const {
@@ -224,6 +228,12 @@ void input_grad_spread(const TileKernels<T>& kernels, const LocallySharedGeometr
                });
 }
 
+// Whether a filter's elements for neighbouring input channels are neighbours, in whole vectors.
+template <typename T>
+bool reads_filters_in_place(const LocallySharedGeometry& g) {
+  return g.kernel_height * g.kernel_width == 1 && g.in_channels % tile_kernels<T>().lanes == 0;
+}
+
 // Gathers: each input element sums over the outputs that read it.
 template <typename T>
 void input_grad_packed(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
@@ -232,10 +242,11 @@ void input_grad_packed(const LocallySharedGeometry& g, Strided4<const T> grad, c
   const int64_t cells = g.grid_height * g.grid_width, taps = g.kernel_height * g.kernel_width;
   const int64_t length = g.in_channels * taps, filters = cells * g.out_channels;
   const ChannelGroups groups(g.in_channels, kernels.lanes, kernels.max_vectors);
-  const Panels<T> panels(groups, filters * taps, spare_elements(g));
+  const bool as_they_lie = reads_filters_in_place<T>(g);
+  const Panels<T> panels(groups, as_they_lie ? 0 : filters * taps, spare_elements(g));
   std::vector<int64_t> rows(taps);
   for (int64_t tap = 0; tap < taps; ++tap) rows[tap] = tap * g.out_channels;
-  parallel_for(0, filters, 1 + 20000 / (length + 1), [&](int64_t begin, int64_t end) {
+  parallel_for(0, as_they_lie ? 0 : filters, 1 + 20000 / (length + 1), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t cell = i / g.out_channels, o = i % g.out_channels;
       for (int64_t group = 0; group < groups.groups; ++group)
@@ -260,7 +271,10 @@ void input_grad_packed(const LocallySharedGeometry& g, Strided4<const T> grad, c
                                       g.out_width};
   convolve<int>(kernels, convolution, groups, share_of(convolution, g.in_channels),
                 [&](int64_t cell, int64_t group, int) {
-                  return std::pair(panels.row(group, cell * taps * g.out_channels), panels.width(group));
+                  if (as_they_lie)
+                    return std::pair(weight + cell * g.out_channels * length + groups.first(group), length);
+                  return std::pair<const T*, int64_t>(panels.row(group, cell * taps * g.out_channels),
+                                                      panels.width(group));
                 });
 }
 
@@ -284,14 +298,13 @@ void weight_grad_packed(const LocallySharedGeometry& g, Strided4<const T> grad, 
                   channels = groups.channels_in(group);
     if (!own.panels) own.panels = std::make_unique<Panels<T>>(groups, most, spare_elements(g));
     const int64_t width = own.panels->width(group);
-    if (own.cell != cell || own.group != group) {
+    if (own.claim(cell, group)) {
       for (int64_t n = 0; n < g.batch; ++n)
         for (int64_t y = rows.top; y < rows.top + rows.height; ++y)
           for (int64_t x = rows.left; x < rows.left + rows.width; ++x) {
             T* to = own.panels->row(group, rows.row(n, y, x));
             for (int64_t o = 0; o < channels; ++o) to[o] = grad(n, first + o, y, x);
           }
-      own.cell = cell, own.group = group;
     }
     job.vectors = groups.vectors_in(group), job.channels = channels, job.panel_step = width;
     std::fill(std::begin(job.init), std::end(job.init), 0);
@@ -330,7 +343,8 @@ template <typename T>
 void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T> grad, const T* weight,
                                Strided4<T> input_grad) {
   if constexpr (std::is_same_v<T, accumulate_t<T>>) {
-    if (is_batch_inner_faster<T>(g)) return batch_inner_input_grad(g, grad, weight, input_grad);
+    const bool in_place = grad.c == 1 && reads_filters_in_place<T>(g);
+    if (is_batch_inner_faster<T>(g) && !in_place) return batch_inner_input_grad(g, grad, weight, input_grad);
   }
   const auto& kernels = tile_kernels<T>();
   const int64_t filter = g.in_channels * g.kernel_height * g.kernel_width;

@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from faceattr.ops import channels_last_filters, locally_shared_conv2d, reference
@@ -339,10 +340,14 @@ def test_gradient_operators_check_their_shapes():
         (40, 16, 33, (7, 6), (3, 2), (3, 3), (2, 1), (1, 2), (1, 2)),
         (64, 96, 96, (4, 4), (1, 1), (2, 2), 2, 1, 1),
         (33, 16, 16, (6, 6), (3, 3), (2, 3), 1, 1, 1),
+        (264, 16, 17, (16, 8), (1, 1), (16, 8), 1, 0, 1),  # some rows of cells at a time, as the next two
+        (88, 16, 17, (50, 8), (3, 1), (16, 8), (3, 1), 0, 1),  # whose last inputs nothing reads
+        (264, 16, 17, (18, 8), (3, 1), (16, 8), 1, 0, 1),  # whose inputs two such rows read
+        (20, 48, 72, (20, 36), (3, 3), (1, 2), 1, 1, 1),  # too many positions for it: some images at a time
     ],
 )
-def test_large_batches_over_cells_of_few_positions(shape, layout, dtype):
-    """Vectors run over the batch there."""
+def test_large_batches(shape, layout, dtype):
+    """Over cells of few positions vectors run over the batch."""
     input, weight, bias, geometry = problem(shape, dtype)
     views = {
         "planar": lambda t: t,
@@ -353,9 +358,38 @@ def test_large_batches_over_cells_of_few_positions(shape, layout, dtype):
     exact_leaves = [t.detach().double().requires_grad_() for t in (input, weight, bias)]
     output = locally_shared_conv2d(*leaves, *geometry)
     exact = reference.locally_shared_conv2d(*exact_leaves, *geometry)
-    grad = torch.randn_like(exact)
+    grad = views[layout](torch.randn_like(exact))
     results = (output, *torch.autograd.grad(output, leaves, grad.to(dtype)))
     expected = (exact, *torch.autograd.grad(exact, exact_leaves, grad))
     for ours, theirs in zip(results, expected, strict=True):
         scale = theirs.abs().max()
         torch.testing.assert_close(ours.double() / scale, theirs / scale, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 1, 1, (9, 8), (3, 3), (1, 1), 1, 1, 1),
+        (3, 1, 3, (9, 8), (3, 2), (1, 1), (2, 1), (1, 0), (1, 2)),
+        (3, 2, 1, (9, 8), (1, 1), (1, 1), 1, 0, 1),
+        (0, 2, 3, (9, 8), (3, 2), (1, 1), 1, 0, 1),
+    ],
+)
+def test_one_cell_of_few_channels(shape, layout):
+    """conv2d's job, whose layout may differ."""
+    for bias in (True, False):
+        input, weight, bias, geometry = problem(shape, torch.float32, bias)
+        input = input.to(memory_format=layout)
+        output = locally_shared_conv2d(input, weight, bias, *geometry)
+        exact = reference.locally_shared_conv2d(
+            *(None if t is None else t.double() for t in (input, weight, bias)), *geometry
+        )
+        torch.testing.assert_close(output.double(), exact, **TOLERANCE[torch.float32])
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fakes = [None if t is None else mode.from_tensor(t) for t in (input, weight, bias)]
+            fake = locally_shared_conv2d(*fakes, *geometry)
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            assert fake.is_contiguous(memory_format=memory_format) == output.is_contiguous(memory_format=memory_format)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert locally_shared_conv2d(input, weight, bias, *geometry).dtype == torch.bfloat16
