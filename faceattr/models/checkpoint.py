@@ -153,6 +153,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                     f"{path}: a safetensors file, but not one of faceattr's; see faceattr's training/bundle.py"
                 )
             metadata = json.loads(header)
+            if isinstance(metadata, dict) and "config" in metadata:
+                raise ValueError(f"{path}: holds one net, not a cascade; see faceattr's training/bundle.py")
             version = metadata["format_version"]
             if version > FORMAT_VERSION:
                 raise ValueError(

@@ -15,6 +15,7 @@ from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import NETS, load_checkpoint, save_checkpoint
 from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
+from faceattr.train.loop import save_model
 
 NAMES = ["Smiling", "Male", "Bald"]
 
@@ -159,6 +160,11 @@ def test_truncated_files_are_refused(path, kept):
 def test_text_is_refused(tmp_path):
     (tmp_path / "weights.safetensors").write_text("404: not found, and some more words to fill a header")
     refused(tmp_path / "weights.safetensors", "damaged, cut short or no safetensors file")
+
+
+def test_one_net_alone_is_told_from_a_cascade(tmp_path):
+    save_model(small_parts()["anet"], tmp_path / "anet.safetensors", stage="tags")
+    refused(tmp_path / "anet.safetensors", "holds one net, not a cascade")
 
 
 def test_one_flipped_bit_in_the_weights_is_noticed(path):
