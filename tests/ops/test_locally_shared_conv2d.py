@@ -340,9 +340,9 @@ def test_gradient_operators_check_their_shapes():
         (40, 16, 33, (7, 6), (3, 2), (3, 3), (2, 1), (1, 2), (1, 2)),
         (64, 96, 96, (4, 4), (1, 1), (2, 2), 2, 1, 1),
         (33, 16, 16, (6, 6), (3, 3), (2, 3), 1, 1, 1),
-        (264, 16, 17, (16, 8), (1, 1), (16, 8), 1, 0, 1),  # some rows of cells at a time, as the next two
-        (88, 16, 17, (50, 8), (3, 1), (16, 8), (3, 1), 0, 1),  # whose last inputs nothing reads
-        (264, 16, 17, (18, 8), (3, 1), (16, 8), 1, 0, 1),  # whose inputs two such rows read
+        (528, 16, 17, (16, 8), (1, 1), (16, 8), 1, 0, 1),  # some rows of cells at a time, as the next two
+        (176, 16, 17, (50, 8), (3, 1), (16, 8), (3, 1), 0, 1),  # whose last inputs nothing reads
+        (528, 16, 17, (18, 8), (3, 1), (16, 8), 1, 0, 1),  # whose inputs two such rows read
         (20, 48, 72, (20, 36), (3, 3), (1, 2), 1, 1, 1),  # too many positions for it: some images at a time
     ],
 )
