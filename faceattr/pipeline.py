@@ -398,14 +398,15 @@ class FaceAttributes:
         """The faces to report of a photo, best first, with their crops; all of them where the boxes were given."""
         if any(face.score is None for face, _ in pairs):
             return pairs
+        scored = [(face.score, face, crop) for face, crop in pairs if face.score is not None]
+        scored.sort(key=lambda one: -one[0])
         # Where one face is, others are likelier: people come in company.
-        alone = not any(face.score is not None and face.score >= self._least_score for face, _ in pairs)
+        alone = not scored or scored[0][0] < self._least_score
         least = max(self._least_score if alone else self._company_score, self._min_score)
-        scored = [(face.score, face, crop) for face, crop in pairs if face.score is not None and face.score >= least]
         best: list[tuple[Face, np.ndarray]] = []
-        for _, face, crop in sorted(scored, key=lambda one: -one[0]):
+        for score, face, crop in scored:
             # No face lies in another: the weaker of two is the other's surroundings, or a part of it.
-            if all(_shared(face.box, other.box) <= _NESTED for other, _ in best):
+            if score >= least and all(_shared(face.box, other.box) <= _NESTED for other, _ in best):
                 best.append((face, crop))
         return best[: self._max_faces]
 

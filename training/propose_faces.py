@@ -25,7 +25,7 @@ from faceattr.models.lnet import LNet
 from faceattr.pipeline import FaceAttributes
 from faceattr.train import parallel
 from faceattr.train.arguments import add_machine, prepare
-from faceattr.train.face import with_plane
+from faceattr.train.face import by_lnets
 from faceattr.train.loop import load_model
 
 
@@ -47,20 +47,22 @@ def lnets(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtyp
 
 
 def cascade(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Callable:
-    """The same, scored by the plane of a checkpoint."""
+    """The same, scored by the plane of a checkpoint, best first."""
     checkpoint = load_checkpoint(arguments.weights, device)
     settings = LocalizerSettings(**checkpoint.metadata["preprocessing"]["localization"])
-    checkpoint = with_plane(checkpoint, checkpoint.face, arguments.doubt, 0.0)
-    model = FaceAttributes(checkpoint, localization_dtype=dtype)
+    model = FaceAttributes(by_lnets(checkpoint, arguments.doubt), localization_dtype=dtype)
 
     def find(photo: np.ndarray) -> list[tuple[float, float, float, float]]:
         rows = []
-        for face in model.detect(photo):
+        faces, evidence = model.candidates(photo)
+        with torch.inference_mode():
+            scores = checkpoint.face(torch.from_numpy(evidence).to(device))[:, 0].tolist()
+        for face, score in zip(faces, scores, strict=True):
             x0, y0, x1, y1 = face.frame
             # From the box that is reported back to the whole face.
             height = (y1 - y0) / settings.box_height
-            rows.append(((x0 + x1) / 2, (y0 + y1) / 2 - settings.box_below * height, height, face.score))
-        return rows
+            rows.append(((x0 + x1) / 2, (y0 + y1) / 2 - settings.box_below * height, height, score))
+        return sorted(rows, key=lambda row: -row[3])
 
     return find
 

@@ -412,7 +412,7 @@ def read_localisation(path: str, checkpoint: Checkpoint) -> Checkpoint:
     from faceattr.models.checkpoint import load_checkpoint
     from faceattr.models.lnet import LNet
     from faceattr.pipeline import find_weights
-    from faceattr.train.face import lnets_alone
+    from faceattr.train.face import by_lnets
     from faceattr.train.loop import load_model
 
     device = checkpoint.anet.head.weight.device
@@ -423,12 +423,7 @@ def read_localisation(path: str, checkpoint: Checkpoint) -> Checkpoint:
         if len(files) > 1:
             raise
         return load_checkpoint(find_weights(path), device)
-    preprocessing = dict(checkpoint.metadata["preprocessing"])
-    least = preprocessing["localization"]["score_threshold"]
-    preprocessing |= {"score_threshold": least, "company_threshold": least}
-    metadata = {**checkpoint.metadata, "preprocessing": preprocessing}
-    face = lnets_alone(checkpoint.anet.config["features"]).to(device)
-    return replace(checkpoint, lnet_o=nets[0], lnet_s=nets[1], face=face, metadata=metadata)
+    return by_lnets(replace(checkpoint, lnet_o=nets[0], lnet_s=nets[1]))
 
 
 def _csv_root(options: argparse.Namespace) -> Path:

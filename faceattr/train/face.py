@@ -40,6 +40,14 @@ def with_plane(
     return replace(checkpoint, face=plane, metadata={**checkpoint.metadata, "preprocessing": preprocessing})
 
 
+def by_lnets(checkpoint: Checkpoint, least: float | None = None) -> Checkpoint:
+    """The checkpoint, for which a face is what the LNets score at ``least``, by default what they propose at all."""
+    if least is None:
+        least = checkpoint.metadata["preprocessing"]["localization"]["score_threshold"]
+    plane = lnets_alone(checkpoint.anet.config["features"]).to(checkpoint.anet.head.weight.device)
+    return with_plane(checkpoint, plane, least, least)
+
+
 @dataclass(frozen=True)
 class Proposed:
     """What the LNets propose in P pictures, N candidates.
@@ -67,8 +75,7 @@ def propose(
     checkpoint: Checkpoint, pictures: Iterable[Image.Image], least: float, dtype: torch.dtype | None = None
 ) -> Proposed:
     """What the LNets, which compute in ``dtype``, score at ``least`` or more, as ANet sees it."""
-    plane = lnets_alone(checkpoint.anet.config["features"]).to(checkpoint.anet.head.weight.device)
-    model = FaceAttributes(with_plane(checkpoint, plane, least, least), localization_dtype=dtype)
+    model = FaceAttributes(by_lnets(checkpoint, least), localization_dtype=dtype)
     inputs, picture, count = [np.zeros((0, model.features + 1))], [], 0
     for image in pictures:
         faces, evidence = model.candidates(image)

@@ -14,7 +14,7 @@ from faceattr.evaluation.predict import Probabilities
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import Checkpoint
 from faceattr.models.svm import LinearSVM
-from faceattr.train.face import lnets_alone
+from faceattr.train.face import by_lnets
 from faceattr.train.svm import fit_svm
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -73,22 +73,19 @@ def with_anet(checkpoint: Checkpoint, path: str | os.PathLike) -> Checkpoint:
     net = read_net(path, device)
     names = net.attributes or tuple(f"Logit_{i}" for i in range(net.anet.config["attributes"]))
     svm = net.svm or LinearSVM(len(names), net.anet.config["features"]).to(device)
-    preprocessing = dict(checkpoint.metadata["preprocessing"])
-    x0, y0, x1, y1 = box = preprocessing["aligned_box"]
+    preprocessing = checkpoint.metadata["preprocessing"]
+    x0, y0, x1, y1 = preprocessing["aligned_box"]
     middles = ((x0 + x1) / 2, (y0 + y1) / 2)
     centre = [((CROP[i] + CROP[i + 2]) / 2 - middle) / (y1 - y0) for i, middle in enumerate(middles)]
     crop = {"centre": centre, "height": (CROP[3] - CROP[1]) / (y1 - y0), "positions": [2, 2]}
-    thresholds = dict.fromkeys(
-        ("score_threshold", "company_threshold"), preprocessing["localization"]["score_threshold"]
-    )
     metadata = {
         **checkpoint.metadata,
         "attributes": list(names),
-        "preprocessing": {**preprocessing, **thresholds, "aligned_box": box, "crop": crop},
+        "preprocessing": {**preprocessing, "crop": crop},
         "thresholds": dict.fromkeys(("accuracy", "balanced"), [0.5] * len(names)),
     }
-    face = lnets_alone(net.anet.config["features"]).to(device)
-    return Checkpoint(checkpoint.lnet_o, checkpoint.lnet_s, net.anet, svm.requires_grad_(False), face, metadata)
+    nets = checkpoint.lnet_o, checkpoint.lnet_s, net.anet, svm.requires_grad_(False), checkpoint.face
+    return by_lnets(Checkpoint(*nets, metadata))
 
 
 def _with_head(anet: ANet, svm: LinearSVM) -> ANet:
