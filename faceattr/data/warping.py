@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,13 +54,25 @@ def similarity(
     return np.concatenate([linear, (source - np.einsum("nij,nj->ni", linear, target))[:, :, None]], 2)
 
 
+def compress(images: Tensor, qualities: np.ndarray) -> Tensor:
+    """Images [N, 3, H, W] in [0, 1] as JPEG of these qualities [N] (1 to 95) returns them."""
+    out = torch.empty_like(images)
+    pictures = images.permute(0, 2, 3, 1).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
+    for i, (picture, quality) in enumerate(zip(pictures, qualities.tolist(), strict=True)):
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=quality)
+        out[i] = to_images(np.array(Image.open(file))[None])[0]
+    return out
+
+
 def degrade(images: Tensor, random: np.random.Generator) -> Tensor:
     """Tone, colour, blur and noise as cameras and compression bring them, for faces and for what is none alike."""
     n, _, size, _ = images.shape
-    for factor in (2, 3):
-        rows = np.flatnonzero(random.random(n) < 0.1)
+    for factor in (1, 2, 3):
+        rows = np.flatnonzero(random.random(n) < 0.12)
         if len(rows):
             small = F.avg_pool2d(images[rows], factor, ceil_mode=True, count_include_pad=False)
+            small = compress(small, random.integers(25, 91, len(rows)))
             images[rows] = F.interpolate(small, size=(size, size), mode="bilinear", align_corners=False)
     gray = np.flatnonzero(random.random(n) < 0.12)
     images[gray] = images[gray].mean(1, keepdim=True).expand(-1, 3, -1, -1)
