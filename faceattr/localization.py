@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from faceattr.models.lnet import LNet
+from faceattr.models.quantized import QuantizedTrunk, computes_in_integers
 from faceattr.ops import find_peaks
 from faceattr.precision import compute_dtype
 
@@ -62,14 +64,23 @@ class LocalizerSettings:
     """Its height over its width."""
     box_below: float = 0.0
     """From the middle of the face down to that of the box."""
+    largest_o: tuple[float, ...] = ()
+    """Of the values inside LNet_o's trunk, for 8-bit integers (`faceattr.models.quantized`); none: not measured."""
+    largest_s: tuple[float, ...] = ()
+    """The same for LNet_s."""
 
     def __post_init__(self):
-        for name in ("offset_o", "offset_s"):
+        for name in ("offset_o", "offset_s", "largest_o", "largest_s"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def to_dict(self) -> dict:
         """As JSON takes it; `LocalizerSettings(**settings.to_dict())` is the same again."""
-        return {**asdict(self), "offset_o": list(self.offset_o), "offset_s": list(self.offset_s)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @property
+    def integers(self) -> bool:
+        """Whether the nets can compute in 8-bit integers."""
+        return bool(self.largest_o and self.largest_s)
 
 
 @dataclass(frozen=True)
@@ -113,36 +124,56 @@ def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
 
 
 def read_peaks(maps: Tensor, sizes: Tensor, stride: int, threshold: float, max_peaks: int) -> tuple[Tensor, Tensor]:
-    """Faces at the density peaks of size maps [K, h, w] (logits), whose positions are ``stride`` pixels apart: faces
-    [P, 3] (x, y of the peak and height, in pixels of the net's input) and logits [P], of the probability that there is
-    a face of any size.
+    """Faces at the density peaks of size maps [N, K, h, w] (logits), whose positions are ``stride`` pixels apart:
+    faces [N, P, 3] (x, y of the peak and height, in pixels of the net's input) and logits [N, P], of
+    the probability that there is a face of any size; -inf where there is no further peak.
 
     The peak is placed below the stride by the responses round it, the height by those of the neighbouring sizes.
     """
-    evidence = maps.logsumexp(0)
+    evidence = maps.logsumexp(1)
     density = evidence.sigmoid()
     index = find_peaks(density, threshold, max_peaks, min_score=0.0, min_distance=1.5).index
-    index = index[index >= 0]
-    width = density.shape[1]
+    index = index[:, : max(1, int((index >= 0).sum(1).max()))] if len(index) else index
+    there, index = index >= 0, index.clamp_min(0)
+    width = density.shape[2]
     rows, columns = index // width, index % width
+    image = torch.arange(len(maps))[:, None]
     offsets = torch.arange(-1, 2)
-    near_rows, near_columns = (rows[:, None] + offsets)[:, :, None], (columns[:, None] + offsets)[:, None, :]
+    near_rows, near_columns = (rows[..., None] + offsets)[..., None], (columns[..., None] + offsets)[..., None, :]
     padded = F.pad(evidence, (1, 1, 1, 1), value=-torch.inf)
-    near = padded[near_rows + 1, near_columns + 1].flatten(1).softmax(1).unflatten(1, (3, 3))
-    y = (near.sum(2) * near_rows[:, :, 0]).sum(1) * stride + 0.5
-    x = (near.sum(1) * near_columns[:, 0, :]).sum(1) * stride + 0.5
-    weights = maps[:, rows, columns].softmax(0)
-    height = (weights * sizes.log()[:, None]).sum(0).exp()
-    return torch.stack([x, y, height], 1), evidence[rows, columns]
+    near = padded[image[..., None, None], near_rows + 1, near_columns + 1].flatten(2).softmax(2).unflatten(2, (3, 3))
+    y = (near.sum(3) * near_rows[..., 0]).sum(2) * stride + 0.5
+    x = (near.sum(2) * near_columns[..., 0, :]).sum(2) * stride + 0.5
+    weights = maps[image, :, rows, columns].softmax(2)
+    height = (weights * sizes.log()).sum(2).exp()
+    return torch.stack([x, y, height], 2), evidence[image, rows, columns].masked_fill(~there, -torch.inf)
 
 
 def resample(density: Tensor, rows: Tensor, columns: Tensor, padding: str) -> Tensor:
-    """A map [h, w] read between its positions: at `rows` [H] and `columns` [W] (fractional indices), [H, W]."""
-    height, width = density.shape
+    """Maps [N, h, w] read between their positions: each at its `rows` [N, H] and `columns` [N, W] (fractional indices),
+    [N, H, W]."""
+    height, width = density.shape[1:]
     y = rows / max(1, height - 1) * 2 - 1
     x = columns / max(1, width - 1) * 2 - 1
-    grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
-    return F.grid_sample(density[None, None], grid[None], padding_mode=padding, align_corners=True)[0, 0]
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
+    return F.grid_sample(density[:, None], grid, padding_mode=padding, align_corners=True)[:, 0]
+
+
+def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images [N, 3, H, W], float or uint8, at another size, averaged where they get smaller."""
+    if images.shape[2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _copy(net: LNet, dtype: torch.dtype, largest: Sequence[float]) -> LNet:
+    """The net for inference in a dtype; torch.qint8: its trunk in 8-bit integers, the rest in float32."""
+    net = deepcopy(net).eval()
+    if dtype == torch.qint8:
+        net.trunk = QuantizedTrunk(net.fold_batch_norm().trunk, largest)  # type: ignore[assignment]
+        dtype = torch.float32
+    # Channels last is the convolutions' faster layout, on CPUs as on GPUs.
+    return net.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def size_maps(net: LNet, images: Tensor) -> Tensor:
@@ -154,36 +185,41 @@ def size_maps(net: LNet, images: Tensor) -> Tensor:
 class Localizer:
     """Finds the faces of a photo.
 
-    `localizer(photo)`, photo float [3, H, W], RGB in [0, 1], any size -> :class:`Localization`. Each photo is handled
-    alone, so its result does not depend on what else is asked for; memory is bounded by `settings.finest_side`.
+    `localizer(photo)`, photo [3, H, W], RGB, float in [0, 1] or uint8, any size -> :class:`Localization`. Each photo is
+    handled alone, so its result does not depend on what else is asked for; memory is bounded by `settings.finest_side`.
 
-    dtype: in which copies of the nets run; None: :func:`compute_dtype` of their device. bfloat16 moves boxes by
-    less than a hundredth of a face.
+    dtype: in which copies of the nets run, torch.qint8 for 8-bit integers; None: :func:`compute_dtype` of their device.
+    bfloat16 moves boxes by less than a hundredth of a face, integers by a few.
 
-    Raises ValueError for a photo of another shape, of an integer dtype or with values that are not finite.
+    Raises ValueError for integers where the settings or the device do not allow them, and for a photo of another shape
+    or dtype or with values that are not finite.
     """
 
     def __init__(
         self, lnet_o: LNet, lnet_s: LNet, settings: LocalizerSettings | None = None, dtype: torch.dtype | None = None
     ):
-        dtype = dtype or compute_dtype(lnet_o.head.weight.device)[0]
-        # Channels last is the convolutions' faster layout, on CPUs as on GPUs.
-        self.lnet_o, self.lnet_s = (
-            deepcopy(net).eval().to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            for net in (lnet_o, lnet_s)
-        )
         self.settings = settings or LocalizerSettings()
+        device = lnet_o.head.weight.device
+        dtype = dtype or compute_dtype(device, integers=self.settings.integers)[0]
+        if dtype == torch.qint8 and not (self.settings.integers and device.type == "cpu" and computes_in_integers()):
+            raise ValueError(
+                f"Localizer: no 8-bit integers on {device} with these settings: it takes a CPU with AVX2 and "
+                "torch's oneDNN, and largest_o and largest_s, as training/measure_integers.py measures them; without a "
+                "dtype the nets run in what suits them"
+            )
+        self.lnet_o = _copy(lnet_o, dtype, self.settings.largest_o)
+        self.lnet_s = _copy(lnet_s, dtype, self.settings.largest_s)
 
     @torch.inference_mode()
     def __call__(self, photo: Tensor) -> Localization:
-        if photo.ndim != 3 or photo.shape[0] != 3 or not photo.is_floating_point() or 0 in photo.shape:
+        known = photo.is_floating_point() or photo.dtype == torch.uint8
+        if photo.ndim != 3 or photo.shape[0] != 3 or not known or 0 in photo.shape:
             raise ValueError(
-                f"Localizer: a photo must be a float tensor [3, H, W], got {photo.dtype} {list(photo.shape)}"
+                f"Localizer: a photo must be a float or uint8 tensor [3, H, W], got {photo.dtype} {list(photo.shape)}"
             )
-        if not photo.isfinite().all():
+        if photo.is_floating_point() and not photo.isfinite().all():
             raise ValueError("Localizer: the photo has values that are not finite (NaN or infinity)")
         settings = self.settings
-        photo = photo.to(self.lnet_o.head.weight.device)
         levels = self._levels(photo)
         faces, first_logits, maps = self._propose(photo, levels)
         half = faces[:, 2:] * settings.window / 2
@@ -210,10 +246,17 @@ class Localizer:
         levels: list[Tensor] = []
         while not levels or max(height, width) * scale >= settings.least_side:
             size = max(1, round(height * scale)), max(1, round(width * scale))
-            source = levels[-1] if levels else photo.float()[None]
-            levels.append(F.interpolate(source, size=size, mode="bilinear", antialias=True, align_corners=False))
+            levels.append(_resize(levels[-1], size) if levels else self._resized(photo, size))
             scale /= 2
         return levels
+
+    def _resized(self, photo: Tensor, size: tuple[int, int]) -> Tensor:
+        """The photo at another size, float [1, 3, *size], on the nets' device. Bytes stay bytes until they are few:
+        that is several times faster, and rounds by half a grey level."""
+        device = self.lnet_o.head.weight.device
+        if photo.dtype == torch.uint8:
+            return _resize(photo.cpu()[None], size).to(device).float().div_(255)
+        return _resize(photo.to(device).float()[None], size)
 
     def _propose(self, photo: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """LNet_o's faces in photo pixels, the strongest first, their logits, and its response: the largest of all
@@ -221,15 +264,15 @@ class Localizer:
         looks = [self._look(photo, level) for level in levels]
         shape = looks[0][2].shape
         if self._is_closer_look_due(photo, levels[0], looks):
-            size = [round(length * self.settings.closer) for length in levels[0].shape[2:]]
-            levels.insert(0, F.interpolate(photo.float()[None], size, mode="bilinear", antialias=True))
+            height, width = (round(length * self.settings.closer) for length in levels[0].shape[2:])
+            levels.insert(0, self._resized(photo, (height, width)))
             looks.insert(0, self._look(photo, levels[0]))
         x, y = self._cells(photo, shape)
         response = torch.zeros(shape)
         for level, (_, _, density) in zip(levels, looks, strict=True):
             rows = ((y * level.shape[2] / photo.shape[1]) + self._border(level) - 0.5) / self.lnet_o.trunk.stride
             columns = ((x * level.shape[3] / photo.shape[2]) + self._border(level) - 0.5) / self.lnet_o.trunk.stride
-            response = torch.maximum(response, resample(density, rows, columns, "border"))
+            response = torch.maximum(response, resample(density[None], rows[None], columns[None], "border")[0])
         faces, logits = (torch.cat([look[i] for look in looks]) for i in (0, 1))
         kept = suppress(self._boxes(faces), logits, self.settings.overlap)[: self.settings.max_windows]
         return faces[kept], logits[kept], response
@@ -240,15 +283,16 @@ class Localizer:
     def _look(self, photo: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """LNet_o at one scale: faces in photo pixels, their logits, and the response at the level's own positions."""
         sizes, border = torch.tensor(self.lnet_o.config["sizes"]), self._border(level)
-        [maps] = size_maps(self.lnet_o, F.pad(level, [border] * 4, mode="replicate"))
-        faces, logits = read_peaks(
+        maps = size_maps(self.lnet_o, F.pad(level, [border] * 4, mode="replicate"))
+        [faces], [logits] = read_peaks(
             maps, sizes, self.lnet_o.trunk.stride, self.settings.proposal_threshold, 2 * self.settings.max_windows
         )
+        faces, logits = faces[logits > -torch.inf], logits[logits > -torch.inf]
         faces[:, :2] -= border
         scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
         faces = faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()])
         faces[:, :2] += faces[:, 2:] * torch.tensor(self.settings.offset_o)
-        return faces, logits, maps.logsumexp(0).sigmoid()
+        return faces, logits, maps[0].logsumexp(0).sigmoid()
 
     def _is_closer_look_due(self, photo: Tensor, finest: Tensor, looks: list[tuple[Tensor, Tensor, Tensor]]) -> bool:
         """Whether the likeliest face is smaller, at the finest level, than the second size."""
@@ -269,44 +313,42 @@ class Localizer:
         self, photo: Tensor, levels: list[Tensor], faces: Tensor, shape: torch.Size
     ) -> tuple[Tensor, Tensor, Tensor]:
         """LNet_s's view of each face: the faces refined, their logits, and its response [*shape] over the photo."""
-        pixels = self.settings.window_pixels
-        sizes = torch.tensor(self.lnet_s.config["sizes"])
-        refined, logits = torch.empty_like(faces), faces.new_empty(len(faces))
-        response = faces.new_zeros(shape)
+        settings, pixels = self.settings, self.settings.window_pixels
         if not len(faces):
-            return refined, logits, response
+            return faces, faces.new_empty(0), faces.new_zeros(shape)
+        maps = size_maps(self.lnet_s, self._cut(photo, levels, faces))
+        sizes = torch.tensor(self.lnet_s.config["sizes"])
+        found, strength = read_peaks(maps, sizes, self.lnet_s.trunk.stride, 0.0, 4)
+        found[..., :2] += found[..., 2:] * torch.tensor(settings.offset_s)
+        # The window is about its face: the farther from its middle, the less a peak counts.
+        distance = (found[..., :2] - pixels / 2).norm(dim=2) / pixels
+        best = (strength - 8 * (distance - 0.15).clamp_min(0)).argmax(1)
+        found, logits = (each[torch.arange(len(faces)), best] for each in (found, strength))
+        scale = faces[:, 2:] * settings.window / pixels
+        refined = torch.cat([faces[:, :2] + (found[:, :2] - pixels / 2) * scale, found[:, 2:] * scale], 1)
         x, y = self._cells(photo, shape)
-        windows = size_maps(self.lnet_s, torch.cat([self._cut(photo, levels, face) for face in faces]))
-        for i, (face, maps) in enumerate(zip(faces, windows, strict=True)):
-            found, strength = read_peaks(maps, sizes, self.lnet_s.trunk.stride, 0.0, 4)
-            found[:, :2] += found[:, 2:] * torch.tensor(self.settings.offset_s)
-            # The window is about this face: the farther from its middle, the less a peak counts.
-            distance = (found[:, :2] - pixels / 2).norm(dim=1) / pixels
-            best = (strength - 8 * (distance - 0.15).clamp_min(0)).argmax()
-            scale = face[2] * self.settings.window / pixels
-            refined[i, :2] = face[:2] + (found[best, :2] - pixels / 2) * scale
-            refined[i, 2] = found[best, 2] * scale
-            logits[i] = strength[best]
-            rows = ((y - face[1]) / scale + pixels / 2 - 0.5) / self.lnet_s.trunk.stride
-            columns = ((x - face[0]) / scale + pixels / 2 - 0.5) / self.lnet_s.trunk.stride
-            response = torch.maximum(response, resample(maps.logsumexp(0).sigmoid(), rows, columns, "zeros"))
-        return refined, logits, response
+        rows = ((y - faces[:, 1:2]) / scale + pixels / 2 - 0.5) / self.lnet_s.trunk.stride
+        columns = ((x - faces[:, :1]) / scale + pixels / 2 - 0.5) / self.lnet_s.trunk.stride
+        return refined, logits, resample(maps.logsumexp(1).sigmoid(), rows, columns, "zeros").amax(0)
 
-    def _cut(self, photo: Tensor, levels: list[Tensor], face: Tensor) -> Tensor:
-        """The window round a face, [1, 3, window_pixels, window_pixels]; beyond the photo its border is repeated."""
+    def _cut(self, photo: Tensor, levels: list[Tensor], faces: Tensor) -> Tensor:
+        """The windows round faces, [N, 3, window_pixels, window_pixels]; beyond the photo its border is repeated."""
         pixels = self.settings.window_pixels
-        side = (face[2] * self.settings.window).item()
-        # The coarsest level that is still as fine as the window.
-        level = levels[0]
-        for coarser in levels[1:]:
-            if side * coarser.shape[3] / photo.shape[2] < pixels * 0.9:
-                break
-            level = coarser
-        axis = ((torch.arange(pixels) + 0.5) / pixels - 0.5) * side
-        x = (face[0] + axis) / photo.shape[2] * 2 - 1
-        y = (face[1] + axis) / photo.shape[1] * 2 - 1
-        grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1).to(level.device)
-        return F.grid_sample(level, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
+        height, width = photo.shape[1:]
+        side = faces[:, 2] * self.settings.window
+        # Of each the coarsest level that is still as fine as the window.
+        fine_enough = torch.stack([side * level.shape[3] / width >= pixels * 0.9 for level in levels])
+        of = (fine_enough.int().cumprod(0).sum(0) - 1).clamp_min(0)
+        axis = (torch.arange(pixels) + 0.5) / pixels - 0.5
+        x, y = ((faces[:, i, None] + axis * side[:, None]) / (width, height)[i] * 2 - 1 for i in (0, 1))
+        grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1).to(levels[0].device)
+        windows = levels[0].new_empty(len(faces), 3, pixels, pixels)
+        for i, level in enumerate(levels):
+            rows = (of == i).nonzero()[:, 0]
+            if len(rows):
+                source = level.expand(len(rows), -1, -1, -1)
+                windows[rows] = F.grid_sample(source, grid[rows], padding_mode="border", align_corners=False)
+        return windows
 
     def _boxes(self, faces: Tensor) -> Tensor:
         settings = self.settings

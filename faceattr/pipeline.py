@@ -332,8 +332,7 @@ class FaceAttributes:
         found: list[tuple[np.ndarray, float | None, np.ndarray]]
         if boxes is None:
             # Photo by photo: what else is in a batch then cannot move a box.
-            pixels = torch.from_numpy(photo.pixels).to(self.device).permute(2, 0, 1).float().div_(255)
-            result = self._localizer(pixels)
+            result = self._localizer(torch.from_numpy(photo.pixels).permute(2, 0, 1))
             maps = {key: response.cpu().numpy() for key, response in result.response_maps.items()}
             seen = result.windows.numpy()
             found = [

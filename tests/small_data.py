@@ -19,6 +19,7 @@ SMALL = {
     "anet_batch": 8,
     "tag_epochs": 1,
     "box_pictures": 2,
+    "integer_pictures": 2,
     "folds": 2,
     "baselines": "",
     "photo_baseline": "",

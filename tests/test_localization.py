@@ -147,11 +147,40 @@ def test_the_coarsest_scale_shows_a_face_that_fills_the_photo_at_a_known_size(si
 
 @pytest.mark.parametrize(
     "photo",
-    [torch.zeros(1, 3, 8, 8), torch.zeros(8, 8, 3), torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(3, 0, 8)],
+    [torch.zeros(1, 3, 8, 8), torch.zeros(8, 8, 3), torch.zeros(3, 8, 8, dtype=torch.int32), torch.zeros(3, 0, 8)],
 )
 def test_a_wrong_photo_is_refused(photo):
     with pytest.raises(ValueError, match=r"\[3, H, W\]"):
         Localizer(spot_net(0), spot_net(0))(photo)
+
+
+@pytest.mark.parametrize("largest", [1.0, 2.0])  # reduced, and enlarged
+def test_bytes_are_seen_as_the_fractions_they_stand_for(largest):
+    torch.manual_seed(0)
+    net = LNet(tags=(), sizes=SIZES, trunk={"widths": (4, 6, 5, 5, 3)})
+    nn.init.normal_(net.head.weight)
+    settings = {"score_threshold": 0.0, "proposal_threshold": 0.0, "finest_side": 200, "largest_enlargement": largest}
+    localizer = Localizer(net, net, LocalizerSettings(**settings))
+    height, width = (300, 260) if largest == 1 else (75, 65)
+    photo = torch.randint(256, (height, width, 3), dtype=torch.uint8).permute(2, 0, 1)
+    as_bytes, as_fractions = localizer._levels(photo), localizer._levels(photo / 255)
+    for a, b in zip(as_bytes, as_fractions, strict=True):
+        torch.testing.assert_close(a, b, atol=1.01 / 255, rtol=0)
+    assert len(localizer(photo).proposals) > 0
+
+
+def test_each_window_is_cut_alone():
+    torch.manual_seed(0)
+    localizer = Localizer(spot_net(0), spot_net(0), LocalizerSettings(finest_side=200, window_pixels=33))
+    photo = torch.rand(3, 200, 150)
+    levels = localizer._levels(photo)
+    faces = torch.tensor([[75.0, 90.0, 16.0], [20.0, 30.0, 90.0], [149.0, 1.0, 33.0], [60.0, 60.0, 5.0]])
+    together = localizer._cut(photo, levels, faces)
+    alone = torch.cat([localizer._cut(photo, levels, face[None]) for face in faces])
+    torch.testing.assert_close(together, alone)
+    # A window as large as its level's pixels shows just these.
+    exact = localizer._cut(photo, levels, torch.tensor([[100.5, 80.5, 16.5]]))[0]
+    torch.testing.assert_close(exact, photo[:, 64:97, 84:117], atol=1e-4, rtol=0)
 
 
 def test_values_must_be_finite():
@@ -181,8 +210,13 @@ def test_read_peaks_refines_place_and_size():
     maps[0, 2, 4] += 1e-3
     maps[1, 2, 4] = 3.0 + 1e-3  # as likely to be of the second size
     maps[1, 7, 7] = 1.0
-    faces, logits = read_peaks(maps, torch.tensor([20.0, 45.0]), 16, 0.1, 8)
-    assert len(faces) == 2
+    other = torch.full((2, 9, 9), -20.0)
+    other[1, 4, 4] = 1.0
+    [faces, lone], [logits, of_lone] = read_peaks(torch.stack([maps, other]), torch.tensor([20.0, 45.0]), 16, 0.1, 8)
+    assert faces.shape == (2, 3)
+    # A map with fewer peaks is filled up.
+    torch.testing.assert_close(lone[0], torch.tensor([64.5, 64.5, 45.0]), atol=0.02, rtol=0)
+    torch.testing.assert_close(of_lone, torch.tensor([1.0, -torch.inf]), atol=2e-3, rtol=0)
     # Weights: column 3 has e^3, column 4 twice that.
     torch.testing.assert_close(faces[0], torch.tensor([16 * (3 + 2 / 3) + 0.5, 32.5, 30.0]), atol=0.02, rtol=0)
     torch.testing.assert_close(faces[1], torch.tensor([112.5, 112.5, 45.0]), atol=0.02, rtol=0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_localization import spot_net
 
+from faceattr import precision
 from faceattr.localization import Localizer
 from faceattr.precision import compute_dtype
 from faceattr.train.arguments import add_machine, prepare
@@ -54,6 +55,20 @@ def test_what_is_asked_for_is_taken(monkeypatch):
     assert compute_dtype(CPU, "bfloat16") == (torch.bfloat16, "as asked for")
     with pytest.raises(ValueError, match="precision 'half' is unknown; choose from auto, bfloat16, float32"):
         compute_dtype(CPU, "half")
+
+
+def test_integers_where_the_nets_can_and_bfloat16_does_not_pay(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    for fast, expected in ((True, torch.qint8), (False, torch.float32)):
+        monkeypatch.setattr(precision, "computes_in_integers", lambda fast=fast: fast)
+        assert compute_dtype(CPU, integers=True)[0] == expected
+        assert compute_dtype(CPU)[0] == torch.float32
+    assert compute_dtype(CPU, "int8", integers=True) == (torch.qint8, "as asked for")
+    assert compute_dtype(CPU, "float32", integers=True)[0] == torch.float32
+    monkeypatch.setattr(precision, "computes_in_integers", lambda: True)
+    assert compute_dtype(torch.device("meta"), integers=True)[0] == torch.float32
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert compute_dtype(CPU, integers=True)[0] == torch.bfloat16
 
 
 @pytest.mark.parametrize("capabilities, expected", CPUS[1:4])

@@ -66,6 +66,8 @@ def main():
     add_machine(parser)
     args = parser.parse_args()
     device, dtype = prepare(args)
+    # As the weights are used: with nothing asked for the localiser chooses for itself, integers too.
+    localization_dtype = None if args.precision == "auto" else dtype
 
     checkpoint = load_checkpoint(args.weights, device)
     random = np.random.default_rng(args.seed)
@@ -101,14 +103,15 @@ def main():
             )
 
     plane, notes = fit_face(
-        propose(checkpoint, with_face(), args.least, dtype), propose(checkpoint, without(), args.least, dtype)
+        propose(checkpoint, with_face(), args.least, localization_dtype),
+        propose(checkpoint, without(), args.least, localization_dtype),
     )
     notes |= {"least": args.least, "company": args.company}
     threshold = 0.0
     for folder, share in folders.items():
         if not kept[folder]:
             continue
-        apart = propose(checkpoint, pictures(kept[folder], lambda image: image, "kept"), args.least, dtype)
+        apart = propose(checkpoint, pictures(kept[folder], lambda image: image, "kept"), args.least, localization_dtype)
         best = apart.best(scores(plane, apart))
         halves = best[::2], best[1::2]
         chosen = [least_score(half, share) for half in halves]

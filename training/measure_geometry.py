@@ -51,8 +51,8 @@ def measure_peaks(net: LNet, paths: list[Path], canvas: int, random: np.random.G
         size = np.array(image.size)
     with torch.inference_mode():
         for photo, corner, scale in pasted(paths, (sizes[0].item(), sizes[-1].item()), canvas, random):
-            faces, logits = read_peaks(size_maps(net, photo[None])[0], sizes, net.trunk.stride, 0.5, 4)
-            if not len(faces):
+            [faces], [logits] = read_peaks(size_maps(net, photo[None]), sizes, net.trunk.stride, 0.5, 4)
+            if logits.max() == -torch.inf:
                 continue
             x, y, height = faces[logits.argmax()].tolist()
             middle = corner + np.array(FACE_CENTRE) * size * scale

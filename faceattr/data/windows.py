@@ -73,8 +73,9 @@ class WindowComposer:
         low, high = np.log(self.composer.sizes[[0, -1]])
         shape = len(scenes), WINDOWS
         proposed = np.stack([*random.uniform(0, side, (2, *shape)), np.exp(random.uniform(low, high, shape))], -1)
-        for row, maps in enumerate(size_maps(self.lnet_o, small)):
-            faces, _ = read_peaks(maps, sizes, self.lnet_o.trunk.stride, 0.02, PEAKS)
+        found, logits = read_peaks(size_maps(self.lnet_o, small), sizes, self.lnet_o.trunk.stride, 0.02, PEAKS)
+        for row, (faces, there) in enumerate(zip(found, logits > -torch.inf, strict=True)):
+            faces = faces[there]
             order = random.permutation(PEAKS)
             drawn = order[order < len(faces)][:WINDOWS]
             proposed[row, : len(drawn)] = faces[drawn].double().numpy() * ratio

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from faceattr.arguments import PRECISIONS, add_stream, add_weights, positive
 
 if TYPE_CHECKING:
+    import torch
+
     from faceattr.data.tagged import TaggedPictures
     from faceattr.evaluation.predict import Probabilities
     from faceattr.models.checkpoint import Checkpoint
@@ -67,9 +69,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument(
         "--precision",
-        choices=PRECISIONS,
+        choices=(*PRECISIONS, "int8"),
         default="auto",
-        help="dtype of localisation (default: what suits the device)",
+        help="dtype of localisation (default: what suits the device and the weights)",
     )
     add_stream(parser)
 
@@ -182,7 +184,6 @@ def run_attributes(options: argparse.Namespace) -> int:
     from faceattr.evaluation.report import report
     from faceattr.models.checkpoint import load_checkpoint
     from faceattr.pipeline import choose_device, find_weights
-    from faceattr.precision import compute_dtype
 
     if options.plot_groups and not options.by:
         raise ValueError("--plot-groups: name the tags that groups go by with --by")
@@ -198,9 +199,8 @@ def run_attributes(options: argparse.Namespace) -> int:
     weights = find_weights(options.weights)
     device = choose_device(options.device)
     checkpoint = load_checkpoint(weights, device)
-    dtype, why = compute_dtype(device, options.precision)
     _note(options, f"{len(data)} pictures of {data.folder}, {device}, weights {weights}")
-    _note(options, f"localisation in {dtype}: {why}")
+    dtype = _localization_dtype(options, checkpoint, device)
     # However they are written, as names in tables may be.
     known = {plain(name): name for name in data.attributes}
     absent = [name for division in options.by for name in division if plain(name) not in known]
@@ -369,6 +369,18 @@ def read_data(options: argparse.Namespace) -> TaggedPictures:
     return data if options.partition is None else data.partition(options.partition)
 
 
+def _localization_dtype(
+    options: argparse.Namespace, checkpoint: Checkpoint, device: torch.device
+) -> torch.dtype | None:
+    """As :class:`FaceAttributes` takes it: None where each checkpoint chooses for itself. Notes what this one does."""
+    from faceattr.precision import compute_dtype
+
+    measured = bool(checkpoint.metadata["preprocessing"]["localization"].get("largest_o"))
+    dtype, why = compute_dtype(device, options.precision, integers=measured or options.precision == "int8")
+    _note(options, f"localisation in {dtype}: {why}")
+    return None if options.precision == "auto" else dtype
+
+
 def run_boxes(options: argparse.Namespace) -> int:
     """Evaluates localisation; what is asked for goes to stdout."""
     import numpy as np
@@ -377,7 +389,6 @@ def run_boxes(options: argparse.Namespace) -> int:
     from faceattr.evaluation.localization import evaluate_boxes, plot_boxes, report_boxes
     from faceattr.models.checkpoint import load_checkpoint
     from faceattr.pipeline import choose_device, find_weights
-    from faceattr.precision import compute_dtype
 
     weights = find_weights(options.weights)
     photos = read_boxes(_csv_file(options))
@@ -385,9 +396,8 @@ def run_boxes(options: argparse.Namespace) -> int:
         photos = [photos[i] for i in np.linspace(0, len(photos) - 1, min(options.photos, len(photos))).astype(int)]
     device = choose_device(options.device)
     checkpoint = load_checkpoint(weights, device)
-    dtype, why = compute_dtype(device, options.precision)
     _note(options, f"{len(photos)} photos of {_csv_root(options)}, {device}, weights {weights}")
-    _note(options, f"localisation in {dtype}: {why}")
+    dtype = _localization_dtype(options, checkpoint, device)
     result = evaluate_boxes(
         checkpoint,
         photos,

@@ -137,9 +137,8 @@ def _trace_face(
     wide, size = replace(crop, positions=(OFFSETS, OFFSETS)), tuple(anet.config["input_size"])
     pixels = crop_window(photo.pixels, wide.window(face.frame, size, anet.step), wide.size(size, anet.step))
     dense, best = dense_score(anet, pixels)
-    return FaceMaps(
-        face, tuple(window), view, resample(response, cells, cells, "border").numpy(), graph, pixels, dense, best
-    )
+    [response] = resample(response[None], cells[None], cells[None], "border")
+    return FaceMaps(face, tuple(window), view, response.numpy(), graph, pixels, dense, best)
 
 
 @torch.inference_mode()

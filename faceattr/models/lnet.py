@@ -77,6 +77,16 @@ class LNetTrunk(nn.Module):
         return self.c5(self.c4(self.c3(x)))
 
 
+def double(coarse: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps [N, C, h, w] brought to half their stride, [N, C, *size], size 2 h or 2 h - 1 and 2 w or 2 w - 1: position
+    2 i of the result is position i of the coarse map, between them is the mean of both."""
+    # The border is repeated first: of a single position compiled code would make 0 / 0.
+    coarse = F.pad(coarse, (0, 1, 0, 1), mode="replicate")
+    doubled = [2 * length - 1 for length in coarse.shape[2:]]
+    coarse = F.interpolate(coarse, doubled, mode="bilinear", align_corners=True)
+    return coarse[:, :, : size[0], : size[1]]
+
+
 class PyramidTrunk(nn.Module):
     """A slimmer and finer trunk: strided convolutions down to a stride of 16, whose map is brought back to 8.
 
@@ -131,13 +141,7 @@ class PyramidTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         fine = self.c3(self.c2(self.c1((images - self.mean) / self.std)))
-        coarse = self.up(self.c4(fine))
-        # Position 2 i of the fine map is position i of the coarse one; between them is the mean of both. The border is
-        # repeated first: of a single position compiled code would make 0 / 0.
-        coarse = F.pad(coarse, (0, 1, 0, 1), mode="replicate")
-        size = [2 * length - 1 for length in coarse.shape[2:]]
-        coarse = F.interpolate(coarse, size, mode="bilinear", align_corners=True)
-        return self.out(fine + coarse[:, :, : fine.shape[2], : fine.shape[3]])
+        return self.out(fine + double(self.up(self.c4(fine)), fine.shape[2:]))
 
 
 Trunk = LNetTrunk | PyramidTrunk

@@ -1,0 +1,134 @@
+"""A trunk of the localisation nets in 8-bit integers, which CPUs multiply at twice the rate of float32 or more.
+
+What a convolution puts out is a scale times a whole number of 0 to 127: two products of such a number and a weight of
+-127 to 127 add up within the 16 bits that AVX2 has for them. Weights have a scale for each channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from faceattr.models.lnet import LNetTrunk, PyramidTrunk, double
+
+LEVELS = 127
+
+
+def computes_in_integers() -> bool:
+    """Whether torch has fast integer convolutions on this machine: those of oneDNN on AVX2 and what came after it."""
+    has = torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")
+    return has and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+
+
+class IntegerConv2d(nn.Module):
+    """A convolution and its ReLU on integers: uint8 [N, C, H, W] in channels last -> uint8, or float32 without `to`.
+
+    of, to: the scales of what it reads and of what it gives.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    zero: Tensor
+    bias: Tensor
+
+    def __init__(self, convolution: nn.Conv2d, of: float, to: float | None = None):
+        super().__init__()
+        assert convolution.bias is not None
+        weight = convolution.weight.detach().float()
+        scale = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / LEVELS
+        self.register_buffer("weight", (weight / scale[:, None, None, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", torch.zeros(len(weight), dtype=torch.int32))
+        self.register_buffer("bias", convolution.bias.detach().float())
+        self.where = list(convolution.stride), list(convolution.padding), list(convolution.dilation), convolution.groups
+        self.of, self.to_scale = of, to
+        self.packed: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As oneDNN lays weights out they can neither be copied nor pickled.
+        return {**super().__getstate__(), "packed": None}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.packed is None:
+            self.packed = torch.ops.onednn.qconv_prepack(self.weight.contiguous(), self.scale, self.of, 0, *self.where)
+        to, dtype = (1.0, torch.float32) if self.to_scale is None else (self.to_scale, torch.uint8)
+        weight = self.packed, self.scale, self.zero, self.bias
+        return torch.ops.onednn.qconv2d_pointwise(x, self.of, 0, *weight, *self.where, to, 0, dtype, "relu", [None], "")
+
+
+class QuantizedTrunk(nn.Module):
+    """A :class:`PyramidTrunk`, its batch normalisation folded, for inference on the CPU: images as there -> float32
+    maps of the same shape.
+
+    largest: of what each convolution sees but the first, whose images have three channels and stay float32, the value
+        beyond which it is cut off (:func:`largest_outputs`).
+
+    Raises ValueError for a trunk of another kind or with batch normalisation, and where `largest` does not fit it.
+    """
+
+    gain: Tensor
+    shift: Tensor
+
+    def __init__(self, trunk: LNetTrunk | PyramidTrunk, largest: Sequence[float]):
+        super().__init__()
+        first, *others = _convolutions(trunk)
+        if len(largest) != len(others):
+            raise ValueError(
+                f"QuantizedTrunk: {len(others)} convolutions need a largest input each, got {len(largest)}; measure "
+                "them with training/measure_integers.py"
+            )
+        self.stride, self.channels = trunk.stride, trunk.channels
+        self.register_buffer("gain", 1 / trunk.std.float())
+        self.register_buffer("shift", -trunk.mean.float() / trunk.std.float())
+        scales = [max(value, 1e-12) / LEVELS for value in largest]
+        *middle, up, out = others
+        layers = [IntegerConv2d(layer, of, to) for layer, of, to in zip(middle, scales, scales[1:], strict=False)]
+        fine = len(trunk.c2) + len(trunk.c3)
+        self.first = first
+        self.fine = nn.Sequential(*layers[:fine])
+        self.coarse = nn.Sequential(*layers[fine:], IntegerConv2d(up, scales[-2]))
+        self.out = IntegerConv2d(out, scales[-1])
+        self.scale_first, self.scale_fine, self.scale_sum = scales[0], scales[fine], scales[-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.first(torch.addcmul(self.shift, images, self.gain)).relu_()
+        fine = self.fine(_round(x, self.scale_first))
+        x = fine.float().mul_(self.scale_fine) + double(self.coarse(fine), fine.shape[2:])
+        return self.out(_round(x, self.scale_sum))
+
+
+@contextmanager
+def largest_outputs(trunk: LNetTrunk | PyramidTrunk) -> Iterator[list[float]]:
+    """Within, the list that :class:`QuantizedTrunk` needs is kept up to date with what `trunk` sees: of no batch of
+    images are more than one value in 10,000 larger. Raises ValueError as there."""
+    convolutions = _convolutions(trunk)[1:]
+    largest = [0.0] * len(convolutions)
+
+    def note(convolution: nn.Module, inputs: tuple[Tensor]) -> None:
+        place, count = convolutions.index(convolution), max(1, inputs[0].numel() // 10_000)  # type: ignore[arg-type]
+        largest[place] = max(largest[place], inputs[0].flatten().topk(count).values[-1].item())
+
+    hooks = [convolution.register_forward_pre_hook(note) for convolution in convolutions]
+    try:
+        yield largest
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _convolutions(trunk: LNetTrunk | PyramidTrunk) -> list[nn.Conv2d]:
+    """The convolutions of a trunk, each of which a ReLU follows, in the order in which they run."""
+    if not isinstance(trunk, PyramidTrunk):
+        raise ValueError(f"8-bit integers: a PyramidTrunk is needed, not {type(trunk).__name__}")
+    if trunk.config["batch_norm"]:
+        raise ValueError("8-bit integers: the trunk has batch normalisation; call fold_batch_norm() first")
+    return [layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d)]
+
+
+def _round(x: Tensor, scale: float) -> Tensor:
+    """x >= 0, which it overwrites, as integers of a scale."""
+    return x.mul_(1 / scale).add_(0.5).clamp_(max=LEVELS).to(torch.uint8)

@@ -1,0 +1,109 @@
+import copy
+import pickle
+
+import pytest
+import torch
+
+from faceattr.localization import Localizer, LocalizerSettings
+from faceattr.models.lnet import LNet, LNetTrunk, PyramidTrunk
+from faceattr.models.quantized import QuantizedTrunk, computes_in_integers, largest_outputs
+
+pytestmark = pytest.mark.skipif(not computes_in_integers(), reason="torch has no 8-bit integer kernels here")
+
+
+def make_trunk(seed: int = 0, **config) -> PyramidTrunk:
+    torch.manual_seed(seed)
+    return PyramidTrunk(widths=(8, 12, 16, 20), batch_norm=False, **config).eval()
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 80), (3, 33, 17), (2, 1, 1), (1, 8, 200)])
+@pytest.mark.parametrize("depths", [(0, 2, 3), (1, 0, 0)])
+@torch.inference_mode()
+def test_maps_are_the_float_trunk_s_up_to_rounding(shape, depths):
+    trunk = make_trunk(depths=depths)
+    images = torch.rand(shape[0], 3, *shape[1:])
+    with largest_outputs(trunk) as largest:
+        exact = trunk(images)
+    rounded = QuantizedTrunk(trunk, largest)(images)
+    assert rounded.shape == exact.shape and rounded.dtype == torch.float32
+    # Each of up to nine roundings is of 1 in 254 of the largest; wrong scales or a wrong order of layers are far off.
+    assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+@torch.inference_mode()
+def test_one_layer_s_rounding_by_hand():
+    # Ones pass unchanged through all layers: every number is a whole multiple of its scale.
+    trunk = make_trunk(depths=(0, 0, 0), mean=(0, 0, 0), std=(1, 1, 1))
+    for layer in trunk.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.weight.zero_()
+            layer.weight[:, :, layer.kernel_size[0] // 2, layer.kernel_size[0] // 2] = 1 / layer.in_channels
+            layer.bias.zero_()
+    outputs = QuantizedTrunk(trunk, [127.0] * 5)(torch.full((1, 3, 40, 40), 5.0))
+    # The fine map and the coarse one add up: 5 + 5.
+    torch.testing.assert_close(outputs, torch.full((1, 16, 5, 5), 10.0))
+    cut = QuantizedTrunk(trunk, [127.0] * 4 + [7.0])(torch.full((1, 3, 40, 40), 5.0))
+    torch.testing.assert_close(cut, torch.full((1, 16, 5, 5), 7.0))
+
+
+@torch.inference_mode()
+def test_the_largest_of_all_batches_counts_and_the_hooks_go():
+    trunk = make_trunk()
+    with largest_outputs(trunk) as together:
+        trunk(torch.full((1, 3, 32, 32), 0.2))
+        trunk(torch.full((1, 3, 32, 32), 0.9))
+    with largest_outputs(trunk) as alone:
+        trunk(torch.full((1, 3, 32, 32), 0.9))
+    assert len(together) == 10 and all(a >= b for a, b in zip(together, alone, strict=True)) and alone[0] > 0
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in trunk.modules())
+
+
+def test_a_trunk_that_does_not_do_is_refused():
+    with pytest.raises(ValueError, match="PyramidTrunk is needed, not LNetTrunk"):
+        QuantizedTrunk(LNetTrunk(batch_norm=False), [1.0] * 6)
+    with pytest.raises(ValueError, match="batch normalisation"):
+        QuantizedTrunk(PyramidTrunk(), [1.0] * 10)
+    with pytest.raises(ValueError, match="10 convolutions need a largest input each, got 3"):
+        QuantizedTrunk(make_trunk(), [1.0, 1.0, 1.0])
+
+
+def make_net() -> LNet:
+    torch.manual_seed(1)
+    net = LNet(tags=(), sizes=(20.0, 25.2, 31.75), trunk={"kind": "pyramid", "widths": (8, 12, 16, 20)}).eval()
+    torch.nn.init.normal_(net.head.weight, std=0.3)
+    torch.nn.init.zeros_(net.head.bias)
+    return net.fold_batch_norm()
+
+
+@torch.inference_mode()
+def test_the_localiser_finds_the_same():
+    net, photo = make_net(), torch.rand(3, 120, 90)
+    settings = {"least_side": 60, "score_threshold": 0.0, "proposal_threshold": 0.0, "max_windows": 4}
+    exact = Localizer(net, net, LocalizerSettings(**settings), torch.float32)
+    with largest_outputs(exact.lnet_o.trunk) as largest_o, largest_outputs(exact.lnet_s.trunk) as largest_s:
+        maps = exact(photo).response_maps
+    rounded = Localizer(net, net, LocalizerSettings(**settings, largest_o=largest_o, largest_s=largest_s), torch.qint8)
+    assert isinstance(rounded.lnet_o.trunk, QuantizedTrunk) and isinstance(net.trunk, PyramidTrunk)
+    assert (rounded(photo).response_maps["lnet_o"] - maps["lnet_o"]).abs().max() < 0.05
+
+
+def test_the_localiser_takes_integers_where_it_may(monkeypatch):
+    net, integers = make_net(), LocalizerSettings(largest_o=[1.0] * 10, largest_s=[1.0] * 10)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    assert isinstance(Localizer(net, net, integers).lnet_s.trunk, QuantizedTrunk)
+    assert isinstance(Localizer(net, net, integers, torch.float32).lnet_s.trunk, PyramidTrunk)
+    assert isinstance(Localizer(net, net).lnet_s.trunk, PyramidTrunk)
+    with pytest.raises(ValueError, match=r"no 8-bit integers on cpu .* training/measure_integers.py"):
+        Localizer(net, net, dtype=torch.qint8)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert Localizer(net, net, integers).lnet_s.head.weight.dtype == torch.bfloat16
+
+
+@torch.inference_mode()
+def test_copies_do_the_same():
+    trunk, images = make_trunk(), torch.rand(1, 3, 40, 40)
+    with largest_outputs(trunk) as largest:
+        trunk(images)
+    quantized = QuantizedTrunk(trunk, largest)
+    for other in (copy.deepcopy(quantized), pickle.loads(pickle.dumps(quantized))):
+        torch.testing.assert_close(other(images), quantized(images), rtol=0, atol=0)
