@@ -52,6 +52,10 @@ class LocalizerSettings:
     """Side of LNet_s's window, in heights of the face."""
     window_pixels: int = 129
     """Side of the window as LNet_s sees it."""
+    mirrored: bool = False
+    """Whether LNet_s also looks at the mirror image of each window that may have a face, its response then being the
+    mean of both. The pixels of a window must be a multiple of LNet_s's stride and one more, so that the positions of
+    both are the same."""
     overlap: float = 0.3
     """Of two boxes with a larger intersection over union the weaker is dropped."""
     offset_o: tuple[float, float] = (0.0, 0.0)
@@ -191,8 +195,8 @@ class Localizer:
     dtype: in which copies of the nets run, torch.qint8 for 8-bit integers; None: :func:`compute_dtype` of their device.
     bfloat16 moves boxes by less than a hundredth of a face, integers by a few.
 
-    Raises ValueError for integers where the settings or the device do not allow them, and for a photo of another shape
-    or dtype or with values that are not finite.
+    Raises ValueError for integers where the settings or the device do not allow them, for mirrored windows of the wrong
+    size, and for a photo of another shape or dtype or with values that are not finite.
     """
 
     def __init__(
@@ -206,6 +210,11 @@ class Localizer:
                 f"Localizer: no 8-bit integers on {device} with these settings: it takes a CPU with AVX2 and "
                 "torch's oneDNN, and largest_o and largest_s, as training/measure_integers.py measures them; without a "
                 "dtype the nets run in what suits them"
+            )
+        if self.settings.mirrored and self.settings.window_pixels % lnet_s.trunk.stride != 1:
+            raise ValueError(
+                f"Localizer: windows of {self.settings.window_pixels} pixels cannot be mirrored, they must have a "
+                f"multiple of {lnet_s.trunk.stride} and one more"
             )
         self.lnet_o = _copy(lnet_o, dtype, self.settings.largest_o)
         self.lnet_s = _copy(lnet_s, dtype, self.settings.largest_s)
@@ -224,7 +233,7 @@ class Localizer:
         faces, first_logits, maps = self._propose(photo, levels)
         half = faces[:, 2:] * settings.window / 2
         windows = torch.cat([faces[:, :2] - half, faces[:, :2] + half], 1)
-        faces, second_logits, refined = self._refine(photo, levels, faces, maps.shape)
+        faces, second_logits, refined = self._refine(photo, levels, faces, first_logits, maps.shape)
         # Both nets must agree: the mean of their log-odds.
         scores = ((first_logits + second_logits) / 2).sigmoid()
         frames = self._boxes(faces)
@@ -310,13 +319,20 @@ class Localizer:
         return x, y
 
     def _refine(
-        self, photo: Tensor, levels: list[Tensor], faces: Tensor, shape: torch.Size
+        self, photo: Tensor, levels: list[Tensor], faces: Tensor, first_logits: Tensor, shape: torch.Size
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """LNet_s's view of each face: the faces refined, their logits, and its response [*shape] over the photo."""
+        """LNet_s's view of each face of LNet_o: the faces refined, their logits, and its response [*shape] over the
+        photo."""
         settings, pixels = self.settings, self.settings.window_pixels
         if not len(faces):
             return faces, faces.new_empty(0), faces.new_zeros(shape)
-        maps = size_maps(self.lnet_s, self._cut(photo, levels, faces))
+        windows = self._cut(photo, levels, faces)
+        maps = size_maps(self.lnet_s, windows)
+        if settings.mirrored:
+            highest = (first_logits + maps.logsumexp(1).amax((1, 2))) / 2
+            likely = (highest.sigmoid() >= settings.score_threshold).nonzero()[:, 0]
+            if len(likely):
+                maps[likely] = (maps[likely] + size_maps(self.lnet_s, windows[likely].flip(3)).flip(3)) / 2
         sizes = torch.tensor(self.lnet_s.config["sizes"])
         found, strength = read_peaks(maps, sizes, self.lnet_s.trunk.stride, 0.0, 4)
         found[..., :2] += found[..., 2:] * torch.tensor(settings.offset_s)

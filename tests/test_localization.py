@@ -190,6 +190,35 @@ def test_values_must_be_finite():
         Localizer(spot_net(0), spot_net(0))(photo)
 
 
+def test_mirrored_windows():
+    torch.manual_seed(0)
+    net = LNet(tags=(), sizes=SIZES, trunk={"widths": (4, 6, 5, 5, 3)})
+    nn.init.normal_(net.head.weight)
+    settings = {"score_threshold": 0.0, "proposal_threshold": 0.0, "window_pixels": 65, "max_windows": 3}
+    plain, mirrored = (Localizer(net, net, LocalizerSettings(**settings, mirrored=value)) for value in (False, True))
+    photo = torch.rand(3, 129, 129)
+    faces = torch.tensor([[64.5, 64.5, 60.0], [20.0, 40.0, 33.0]])
+    other = torch.stack([129 - faces[:, 0], faces[:, 1], faces[:, 2]], 1)
+
+    def look(localizer, image, where):
+        return localizer._refine(image, localizer._levels(image), where, torch.zeros(2), torch.Size((9, 9)))
+
+    # A photo and its mirror image are seen alike, which they are not by one look.
+    (one, logits, response), (two, other_logits, other_response) = (
+        look(mirrored, photo, faces),
+        look(mirrored, photo.flip(2), other),
+    )
+    torch.testing.assert_close(logits, other_logits)
+    torch.testing.assert_close(response, other_response.flip(1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(one[:, 1:], two[:, 1:], atol=1e-3, rtol=1e-4)
+    assert not torch.allclose(look(plain, photo, faces)[1], look(plain, photo.flip(2), other)[1], atol=1e-3)
+    # What will not be reported is looked at once.
+    sure = Localizer(net, net, LocalizerSettings(**{**settings, "score_threshold": 1.0}, mirrored=True))
+    torch.testing.assert_close(look(sure, photo, faces), look(plain, photo, faces))
+    with pytest.raises(ValueError, match="80 pixels cannot be mirrored, they must have a multiple of 16 and one more"):
+        Localizer(net, net, LocalizerSettings(mirrored=True, window_pixels=80))
+
+
 def test_bfloat16_nets_find_the_same_face():
     photo = photo_with_spots((160, 96))
     [exact], [rounded] = (
