@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from faceattr.crops import CropSettings
+from faceattr.localization import LocalizerSettings
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import Checkpoint
 from faceattr.models.lnet import LNet
@@ -148,7 +149,7 @@ def _description(
         "score_threshold": score_threshold,
         "company_threshold": metadata["preprocessing"].get("company_threshold", score_threshold),
         "crop": {**asdict(crop), "size": list(size), "pixels_a_height": anet.config["input_size"][0]},
-        "localization": metadata["preprocessing"]["localization"],
+        "localization": LocalizerSettings(**metadata["preprocessing"]["localization"]).to_dict(),
         "lnet_sizes": {name: getattr(checkpoint, name).config["sizes"] for name in ("lnet_o", "lnet_s")},
         "lnet_strides": {name: getattr(checkpoint, name).trunk.stride for name in ("lnet_o", "lnet_s")},
     }

@@ -24,11 +24,13 @@ PYRAMID = {"kind": "pyramid", "widths": [4, 6, 8, 6], "depths": [0, 1, 2]}
 
 
 def with_pyramids(checkpoint):
-    """The checkpoint with LNets of the other trunk, of random weights."""
+    """The checkpoint with LNets of the other trunk, of random weights; windows are seen mirrored too."""
     nets = {name: LNet(["a"], [24.0, 30.2, 38.1], PYRAMID).eval() for name in ("lnet_o", "lnet_s")}
     for net in nets.values():
         torch.nn.init.normal_(net.head.weight)
-    return replace(checkpoint, **nets)
+    localization = {**checkpoint.metadata["preprocessing"]["localization"], "mirrored": True}
+    preprocessing = {**checkpoint.metadata["preprocessing"], "localization": localization}
+    return replace(checkpoint, **nets, metadata={**checkpoint.metadata, "preprocessing": preprocessing})
 
 
 def save(checkpoint, path):
