@@ -222,6 +222,13 @@ def test_what_cannot_be_evaluated(celeba, weights, capsys, tmp_path):
     assert "b.csv: has no row" in error("csv", "--root", tmp_path, "--labels", "b.csv")
 
 
+def test_integers_of_weights_that_were_not_measured(celeba, weights, capsys):
+    given = "celeba", "--root", celeba, "--partition", 2
+    status, captured = run(capsys, weights, *given, "--precision", "int8")
+    assert status == 2 and "no 8-bit integers on cpu" in captured.err and "measure_integers.py" in captured.err
+    assert run(capsys, weights, *given, "--precision", "float32")[0] == 0
+
+
 class MeanGreen:
     """A method that needs no training: smiles are green."""
 
