@@ -1,8 +1,11 @@
 """Commands that the documentation names exist, with the options and the choices that it gives them."""
 
 import argparse
+import io
 import re
 import runpy
+import shlex
+from contextlib import redirect_stderr
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +27,7 @@ class Parsed(Exception):
 
 
 @cache
-def options_of(script: Path) -> dict[str, argparse.Action]:
+def parser_of(script: Path) -> argparse.ArgumentParser:
     def stop(parser, *_):
         raise Parsed(parser)
 
@@ -33,7 +36,11 @@ def options_of(script: Path) -> dict[str, argparse.Action]:
         patch.syspath_prepend(str(script.parent))
         with pytest.raises(Parsed) as parsed:
             runpy.run_path(str(script), run_name="__main__")
-    return parsed.value.args[0]._option_string_actions
+    return parsed.value.args[0]
+
+
+def options_of(script: Path) -> dict[str, argparse.Action]:
+    return parser_of(script)._option_string_actions
 
 
 def options_of_faceattr(words: list[str], parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -56,10 +63,15 @@ def every_option() -> dict[str, argparse.Action]:
     return options
 
 
+def joined(text: str) -> str:
+    """With each command on one line."""
+    return re.sub(r" *\\\n *", " ", text)
+
+
 def commands(text: str) -> list[tuple[str, str]]:
     """(`faceattr` or a script, the words after it) of a page's indented blocks and of what stands between backticks;
     an option alone between backticks is a command without a name."""
-    text = re.sub(r" *\\\n *", " ", text)
+    text = joined(text)
     inline = re.findall(r"`([^`]+)`", re.sub(r"^    .*", "", text, flags=re.MULTILINE))
     found = []
     for line in re.findall(r"^    .*", text, re.MULTILINE) + inline:
@@ -94,10 +106,31 @@ def faults(name: str, words: str) -> list[str]:
     return wrong
 
 
+def refused(name: str, words: str) -> list[str]:
+    """Why a command cannot be typed as it stands, but for what ... at its beginning leaves out. Nothing of one with
+    brackets, alternatives or the shell's variables."""
+    words = re.sub(r"  # .*| > \S+$", "", words)
+    if re.search(r"[][|$]|\bWHAT\b", words):
+        return []
+    partly, words = words.startswith(" ... "), words.removeprefix(" ... ")
+    parser = _parser() if name == "faceattr" else parser_of(ROOT / name)
+    try:
+        # A word in capitals stands for what one has there: a name or a number.
+        stand_in = ["1" if re.fullmatch(r"[A-Z][A-Z0-9]*|\.\.\.", word) else word for word in shlex.split(words)]
+        with redirect_stderr(io.StringIO()) as printed:
+            parser.parse_args(stand_in)
+    except SystemExit:
+        complaint = printed.getvalue().splitlines()[-1]
+        return [] if partly and "arguments are required" in complaint else [complaint]
+    return []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_exist(page):
     found = commands(page.read_text())
     wrong = [f"{fault}, in: {name}{words}" for name, words in found for fault in faults(name, words)]
+    lines = re.findall(r"^    (?:python )?(faceattr(?= [a-z])|training/\w+\.py)(.*)", joined(page.read_text()), re.M)
+    wrong += [f"{fault}, in: {name}{words}" for name, words in lines for fault in refused(name, words)]
     assert not wrong, "\n".join(wrong)
 
 
@@ -118,3 +151,7 @@ regions --top 3`; right is `faceattr explain WHAT --top 3`.
         ": no option --nowhere",
         "faceattr: no option --top",
     ]
+    assert refused("training/photos_csv.py", " CELEBA > photos.csv") == []
+    assert refused("training/finetune_lnet.py", " ... --steps 5") == []
+    swallowed = "finetune_lnet.py: error: argument --picture-sizes: invalid int value: 'runs/small'"
+    assert refused("training/finetune_lnet.py", " ... --picture-sizes 33 41 runs/small") == [swallowed]
