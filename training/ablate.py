@@ -92,8 +92,10 @@ class Variant:
             loss = IdentityLoss(self.faces, rows, persons, args.batch, 0.5, args.seed, size, variation.margin)
             with seeded(args.seed, 1):
                 net = IdentityNet(model, persons.max() + 1).to(memory_format=torch.channels_last)
-            # As many steps for few pictures as for all: what differs is what they can teach.
-            model = for_tags(self._fit(net, loss, args.identity_epochs, folder / "identities"))
+            # As many steps for few pictures as for all: what differs is what they can teach. Variants that differ in
+            # what comes after go on from one pre-training.
+            taught = f"{resolution}-{variation.margin}-{variation.per_person or 'all'}"
+            model = for_tags(self._fit(net, loss, args.identity_epochs, args.output / "identities" / taught))
         if variation.frozen:
             freeze(*([model.shared] if variation.frozen == "shared" else list(model.children())[:-1]))
         loss = TagLoss(self.faces, self.train, tags, args.batch, args.seed, size)

@@ -6,6 +6,7 @@ cannot; the net then has a logit for each of their tags too, after CelebA's 40.
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +88,9 @@ def main():
 
     device, dtype = prepare(args)
     with parallel.first_on_machine():
-        data = joined(
-            [read_celeba(args.celeba, images, args.skip_missing, args.split) for images in args.images]
-            + [read_tag_csv(csv, folder, skip_missing=True).with_ages() for csv, folder in args.people]
-        )
+        sets = [read_celeba(args.celeba, images, args.skip_missing, args.split) for images in args.images]
+        sets += [read_tag_csv(csv, folder, skip_missing=True).with_ages() for csv, folder in args.people]
+        data = joined(sets)
         config = {**CONFIGS[args.config], "attributes": len(data.attributes)}
         size = tuple(ANet(**config).config["input_size"])
         names = ["aligned" if images == "img_align_celeba" else Path(images).name for images in args.images]
@@ -162,7 +162,10 @@ def main():
         watch="validation_auc",
         patience=args.patience,
     )
-    notes = {"pictures": len(np.unique(rows)), "images": names, "epochs": args.epochs, "tags": data.attributes}
+    pictures = Counter()
+    for name, part in zip(names, sets, strict=True):
+        pictures[name] += int((part.partitions == 0).sum())
+    notes = {"pictures": pictures.total(), "images": pictures, "epochs": args.epochs, "tags": data.attributes}
     save_model(trained, args.output / "anet.safetensors", stage="tags", seed=args.seed, **notes)
 
 

@@ -9,9 +9,9 @@ pictures that it names, LFW deep-funnelled, whole or cut to their middle. They a
     ours: on the frozen features of the weights. without-identities: of an ANet that no identity pre-training preceded.
     facetracer, panda-l: faces where deep-funnelling puts them. panda-w: faces that the localiser finds.
 
-Each method's figures are kept in OUT/METHOD.json, features in OUT/METHOD.npy, and not measured again while they are
-there; delete them for other weights. Prints the table, markdown, writes it to OUT/table.md, and draws
-OUT/lfwa.pdf and .png.
+Each method's figures are kept in OUT/METHOD.json, features in OUT/METHOD.npy, faces found in OUT/panda-w.jsonl, and not
+measured again while they are there; delete them for other weights. Prints the table, markdown, writes it to
+OUT/table.md, and draws OUT/lfwa.pdf and .png.
 """
 
 import argparse
@@ -29,8 +29,10 @@ from faceattr.data.tag_csv import read_tag_csv
 from faceattr.data.tagged import TaggedPictures
 from faceattr.evaluation.attributes import evaluate, mean
 from faceattr.evaluation.baselines import Placement, evaluate_baseline
+from faceattr.evaluation.parts import place_by_box
 from faceattr.evaluation.plots import plot_attributes
-from faceattr.evaluation.predict import predict_pictures
+from faceattr.evaluation.predict import crown_to_chin, predict_pictures
+from faceattr.images import load_image
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
 from faceattr.pipeline import FaceAttributes, choose_device, find_weights
 from faceattr.train.own import STRENGTHS, with_anet
@@ -63,6 +65,29 @@ def middles(data: TaggedPictures, out: Path) -> None:
             left, top = ((side - SIDE) // 2 for side in picture.size)
             picture.convert("RGB").crop((left, top, left + SIDE, top + SIDE)).save(partial, "JPEG", quality=95)
         os.replace(partial, path)
+
+
+class Found(Placement):
+    """Lays faces where the model finds them; its findings stay in the file ``kept``, a line a picture."""
+
+    def __init__(self, model: FaceAttributes, kept: Path):
+        super().__init__(model=model)
+        self.kept = kept
+        lines = kept.read_text().splitlines(keepends=True) if kept.exists() else []
+        # A kill may have cut the last line short.
+        lines = [line for line in lines if line.endswith("]\n")]
+        kept.write_text("".join(lines))
+        self.boxes: dict[str, list[float] | None] = dict(map(json.loads, lines))
+
+    def __call__(self, folder: Path, name: str) -> np.ndarray | None:
+        pixels = load_image(folder / name)
+        if name not in self.boxes:
+            faces = self.model.detect(pixels)
+            self.boxes[name] = [float(edge) for edge in crown_to_chin(self.model, faces[0].frame)] if faces else None
+            with self.kept.open("a") as file:
+                file.write(json.dumps([name, self.boxes[name]]) + "\n")
+        box = self.boxes[name]
+        return None if box is None else place_by_box(pixels, box)
 
 
 def on_frozen_features(checkpoint: Checkpoint, data: TaggedPictures, kept: Path, workers: int) -> dict:
@@ -147,8 +172,11 @@ def main():
                 other = with_anet(checkpoint, arguments.without_identities)
                 result = on_frozen_features(other, data, arguments.out / f"{method}.npy", arguments.workers)
             else:
-                found = Placement(model=FaceAttributes(checkpoint)) if method == "panda-w" else Placement(FACE)
-                result = evaluate_baseline(method, learnt, measured, found, "accuracy", quiet=False)
+                if method == "panda-w":
+                    placement = Found(FaceAttributes(checkpoint), arguments.out / f"{method}.jsonl")
+                else:
+                    placement = Placement(FACE)
+                result = evaluate_baseline(method, learnt, measured, placement, "accuracy", quiet=False)
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(result, indent=1) + "\n")
             os.replace(partial, path)

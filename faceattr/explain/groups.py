@@ -99,7 +99,7 @@ def draw(groups: Groups, vectors: np.ndarray, together: np.ndarray, names: Seque
     for number in np.unique(sorted_groups):
         place = np.flatnonzero(sorted_groups == number).mean()
         bars.text(
-            1.0, place, f"#{number + 1}", transform=bars.get_yaxis_transform(), va="center", ha="right", weight="bold"
+            0.98, place, f"#{number + 1}", transform=bars.get_yaxis_transform(), va="center", ha="right", weight="bold"
         )
     for axes, matrix, title in (
         (alike, vectors @ vectors.T, "cosine between decision planes"),

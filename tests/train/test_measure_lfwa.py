@@ -11,6 +11,7 @@ from PIL import Image
 from small_checkpoint import NEUTRAL, SMILING, save_small_checkpoint
 
 from faceattr.attributes import ATTRIBUTES, TABLE_1
+from faceattr.pipeline import FaceAttributes
 
 SCRIPT = Path(__file__).parents[2] / "training" / "measure_lfwa.py"
 
@@ -75,3 +76,29 @@ def test_table_and_picture(data, monkeypatch, capsys):
     (data / "out" / "ours.json").write_text(json.dumps(kept))
     runpy.run_path(str(SCRIPT), run_name="__main__")
     assert "| Smiling | 50.0 | 100.0 | 25.0 |" in capsys.readouterr().out
+
+
+def test_faces_that_were_found_are_not_looked_for_again(data, monkeypatch, capsys):
+    monkeypatch.setattr("faceattr.evaluation.baselines.METHODS", {"panda-w": MeanGreen})
+    words = [str(data / "data"), str(data / "out"), "--weights", str(data / "small.safetensors"), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [SCRIPT.name, *words, "--methods", "panda-w"])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    printed = capsys.readouterr().out
+    figures, found = data / "out" / "panda-w.json", data / "out" / "panda-w.jsonl"
+    first = json.loads(figures.read_text())
+    assert first["not_found"] < 24 and len(found.read_text().splitlines()) == 48
+    # Killed while it wrote the last line.
+    lines = found.read_text().splitlines(keepends=True)
+    found.write_text("".join(lines[:-1]) + lines[-1][:20])
+    figures.unlink()
+    looked_at = []
+
+    def detect(self, pixels):
+        looked_at.append(pixels)
+        return look(self, pixels)
+
+    look = FaceAttributes.detect
+    monkeypatch.setattr(FaceAttributes, "detect", detect)
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert len(looked_at) == 1 and found.read_text() == "".join(lines)
+    assert json.loads(figures.read_text()) == first and capsys.readouterr().out == printed

@@ -220,7 +220,7 @@ def test_every_stage_of_the_cascade_runs(train_all, config, data, tmp_path, monk
     else:
         assert training["lnet_o"]["pictures"]["photos"] == 6 + 30 + 4 + 4
         assert checkpoint.age is not None and set(checkpoint.metadata["attributes"]) > set(ATTRIBUTES)
-    assert training["anet"]["pictures"] > 0
+    assert sum(training["anet"]["images"].values()) == training["anet"]["pictures"] > 0
     rows = list(csv.reader((tmp_path / "run" / "predictions.csv").open()))
     assert rows[0][: 1 + len(ATTRIBUTES)] == ["image", *ATTRIBUTES] and len(rows) == 1 + 24
 
