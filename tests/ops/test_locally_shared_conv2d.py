@@ -393,3 +393,30 @@ def test_one_cell_of_few_channels(shape, layout):
             assert fake.is_contiguous(memory_format=memory_format) == output.is_contiguous(memory_format=memory_format)
         with torch.autocast("cpu", torch.bfloat16):
             assert locally_shared_conv2d(input, weight, bias, *geometry).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2, 1, 1, (9, 40), (3, 3), (1, 1), 1, 0, 1),
+        (2, 3, 3, (12, 71), (3, 2), (2, 2), (2, 1), (1, 2), (1, 3)),
+        (1, 5, 7, (6, 66), (1, 1), (2, 4), (3, 1), 0, 1),
+        (1, 200, 2, (50, 37), (3, 3), (1, 1), 1, (4, 5), 1),  # some rows at a time
+        (2, 0, 2, (9, 40), (3, 3), (1, 2), 1, 1, 1),
+        (2, 2, 0, (9, 40), (3, 3), (1, 2), 1, 1, 1),
+        (0, 2, 1, (9, 40), (3, 3), (1, 2), 1, 1, 1),
+    ],
+)
+def test_few_channels_and_long_rows(shape, layout, dtype):
+    """There vectors run along the rows."""
+    for bias in (True, False):
+        input, weight, bias, geometry = problem(shape, dtype, bias)
+        if input.numel():
+            input[0, 0, 3, 20] = torch.nan  # in the vectors of more outputs than read it
+        output = locally_shared_conv2d(input.to(memory_format=layout), weight, bias, *geometry)
+        exact = reference.locally_shared_conv2d(
+            *(None if t is None else t.double() for t in (input, weight, bias)), *geometry
+        )
+        torch.testing.assert_close(output.double(), exact, **TOLERANCE[dtype], equal_nan=True)
