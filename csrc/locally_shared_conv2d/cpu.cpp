@@ -113,6 +113,14 @@ Tensor locally_shared_conv2d_input_grad(const Tensor& grad, const Tensor& weight
   return result;
 }
 
+// The weights' gradient reads a cell's inputs once for every few channels. In channels_last that takes them
+// all along, which costs more than a planar copy where the cache does not hold them.
+Tensor read_often(const LocallySharedGeometry& g, const Tensor& input) {
+  constexpr int64_t cached_bytes = 8 << 20;
+  const int64_t bytes = input.numel() * input.element_size() / (g.grid_height * g.grid_width);
+  return is_channels_last(input) && bytes > cached_bytes ? dense(input) : input;
+}
+
 std::tuple<Tensor, Tensor> locally_shared_conv2d_weight_grad(const Tensor& grad, const Tensor& input,
                                                              const std::vector<int64_t>& grid,
                                                              const std::vector<int64_t>& kernel_size,
@@ -121,12 +129,13 @@ std::tuple<Tensor, Tensor> locally_shared_conv2d_weight_grad(const Tensor& grad,
                                                              const std::vector<int64_t>& dilation) {
   const char* op = "locally_shared_conv2d_weight_grad";
   const auto g = weight_grad_geometry(op, grad, input, grid, kernel_size, stride, padding, dilation);
+  const Tensor read = read_often(g, input);
   Tensor weight =
       empty({grid[0], grid[1], g.out_channels, g.in_channels, kernel_size[0], kernel_size[1]}, input);
   Tensor bias = empty({grid[0], grid[1], g.out_channels}, input);
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    locally_shared_weight_grad<T>(g, read4<T>(grad), read4<T>(input), weight.mutable_data_ptr<T>(),
+    locally_shared_weight_grad<T>(g, read4<T>(grad), read4<T>(read), weight.mutable_data_ptr<T>(),
                                   bias.mutable_data_ptr<T>());
   });
   return {weight, bias};
