@@ -39,45 +39,65 @@ struct TapConvolution {
   }
 };
 
-// One channel group of one block, for some of the images.
-struct BlockIndex {
-  int64_t row, column, group, image, images;
+// What the blocks of one cell read from some images.
+struct Part {
+  int64_t image, images, top, height, left, width;
+  int64_t area() const { return height * width; }
 };
+
+// One channel group of one block, for a part's images.
+struct BlockIndex {
+  int64_t row, column, group, part;
+};
+
+struct BlockOrder {
+  std::vector<BlockIndex> blocks;
+  std::vector<Part> parts;
+};
+
+// Blocks [begin, end) of an axis with one owner, and the positions [first, first + count) that they read.
+struct OwnerBlocks {
+  size_t begin, end;
+  int64_t first, count;
+};
+
+inline std::vector<OwnerBlocks> group_by_owner(const std::vector<AxisBlock>& blocks, int64_t source_step) {
+  std::vector<OwnerBlocks> owners;
+  for (size_t begin = 0, end; begin < blocks.size(); begin = end) {
+    int64_t first = INT64_MAX, last = -1;
+    for (end = begin; end < blocks.size() && blocks[end].owner == blocks[begin].owner; ++end)
+      for (const AxisTap& tap : blocks[end].taps) {
+        first = std::min(first, tap.source);
+        last = std::max(last, tap.source + (blocks[end].count - 1) * source_step);
+      }
+    owners.push_back({begin, end, last < 0 ? 0 : first, last < 0 ? 0 : last - first + 1});
+  }
+  return owners;
+}
 
 // Blocks in the order of the cells that own them, so that a cell's filters stay in the cache, and of as many
 // images as leave what a cell reads there from one channel group to the next.
 template <typename T>
-std::vector<BlockIndex> order_blocks(const TapConvolution<T>& c, int64_t groups) {
-  std::vector<BlockIndex> order;
-  const auto next_owner = [](const std::vector<AxisBlock>& blocks, size_t begin) {
-    size_t end = begin + 1;
-    while (end < blocks.size() && blocks[end].owner == blocks[begin].owner) ++end;
-    return end;
-  };
-  const auto count_owners = [&](const std::vector<AxisBlock>& blocks) {
-    int64_t owners = 0;
-    for (size_t i = 0; i < blocks.size(); i = next_owner(blocks, i)) ++owners;
-    return std::max<int64_t>(owners, 1);
-  };
-  const int64_t image_bytes = c.source_height * c.source_width * c.summed * sizeof(T) /
-                              (count_owners(c.rows) * count_owners(c.columns));
+BlockOrder order_blocks(const TapConvolution<T>& c, int64_t groups) {
+  const auto rows = group_by_owner(c.rows, c.source_step_y);
+  const auto columns = group_by_owner(c.columns, c.source_step_x);
+  const int64_t owners = std::max<int64_t>(rows.size() * columns.size(), 1);
+  const int64_t image_bytes = c.source_height * c.source_width * c.summed * sizeof(T) / owners;
   constexpr int64_t cached_bytes = 512 << 10;
   const int64_t chunks =
       groups > 1 && c.batch > 0 ? std::clamp<int64_t>(c.batch * image_bytes / cached_bytes, 1, c.batch) : 1;
-  for (size_t y = 0, y_end; y < c.rows.size(); y = y_end) {
-    y_end = next_owner(c.rows, y);
-    for (size_t x = 0, x_end; x < c.columns.size(); x = x_end) {
-      x_end = next_owner(c.columns, x);
+  BlockOrder order;
+  for (const OwnerBlocks& y : rows)
+    for (const OwnerBlocks& x : columns)
       for (int64_t chunk = 0; chunk < chunks; ++chunk) {
         const int64_t image = chunk * c.batch / chunks, images = (chunk + 1) * c.batch / chunks - image;
         for (int64_t group = 0; group < groups; ++group)
-          for (size_t row = y; row < y_end; ++row)
-            for (size_t column = x; column < x_end; ++column)
-              order.push_back(
-                  {static_cast<int64_t>(row), static_cast<int64_t>(column), group, image, images});
+          for (size_t row = y.begin; row < y.end; ++row)
+            for (size_t column = x.begin; column < x.end; ++column)
+              order.blocks.push_back({static_cast<int64_t>(row), static_cast<int64_t>(column), group,
+                                      static_cast<int64_t>(order.parts.size())});
+        order.parts.push_back({image, images, y.first, y.count, x.first, x.count});
       }
-    }
-  }
   return order;
 }
 
@@ -91,35 +111,93 @@ Share share_of(const TapConvolution<T>& c, int64_t channels) {
                                                                         : Share::kJobs;
 }
 
+// A thread's copy of a part, its channels side by side.
+template <typename T>
+class PartCopy {
+ public:
+  // Image 0, row 0 and column 0 are the part's first.
+  Strided4<const T> of(const TileKernels<T>& kernels, const TapConvolution<T>& c, int64_t index,
+                       const Part& part) {
+    const int64_t pitch = ceil_div(c.summed, kernels.lanes) * kernels.lanes;
+    if (index_ != index) fill(kernels, c, part, pitch), index_ = index;
+    return {data_.get(), part.area() * pitch, 1, part.width * pitch, pitch};
+  }
+
+ private:
+  Buffer<T> data_;
+  int64_t size_ = 0, index_ = -1;
+
+  void fill(const TileKernels<T>& kernels, const TapConvolution<T>& c, const Part& part, int64_t pitch) {
+    const int64_t size = part.images * part.area() * pitch;
+    if (size > size_) data_ = make_buffer<T>(size), size_ = size;
+    std::vector<int64_t> places(part.width);
+    for (int64_t x = 0; x < part.width; ++x) places[x] = x;
+    const T* end = &c.source(c.batch - 1, c.summed - 1, c.source_height - 1, c.source_width - 1) + 1;
+    T* to = data_.get();
+    for (int64_t n = part.image; n < part.image + part.images; ++n)
+      for (int64_t y = part.top; y < part.top + part.height; ++y, to += part.width * pitch)
+        for (int64_t first = 0; first < c.summed; first += kernels.lanes)
+          kernels.pack(&c.source(n, first, y, part.left), end, c.source.c,
+                       std::min<int64_t>(kernels.lanes, c.summed - first), kernels.lanes, places.data(),
+                       part.width, to + first, pitch);
+  }
+};
+
+// Planar maps are read from another page at each step. Where that happens often enough, and no other thread
+// needs the same copy, what is read is copied first.
+template <typename T>
+bool copies_parts(const TapConvolution<T>& c, const std::vector<Part>& parts, int64_t groups, Share share) {
+  constexpr int64_t many_channels = 32, many_reads = 16, cached_bytes = 2 << 20;
+  if (c.source.c == 1 || c.source.w != 1 || c.summed < many_channels) return false;
+  int64_t copied = 0;
+  for (const Part& part : parts) {
+    if (part.images * part.area() * c.summed * static_cast<int64_t>(sizeof(T)) > cached_bytes) return false;
+    copied += part.images * part.area();
+  }
+  if (c.batch * c.area() * c.taps * groups < many_reads * copied) return false;
+  const int64_t threads = torch::stable::get_num_threads();
+  return threads == 1 || (share == Share::kJobs && static_cast<int64_t>(parts.size()) >= 4 * threads);
+}
+
 // panel(cell, group, scratch) gives the rows [tap][summed channel] of a cell's filters.
 template <typename Scratch, typename T, typename PanelOf>
 void convolve(const TileKernels<T>& kernels, const TapConvolution<T>& c, const ChannelGroups& groups,
               Share share, const PanelOf& panel) {
-  const auto order = order_blocks(c, groups.groups);
-  const auto size = [&](int64_t j) {
-    const auto& [row, column, group, image, images] = order[j];
-    return std::pair(images * c.rows[row].count * c.columns[column].count, groups.vectors_in(group));
+  struct Own {
+    Scratch filters;
+    PartCopy<T> part;
   };
-  const auto make = [&](int64_t j, TileJob<T>& job, std::vector<Segment<T>>& segments, Scratch& scratch) {
-    const int64_t group = order[j].group, first = groups.first(group);
-    const AxisBlock &row = c.rows[order[j].row], &column = c.columns[order[j].column];
-    job.count[0] = order[j].images, job.count[1] = row.count, job.count[2] = column.count;
-    job.x_step[0] = c.source.n;
-    job.x_step[1] = c.source_step_y * c.source.h;
-    job.x_step[2] = c.source_step_x * c.source.w;
+  const BlockOrder order = order_blocks(c, groups.groups);
+  const bool copies = copies_parts(c, order.parts, groups.groups, share);
+  const auto size = [&](int64_t j) {
+    const auto& [row, column, group, part] = order.blocks[j];
+    return std::pair(order.parts[part].images * c.rows[row].count * c.columns[column].count,
+                     groups.vectors_in(group));
+  };
+  const auto make = [&](int64_t j, TileJob<T>& job, std::vector<Segment<T>>& segments, Own& own) {
+    const BlockIndex& block = order.blocks[j];
+    const int64_t group = block.group, first = groups.first(group);
+    const AxisBlock &row = c.rows[block.row], &column = c.columns[block.column];
+    const Part& part = order.parts[block.part];
+    const Strided4<const T> source = copies ? own.part.of(kernels, c, block.part, part) : c.source;
+    const int64_t top = copies ? part.top : 0, left = copies ? part.left : 0;
+    job.count[0] = part.images, job.count[1] = row.count, job.count[2] = column.count;
+    job.x_step[0] = source.n;
+    job.x_step[1] = c.source_step_y * source.h;
+    job.x_step[2] = c.source_step_x * source.w;
     job.out_step[0] = c.result.n, job.out_step[1] = row.step * c.result.h,
     job.out_step[2] = column.step * c.result.w;
-    job.x = &c.source(order[j].image, 0, 0, 0);
-    job.out = &c.result(order[j].image, first, row.first, column.first);
+    job.x = &source(copies ? 0 : part.image, 0, 0, 0);
+    job.out = &c.result(part.image, first, row.first, column.first);
     job.channel_step = c.result.c;
     job.vectors = groups.vectors_in(group), job.channels = groups.channels_in(group);
-    job.steps = c.summed, job.segment_step = c.source.c;
+    job.steps = c.summed, job.segment_step = source.c;
     for (const AxisTap& u : row.taps)
       for (const AxisTap& v : column.taps) {
-        const auto [rows, width] = panel(u.cell * c.grid_width + v.cell, group, scratch);
+        const auto [rows, width] = panel(u.cell * c.grid_width + v.cell, group, own.filters);
         job.panel_step = width;
         segments.push_back({rows + (u.tap * c.kernel_width + v.tap) * c.summed * width,
-                            u.source * c.source.h + v.source * c.source.w});
+                            (u.source - top) * source.h + (v.source - left) * source.w});
       }
     std::fill(std::begin(job.init), std::end(job.init), 0);
     if (c.bias) {
@@ -127,7 +205,7 @@ void convolve(const TileKernels<T>& kernels, const TapConvolution<T>& c, const C
       std::copy(bias, bias + job.channels, job.init);
     }
   };
-  run_jobs<Scratch>(kernels, order.size(), c.taps * c.summed, share, size, make);
+  run_jobs<Own>(kernels, order.blocks.size(), c.taps * c.summed, share, size, make);
 }
 
 // The filters of the cell that a thread is at, as far as it has packed them.
@@ -197,7 +275,7 @@ void convolve_few(const TileKernels<T>& kernels, const TapConvolution<T>& c, con
   const int64_t length = offsets.size(), lanes = kernels.lanes, pitch = ceil_div(length, lanes) * lanes;
   const int64_t quads = ceil_div(channels, step),
                 grain = 1 + kGrain * lanes / (step * kFewPositions * length);
-  const auto order = order_blocks(c, 1);
+  const auto order = order_blocks(c, 1).blocks;
   torch::stable::parallel_for(0, order.size() * quads, grain, [&](int64_t begin, int64_t end) {
     const auto patches = make_buffer<A>(kFewPositions * pitch);
     for (int64_t i = begin; i < end; ++i) {

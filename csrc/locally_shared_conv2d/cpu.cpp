@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../cpu/tap_convolution.h"
+#include "along_rows.h"
 #include "axis.h"
 #include "batch_inner.h"
 #include "checks.h"
@@ -29,6 +30,7 @@ std::vector<AxisBlock> plan_forward(const Axis& a) {
 template <typename T>
 void forward(const LocallySharedGeometry& g, Strided4<const T> input, const T* weight, const T* bias,
              Strided4<T> output) {
+  if (is_along_rows_faster<T>(g)) return along_rows_forward(g, input, weight, bias, output);
   if constexpr (std::is_same_v<T, accumulate_t<T>>) {
     // Small filters are soon packed, and an input in channels_last is read in place.
     const int64_t filters = g.out_channels * g.in_channels * g.kernel_height * g.kernel_width;
@@ -74,17 +76,19 @@ Tensor locally_shared_conv2d(const Tensor& input, const Tensor& weight, const st
   const Tensor dense_weight = dense(weight);
   std::optional<Tensor> dense_bias;
   if (bias) dense_bias = dense(*bias);
-  Tensor output =
-      empty_map({g.batch, g.out_channels, g.out_height, g.out_width}, input, is_channels_last(input));
+  const std::vector<int64_t> size{g.batch, g.out_channels, g.out_height, g.out_width};
   const bool is_plain = g.grid_height * g.grid_width == 1 && input.scalar_type() == ScalarType::Float;
-  if (is_plain && g.out_channels < tile_kernels<float>().lanes) {  // too few channels to fill a vector
+  // Too few channels to fill a vector.
+  if (is_plain && g.out_channels < tile_kernels<float>().lanes && !is_along_rows_faster<float>(g)) {
     const Tensor filters =
         torch::stable::view(dense_weight, {g.out_channels, g.in_channels, g.kernel_height, g.kernel_width});
     if (dense_bias) dense_bias = torch::stable::view(*dense_bias, {g.out_channels});
     const Tensor result = conv2d(input, filters, dense_bias, stride, padding, dilation);
-    if (result.is_contiguous() == output.is_contiguous()) return result;
+    if (result.is_contiguous() != is_channels_last(input)) return result;
+    Tensor output = empty_map(size, input, is_channels_last(input));
     return torch::stable::copy_(output, result);
   }
+  Tensor output = empty_map(size, input, is_channels_last(input));
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
     forward<T>(g, read4<T>(input), dense_weight.const_data_ptr<T>(),
@@ -109,6 +113,14 @@ Tensor locally_shared_conv2d_input_grad(const Tensor& grad, const Tensor& weight
   return result;
 }
 
+// The weights' gradient reads a cell's inputs once for every few channels. In channels_last that takes them
+// all along, which costs more than a planar copy where the cache does not hold them.
+Tensor read_often(const LocallySharedGeometry& g, const Tensor& input) {
+  constexpr int64_t cached_bytes = 8 << 20;
+  const int64_t bytes = input.numel() * input.element_size() / (g.grid_height * g.grid_width);
+  return is_channels_last(input) && bytes > cached_bytes ? dense(input) : input;
+}
+
 std::tuple<Tensor, Tensor> locally_shared_conv2d_weight_grad(const Tensor& grad, const Tensor& input,
                                                              const std::vector<int64_t>& grid,
                                                              const std::vector<int64_t>& kernel_size,
@@ -117,12 +129,13 @@ std::tuple<Tensor, Tensor> locally_shared_conv2d_weight_grad(const Tensor& grad,
                                                              const std::vector<int64_t>& dilation) {
   const char* op = "locally_shared_conv2d_weight_grad";
   const auto g = weight_grad_geometry(op, grad, input, grid, kernel_size, stride, padding, dilation);
+  const Tensor read = read_often(g, input);
   Tensor weight =
       empty({grid[0], grid[1], g.out_channels, g.in_channels, kernel_size[0], kernel_size[1]}, input);
   Tensor bias = empty({grid[0], grid[1], g.out_channels}, input);
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    locally_shared_weight_grad<T>(g, read4<T>(grad), read4<T>(input), weight.mutable_data_ptr<T>(),
+    locally_shared_weight_grad<T>(g, read4<T>(grad), read4<T>(read), weight.mutable_data_ptr<T>(),
                                   bias.mutable_data_ptr<T>());
   });
   return {weight, bias};

@@ -393,3 +393,72 @@ def test_one_cell_of_few_channels(shape, layout):
             assert fake.is_contiguous(memory_format=memory_format) == output.is_contiguous(memory_format=memory_format)
         with torch.autocast("cpu", torch.bfloat16):
             assert locally_shared_conv2d(input, weight, bias, *geometry).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2, 1, 1, (9, 40), (3, 3), (1, 1), 1, 0, 1),
+        (2, 3, 3, (12, 71), (3, 2), (2, 2), (2, 1), (1, 2), (1, 3)),
+        (1, 5, 7, (6, 66), (1, 1), (2, 4), (3, 1), 0, 1),
+        (1, 200, 2, (50, 37), (3, 3), (1, 1), 1, (4, 5), 1),  # some rows at a time
+        (2, 0, 2, (9, 40), (3, 3), (1, 2), 1, 1, 1),
+        (2, 2, 0, (9, 40), (3, 3), (1, 2), 1, 1, 1),
+        (0, 2, 1, (9, 40), (3, 3), (1, 2), 1, 1, 1),
+    ],
+)
+def test_few_channels_and_long_rows(shape, layout, dtype):
+    """There vectors run along the rows."""
+    for bias in (True, False):
+        input, weight, bias, geometry = problem(shape, dtype, bias)
+        if input.numel():
+            input[0, 0, 3, 20] = torch.nan  # in the vectors of more outputs than read it
+        output = locally_shared_conv2d(input.to(memory_format=layout), weight, bias, *geometry)
+        exact = reference.locally_shared_conv2d(
+            *(None if t is None else t.double() for t in (input, weight, bias)), *geometry
+        )
+        torch.testing.assert_close(output.double(), exact, **TOLERANCE[dtype], equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (5, 37, 40, (16, 20), (3, 3), (2, 2), 1, 1, 1),
+        (3, 32, 33, (19, 17), (5, 4), (1, 2), (1, 2), (0, 3), (2, 1)),
+        (9, 64, 150, (26, 22), (3, 2), (3, 1), (2, 1), (1, 2), 1),  # some images at a time
+    ],
+)
+def test_copies_of_planar_maps(shape, dtype):
+    """One thread copies what it reads often, several do not where they would copy the same: to the same bits."""
+    leaves = [t.requires_grad_() for t in problem(shape, dtype)[:3]]
+    geometry = shape[6:]
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 8):
+            torch.set_num_threads(count)
+            output = locally_shared_conv2d(*leaves, *geometry)
+            results.append((output, *torch.autograd.grad(output.sum(), leaves)))
+    finally:
+        torch.set_num_threads(threads)
+    for one, many in zip(*results, strict=True):
+        assert torch.equal(one, many)
+    exact_leaves = [t.detach().double().requires_grad_() for t in leaves]
+    exact = reference.locally_shared_conv2d(*exact_leaves, *geometry)
+    expected = (exact, *torch.autograd.grad(exact.sum(), exact_leaves))
+    for ours, theirs in zip(results[0], expected, strict=True):
+        scale = theirs.abs().max()
+        torch.testing.assert_close(ours.double() / scale, theirs / scale, **TOLERANCE[dtype])
+
+
+def test_weight_gradient_of_a_large_channels_last_input():
+    input, grad = torch.randn(2, 16, 264, 264), torch.randn(2, 8, 262, 262)  # a planar copy of which is read
+    expected = torch.nn.grad.conv2d_weight(input.double(), (8, 16, 3, 3), grad.double())
+    ours, _ = torch.ops.faceattr.locally_shared_conv2d_weight_grad(
+        grad, input.to(memory_format=torch.channels_last), [1, 1], [3, 3], [1, 1], [0, 0], [1, 1]
+    )
+    scale = expected.abs().max()
+    torch.testing.assert_close(ours[0, 0].double() / scale, expected / scale, **TOLERANCE[torch.float32])
