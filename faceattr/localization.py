@@ -124,7 +124,7 @@ def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
     for index in order.tolist():
         if not kept or iou[index, kept].max() <= overlap:
             kept.append(index)
-    return torch.tensor(kept, dtype=torch.int64)
+    return torch.tensor(kept, dtype=torch.int64, device=scores.device)
 
 
 def read_peaks(maps: Tensor, sizes: Tensor, stride: int, threshold: float, max_peaks: int) -> tuple[Tensor, Tensor]:
@@ -141,8 +141,8 @@ def read_peaks(maps: Tensor, sizes: Tensor, stride: int, threshold: float, max_p
     there, index = index >= 0, index.clamp_min(0)
     width = density.shape[2]
     rows, columns = index // width, index % width
-    image = torch.arange(len(maps))[:, None]
-    offsets = torch.arange(-1, 2)
+    image = torch.arange(len(maps), device=maps.device)[:, None]
+    offsets = torch.arange(-1, 2, device=maps.device)
     near_rows, near_columns = (rows[..., None] + offsets)[..., None], (columns[..., None] + offsets)[..., None, :]
     padded = F.pad(evidence, (1, 1, 1, 1), value=-torch.inf)
     near = padded[image[..., None, None], near_rows + 1, near_columns + 1].flatten(2).softmax(2).unflatten(2, (3, 3))
@@ -238,9 +238,9 @@ class Localizer:
         scores = ((first_logits + second_logits) / 2).sigmoid()
         frames = self._boxes(faces)
         height, width = photo.shape[1:]
-        boxes = torch.minimum(frames.clamp_min(0), torch.tensor([width, height, width, height]))
+        boxes = torch.minimum(frames.clamp_min(0), frames.new_tensor([width, height, width, height]))
         # Of a face at least the middle is in the photo.
-        inside = ((faces[:, :2] > 0) & (faces[:, :2] < torch.tensor([width, height]))).all(1)
+        inside = ((faces[:, :2] > 0) & (faces[:, :2] < faces.new_tensor([width, height]))).all(1)
         good = (scores >= settings.score_threshold) & inside
         boxes, scores, frames = boxes[good], scores[good], frames[good]
         kept = suppress(boxes, scores, settings.overlap).tolist()
@@ -277,7 +277,7 @@ class Localizer:
             levels.insert(0, self._resized(photo, (height, width)))
             looks.insert(0, self._look(photo, levels[0]))
         x, y = self._cells(photo, shape)
-        response = torch.zeros(shape)
+        response = torch.zeros(shape, dtype=torch.float32, device="cpu")
         for level, (_, _, density) in zip(levels, looks, strict=True):
             rows = ((y * level.shape[2] / photo.shape[1]) + self._border(level) - 0.5) / self.lnet_o.trunk.stride
             columns = ((x * level.shape[3] / photo.shape[2]) + self._border(level) - 0.5) / self.lnet_o.trunk.stride
@@ -291,16 +291,17 @@ class Localizer:
 
     def _look(self, photo: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """LNet_o at one scale: faces in photo pixels, their logits, and the response at the level's own positions."""
-        sizes, border = torch.tensor(self.lnet_o.config["sizes"]), self._border(level)
+        border = self._border(level)
         maps = size_maps(self.lnet_o, F.pad(level, [border] * 4, mode="replicate"))
+        sizes = maps.new_tensor(self.lnet_o.config["sizes"])
         [faces], [logits] = read_peaks(
             maps, sizes, self.lnet_o.trunk.stride, self.settings.proposal_threshold, 2 * self.settings.max_windows
         )
         faces, logits = faces[logits > -torch.inf], logits[logits > -torch.inf]
         faces[:, :2] -= border
-        scale = torch.tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
+        scale = faces.new_tensor([photo.shape[2] / level.shape[3], photo.shape[1] / level.shape[2]])
         faces = faces * torch.stack([scale[0], scale[1], scale.prod().sqrt()])
-        faces[:, :2] += faces[:, 2:] * torch.tensor(self.settings.offset_o)
+        faces[:, :2] += faces[:, 2:] * faces.new_tensor(self.settings.offset_o)
         return faces, logits, maps[0].logsumexp(0).sigmoid()
 
     def _is_closer_look_due(self, photo: Tensor, finest: Tensor, looks: list[tuple[Tensor, Tensor, Tensor]]) -> bool:
@@ -314,8 +315,8 @@ class Localizer:
     @staticmethod
     def _cells(photo: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Photo pixels of the middles of a response map's columns and rows; its cells divide the photo evenly."""
-        x = (torch.arange(shape[1]) + 0.5) * (photo.shape[2] / shape[1])
-        y = (torch.arange(shape[0]) + 0.5) * (photo.shape[1] / shape[0])
+        x = (torch.arange(shape[1], dtype=torch.float32, device="cpu") + 0.5) * (photo.shape[2] / shape[1])
+        y = (torch.arange(shape[0], dtype=torch.float32, device="cpu") + 0.5) * (photo.shape[1] / shape[0])
         return x, y
 
     def _refine(
@@ -333,13 +334,13 @@ class Localizer:
             likely = (highest.sigmoid() >= settings.score_threshold).nonzero()[:, 0]
             if len(likely):
                 maps[likely] = (maps[likely] + size_maps(self.lnet_s, windows[likely].flip(3)).flip(3)) / 2
-        sizes = torch.tensor(self.lnet_s.config["sizes"])
+        sizes = maps.new_tensor(self.lnet_s.config["sizes"])
         found, strength = read_peaks(maps, sizes, self.lnet_s.trunk.stride, 0.0, 4)
-        found[..., :2] += found[..., 2:] * torch.tensor(settings.offset_s)
+        found[..., :2] += found[..., 2:] * found.new_tensor(settings.offset_s)
         # The window is about its face: the farther from its middle, the less a peak counts.
         distance = (found[..., :2] - pixels / 2).norm(dim=2) / pixels
         best = (strength - 8 * (distance - 0.15).clamp_min(0)).argmax(1)
-        found, logits = (each[torch.arange(len(faces)), best] for each in (found, strength))
+        found, logits = (each[torch.arange(len(faces), device=best.device), best] for each in (found, strength))
         scale = faces[:, 2:] * settings.window / pixels
         refined = torch.cat([faces[:, :2] + (found[:, :2] - pixels / 2) * scale, found[:, 2:] * scale], 1)
         x, y = self._cells(photo, shape)
@@ -355,7 +356,7 @@ class Localizer:
         # Of each the coarsest level that is still as fine as the window.
         fine_enough = torch.stack([side * level.shape[3] / width >= pixels * 0.9 for level in levels])
         of = (fine_enough.int().cumprod(0).sum(0) - 1).clamp_min(0)
-        axis = (torch.arange(pixels) + 0.5) / pixels - 0.5
+        axis = (torch.arange(pixels, dtype=faces.dtype, device=faces.device) + 0.5) / pixels - 0.5
         x, y = ((faces[:, i, None] + axis * side[:, None]) / (width, height)[i] * 2 - 1 for i in (0, 1))
         grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1).to(levels[0].device)
         windows = levels[0].new_empty(len(faces), 3, pixels, pixels)
@@ -370,5 +371,5 @@ class Localizer:
         settings = self.settings
         height = faces[:, 2:] * settings.box_height
         half = torch.cat([height / settings.box_aspect, height], 1) / 2
-        middle = faces[:, :2] + faces[:, 2:] * torch.tensor([0.0, settings.box_below])
+        middle = faces[:, :2] + faces[:, 2:] * faces.new_tensor([0.0, settings.box_below])
         return torch.cat([middle - half, middle + half], 1)

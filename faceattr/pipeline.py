@@ -423,7 +423,8 @@ class FaceAttributes:
         # no face.
         top, left = ((images.shape[2 + axis] - self._input_size[axis]) // 2 for axis in (0, 1))
         features = self._anet.features(images[:, :, top : top + self._input_size[0], left : left + self._input_size[1]])
-        log_odds = torch.logit(torch.tensor([face.score for face in faces], dtype=torch.float32), eps=1e-6)
+        scores = torch.tensor([face.score for face in faces], dtype=torch.float32, device=features.device)
+        log_odds = torch.logit(scores, eps=1e-6)
         return torch.cat([features, log_odds.to(features)[:, None]], 1)
 
     def _scored(self, faces: list[Face], crops: list[np.ndarray]) -> list[Face]:

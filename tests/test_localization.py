@@ -263,3 +263,19 @@ def test_suppress_keeps_the_stronger_of_two():
 
 def test_box_iou_of_empty_boxes_is_zero():
     assert box_iou(torch.zeros(1, 4), torch.zeros(1, 4)).item() == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_torch_s_defaults_change_nothing(device, dtype):
+    localizer, photo = Localizer(spot_net(0), spot_net(0), dtype=torch.float32), photo_with_spots((160, 96))
+    expected = localizer(photo)
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):  # as torch.set_default_device
+            found = localizer(photo)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert len(found.proposals) > 0 and found.proposals == expected.proposals
+    for name, response in expected.response_maps.items():
+        torch.testing.assert_close(found.response_maps[name], response, rtol=0, atol=0)

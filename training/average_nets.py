@@ -18,6 +18,8 @@ def main():
     parser.add_argument("out", type=Path, help="their mean")
     arguments = parser.parse_args()
 
+    if len(arguments.nets) < 2:
+        parser.error(f"a mean takes two nets and more, and {arguments.out} after them for it, which is overwritten")
     loaded = [load_model(LNet, path) for path in arguments.nets]
     mean, notes = loaded[0]
     for path, (net, _) in zip(arguments.nets, loaded, strict=True):

@@ -7,6 +7,7 @@ window at which the localiser sees them. Of nets with AlexNet's trunk nothing is
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from faceattr.data.celeba import read_celeba
 from faceattr.data.photos import list_pictures
-from faceattr.images import load_photo
+from faceattr.images import ImageError, load_photo
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 from faceattr.models.lnet import PyramidTrunk
@@ -44,10 +45,19 @@ def main():
         localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, settings, torch.float32)
         with largest_outputs(localizer.lnet_o.trunk) as largest_o, largest_outputs(localizer.lnet_s.trunk) as largest_s:
             for path in tqdm(paths, unit="photo"):
-                localizer(torch.from_numpy(load_photo(path).pixels).permute(2, 0, 1))
-        for name, largest in (("largest_o", largest_o), ("largest_s", largest_s)):
-            localization[name] = [round(value, 3) for value in largest]
+                try:
+                    pixels = load_photo(path).pixels
+                except ImageError as error:
+                    tqdm.write(f"left out: {error}", file=sys.stderr)
+                    continue
+                localizer(torch.from_numpy(pixels).permute(2, 0, 1))
+        measured = {"largest_o": largest_o, "largest_s": largest_s}
+        seen = all(any(largest) for largest in measured.values())
+        for name, largest in measured.items():
+            localization[name] = [float(f"{value:.4g}") for value in largest] if seen else []
             print(f"{name}: {localization[name]}")
+        if not seen:
+            print("in these pictures the nets saw nothing, or no window that may have a face: they compute in float32")
     else:
         print("AlexNet's trunk: nothing is measured")
     save_checkpoint(arguments.output, **checkpoint.nets(), metadata=checkpoint.metadata)

@@ -41,8 +41,8 @@ def spread(response: Tensor, level: tuple[int, int], stride: int) -> np.ndarray:
     """
     height, width = level
     rows, columns = _grid(level)
-    y = ((torch.arange(rows) + 0.5) * height / rows - 0.5) / stride
-    x = ((torch.arange(columns) + 0.5) * width / columns - 0.5) / stride
+    y = ((torch.arange(rows, dtype=torch.float32) + 0.5) * height / rows - 0.5) / stride
+    x = ((torch.arange(columns, dtype=torch.float32) + 0.5) * width / columns - 0.5) / stride
     y, x = (2 * axis / max(1, length - 1) - 1 for axis, length in zip((y, x), response.shape, strict=True))
     grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
     out = F.grid_sample(response.float().cpu()[None, None], grid[None], padding_mode="border", align_corners=True)

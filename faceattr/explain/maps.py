@@ -132,7 +132,7 @@ def _trace_face(
     at = (stride * np.arange(response.shape[0]) + 0.5) / side
     graph = decision_graph(response.numpy(), settings.proposal_threshold, at, at)
     # LNet_s's positions start on the window's border; drawn are cells that divide it evenly.
-    cells = ((torch.arange(side // 4) + 0.5) * side / (side // 4) - 0.5) / stride
+    cells = ((torch.arange(side // 4, dtype=torch.float32) + 0.5) * side / (side // 4) - 0.5) / stride
     anet = checkpoint.anet
     wide, size = replace(crop, positions=(OFFSETS, OFFSETS)), tuple(anet.config["input_size"])
     pixels = crop_window(photo.pixels, wide.window(face.frame, size, anet.step), wide.size(size, anet.step))

@@ -6,8 +6,9 @@ What a convolution puts out is a scale times a whole number of 0 to 127: two pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from faceattr.models.lnet import LNetTrunk, PyramidTrunk, double
 
 LEVELS = 127
+_PACKINGS = 8  # of a layer's weights that are kept, one for each shape of its input: the scales of a photo, and windows
 
 
 def computes_in_integers() -> bool:
@@ -46,17 +48,22 @@ class IntegerConv2d(nn.Module):
         self.register_buffer("bias", convolution.bias.detach().float())
         self.where = list(convolution.stride), list(convolution.padding), list(convolution.dilation), convolution.groups
         self.of, self.to_scale = of, to
-        self.packed: Tensor | None = None
+        self.packed: Callable[[torch.Size], Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # As oneDNN lays weights out they can neither be copied nor pickled.
-        return {**super().__getstate__(), "packed": None}
+        # As oneDNN lays weights out they can neither be copied nor pickled. (Python 3.10's object has no __getstate__.)
+        return {**self.__dict__, "packed": None}
+
+    def _pack(self, shape: torch.Size) -> Tensor:
+        # For this very shape: weights laid out for another may have to be laid out anew in every call, which takes far
+        # longer than to multiply them.
+        return torch.ops.onednn.qconv_prepack(self.weight.contiguous(), self.scale, self.of, 0, *self.where, shape)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is None:
-            self.packed = torch.ops.onednn.qconv_prepack(self.weight.contiguous(), self.scale, self.of, 0, *self.where)
+            self.packed = lru_cache(_PACKINGS)(self._pack)
         to, dtype = (1.0, torch.float32) if self.to_scale is None else (self.to_scale, torch.uint8)
-        weight = self.packed, self.scale, self.zero, self.bias
+        weight = self.packed(x.shape), self.scale, self.zero, self.bias
         return torch.ops.onednn.qconv2d_pointwise(x, self.of, 0, *weight, *self.where, to, 0, dtype, "relu", [None], "")
 
 

@@ -107,3 +107,23 @@ def test_copies_do_the_same():
     quantized = QuantizedTrunk(trunk, largest)
     for other in (copy.deepcopy(quantized), pickle.loads(pickle.dumps(quantized))):
         torch.testing.assert_close(other(images), quantized(images), rtol=0, atol=0)
+
+
+@torch.inference_mode()
+def test_weights_are_laid_out_for_each_shape_once(capfd):
+    trunk = PyramidTrunk(batch_norm=False).eval()
+    quantized = QuantizedTrunk(trunk, [1.0] * 10)
+    sizes = [(1, 192, 160), (1, 96, 80), (1, 56, 48), (3, 129, 129)]
+    batches = [torch.rand(n, 3, height, width) for n, height, width in sizes]
+    first = [quantized(images) for images in batches]
+    capfd.readouterr()
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        again = [quantized(images) for images in batches]
+    said = capfd.readouterr().out.splitlines()
+    assert sum("exec,cpu,convolution" in line and "src:u8" in line for line in said) == 10 * len(batches)
+    assert not [line for line in said if "exec,cpu,reorder" in line and "src:s8" in line]
+    torch.testing.assert_close(again, first, rtol=0, atol=0)
+    # Photos of ever new sizes take no more memory.
+    for width in range(8, 100, 8):
+        quantized(torch.rand(1, 3, 8, width))
+    assert quantized.out.packed.cache_info().currsize == 8

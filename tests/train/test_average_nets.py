@@ -44,3 +44,14 @@ def test_nets_of_other_sizes_have_no_mean(monkeypatch, tmp_path, capsys):
         run(monkeypatch, tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "mean.safetensors")
     assert "b.safetensors: is another net than" in capsys.readouterr().err
     assert not (tmp_path / "mean.safetensors").exists()
+
+
+def test_one_net_has_no_mean(monkeypatch, tmp_path, capsys):
+    """As where the place for the mean was forgotten: the second net would be overwritten."""
+    for seed in range(2):
+        save_net(tmp_path / f"{seed}.safetensors", seed)
+    before = (tmp_path / "1.safetensors").read_bytes()
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path / "0.safetensors", tmp_path / "1.safetensors")
+    assert "two nets and more" in capsys.readouterr().err
+    assert (tmp_path / "1.safetensors").read_bytes() == before
