@@ -123,11 +123,12 @@ def assign_peaks(parent: Tensor, peaks: Peaks) -> Tensor:
     Raises:
         RuntimeError: a parent that is not int64, or peaks of other maps.
     """
-    check(parent.dtype == torch.int64, "assign_peaks: parent is ", parent.dtype, ", it must be int64")
-    check(
-        peaks.index.shape[:-1] == parent.shape[:-2],
-        *("assign_peaks: peaks are of maps ", list(peaks.index.shape[:-1]), ", parent of ", list(parent.shape[:-2])),
-    )
+    # Not by _checks: torch.compile reads these lines.
+    if parent.dtype != torch.int64:
+        raise RuntimeError(f"assign_peaks: parent is {parent.dtype}, it must be int64")
+    if peaks.index.shape[:-1] != parent.shape[:-2]:
+        maps, others = list(peaks.index.shape[:-1]), list(parent.shape[:-2])
+        raise RuntimeError(f"assign_peaks: peaks are of maps {maps}, parent of {others}")
     target = parent.flatten(-2)
     positions = target.shape[-1]
     place = torch.where(peaks.index < 0, positions, peaks.index)  # padding goes to an extra position, cut off below

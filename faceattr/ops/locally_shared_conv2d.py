@@ -100,12 +100,15 @@ def _by_groups(input, weight, bias, geometry, groups):
     if groups == 1:
         return call(_forward, input, weight, bias, *geometry)
     op, groups = "locally_shared_conv2d", integer(groups, "locally_shared_conv2d", "groups")
-    check(groups >= 1, op, ": groups is ", groups, ", it must be at least 1")
+    if groups < 1:
+        raise RuntimeError(f"{op}: groups is {groups}, it must be at least 1")
     check_dim(input, 4, op, "input", "[N, C, H, W]")
     check_weight(weight, op)
-    check_bias(bias, weight, op)
     for name, channels in (("input", input.shape[1]), ("output", weight.shape[2])):
-        check(channels % groups == 0, op, f": {name} has {channels} channels, no multiple of the {groups} groups")
+        if channels % groups:
+            raise RuntimeError(f"{op}: {name} has {channels} channels, no multiple of the {groups} groups")
+    if bias is not None and bias.shape != weight.shape[:3]:  # whose parts could fit all the same
+        check_bias(bias, weight, op)
     biases = [None] * groups if bias is None else bias.chunk(groups, 2)
     parts = zip(input.chunk(groups, 1), weight.chunk(groups, 2), biases, strict=True)
     return torch.cat([call(_forward, *part, *geometry) for part in parts], 1)

@@ -262,6 +262,24 @@ def test_learns_what_a_shared_filter_cannot():
     assert losses[1] < 1e-4 < 1e-2 < losses[0]
 
 
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LocallySharedConv2d(4, 6, 3, 2, groups=2),
+        LocallySharedConv2d(4, 6, 2, 2, padding="same"),
+        LocallySharedConv2d(4, 6, 3, 2, padding=1, padding_mode="reflect"),
+        LocallySharedConv1d(4, 6, 3, 2, groups=2, padding="same"),
+    ],
+)
+def test_every_option_is_one_graph(layer, dynamic):
+    torch.compiler.reset()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for size in ((2, 4, 9, 9), (3, 4, 9, 9), (3, 4, 12, 10)):
+        input = torch.randn(size[: 2 + layer.dims])
+        torch.testing.assert_close(compiled(input), layer(input))
+
+
 def test_compile_and_export():
     net = torch.nn.Sequential(LocallySharedConv2d(3, 4, 3, 2), torch.nn.ReLU(), torch.nn.Flatten())
     input = torch.randn(2, 3, 7, 7)
