@@ -81,10 +81,11 @@ def locally_shared_conv2d(
     torch.func. The same bits for any number of threads.
 
     Memory on the CPU, beyond the result: forward, one cell's filters a thread (all filters where there are fewer cells
-    than threads); the input's gradient, a copy of the weights (for few outputs a cell, what each
-    output sends back); the weights' gradient, one cell's output gradients a thread; in bfloat16 on a CPU that
-    multiplies it by pairs (AVX512_BF16) also a copy of the maps that are read, and for the input's gradient of the
-    weights. Such a CPU takes subnormal bfloat16 numbers for zero. benchmarks/RESULTS.md has figures.
+    than threads); the input's gradient, a copy of the weights (for few outputs a cell, what each output sends back);
+    both also some images' inputs of a cell a thread, 2 MB at most; the weights' gradient, one cell's output gradients
+    a thread, and a planar copy of a channels_last input of more than 8 MB a cell; in bfloat16 on a CPU that multiplies
+    it by pairs (AVX512_BF16) also a copy of the maps that are read, and for the input's gradient of the weights. Such
+    a CPU takes subnormal bfloat16 numbers for zero. benchmarks/RESULTS.md has figures.
     """
     op = "locally_shared_conv2d"
     stride, dilation = integers(stride, op, "stride"), integers(dilation, op, "dilation")
