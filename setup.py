@@ -21,17 +21,11 @@ from torch.utils import cpp_extension
 
 CSRC = Path("csrc")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-# Fused multiply-adds also where -std= asks for ISO C++, which would turn them off.
-CXX_FLAGS = [
-    "-O3",
-    "-g0",
-    "-fvisibility=hidden",
-    "-ffp-contract=fast",
-    "-Wall",
-    "-Wextra",
-    "-Wno-unused-parameter",
-    *STABLE_ABI,
-]
+# Fused multiply-adds also where -std= asks for ISO C++, which would turn them off. The kernels are written in the
+# vector types of GCC and clang: on Windows, CXX has to be clang-cl.
+OPTIMISED = ["/clang:-O3", "/clang:-ffp-contract=fast"] if os.name == "nt" else ["-O3", "-g0", "-ffp-contract=fast"]
+VISIBILITY = [] if os.name == "nt" else ["-fvisibility=hidden"]
+CXX_FLAGS = [*OPTIMISED, *VISIBILITY, "-Wall", "-Wextra", "-Wno-unused-parameter", *STABLE_ABI]
 SANITIZE = {
     None: [],
     "address": [
@@ -110,7 +104,7 @@ extensions = [
             ("FACEATTR_CUDA_ARCHITECTURES", f'"{cuda_architectures}"'),
             ("Py_LIMITED_API", "0x030A0000"),
         ],
-        extra_compile_args={"cxx": ["-O2", "-g0", "-fvisibility=hidden"]},
+        extra_compile_args={"cxx": [*OPTIMISED, *VISIBILITY]},
         py_limited_api=True,
     ),
 ]

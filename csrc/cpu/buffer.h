@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
+#include <new>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -13,8 +13,11 @@
 
 namespace faceattr {
 
+constexpr size_t kHugePage = 2 << 20;
+
 struct Free {
-  void operator()(void* p) const { std::free(p); }
+  std::align_val_t alignment{};
+  void operator()(void* p) const { ::operator delete(p, alignment); }
 };
 template <typename T>
 using Buffer = std::unique_ptr<T[], Free>;
@@ -23,17 +26,15 @@ using Buffer = std::unique_ptr<T[], Free>;
 // kernels that stride over them miss fewer translations.
 template <typename T>
 Buffer<T> make_buffer(int64_t elements) {
-  constexpr size_t huge_page = 2 << 20;
   const size_t bytes = (elements * sizeof(T) / 64 + 1) * 64;
-  const bool large = bytes >= 2 * huge_page;
-#ifdef __linux__
-  void* p = std::aligned_alloc(large ? huge_page : 64, bytes);
-  if (p && large) madvise(p, bytes / huge_page * huge_page, MADV_HUGEPAGE);
-#else
-  void* p = std::aligned_alloc(64, bytes);
-#endif
+  const bool large = bytes >= 2 * kHugePage;
+  const std::align_val_t alignment{large ? kHugePage : 64};
+  void* p = ::operator new(bytes, alignment, std::nothrow);
   if (!p) throw_out_of_memory(static_cast<double>(elements) * sizeof(T));
-  return Buffer<T>(static_cast<T*>(p));
+#ifdef __linux__
+  if (large) madvise(p, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+  return Buffer<T>(static_cast<T*>(p), Free{alignment});
 }
 
 }  // namespace faceattr

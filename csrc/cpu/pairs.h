@@ -48,9 +48,9 @@ inline PairedMap pair_up(Strided4<const BFloat16> source, const int64_t (&size)[
   const int64_t planar[3][2] = {{channels, source.c}, {size[2], source.h}, {size[3], source.w}};
   const int64_t last[3][2] = {{size[2], source.h}, {size[3], source.w}, {channels, source.c}};
   const auto& inside = channels_last ? last : planar;
-  const auto [rows, row_step] = inside[0];
-  const auto [columns, column_step] = inside[1];
-  const auto [length, step] = inside[2];
+  const int64_t rows = inside[0][0], row_step = inside[0][1];
+  const int64_t columns = inside[1][0], column_step = inside[1][1];
+  const int64_t length = inside[2][0], step = inside[2][1];
   const int64_t elements = rows * columns * length;
   const bool dense = step == 1 && column_step == length && row_step == columns * length;
 

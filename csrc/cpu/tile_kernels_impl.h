@@ -54,10 +54,17 @@ FACEATTR_TARGET void tile(const Segment<T>* segments, int64_t segment_count, int
 // Lane i of pick<...>(a, b) is lane index(i) of the pair a, b.
 template <typename B, int N, typename Index>
 FACEATTR_INLINE Vec<B, N> pick(Vec<B, N> a, Vec<B, N> b, Index index) {
+#ifdef __clang__  // which has no __builtin_shuffle, and makes a shuffle of this
+  Vec<B, N> picked;
+#pragma unroll
+  for (int i = 0; i < N; ++i) picked[i] = index(i) < N ? a[index(i)] : b[index(i) - N];
+  return picked;
+#else
   Vec<Bits<B>, N> mask;
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) mask[i] = index(i);
   return __builtin_shuffle(a, b, mask);
+#endif
 }
 
 template <int Stride>

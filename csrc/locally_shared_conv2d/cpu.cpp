@@ -77,13 +77,18 @@ Tensor locally_shared_conv2d(const Tensor& input, const Tensor& weight, const st
   std::optional<Tensor> dense_bias;
   if (bias) dense_bias = dense(*bias);
   const std::vector<int64_t> size{g.batch, g.out_channels, g.out_height, g.out_width};
-  const bool is_plain = g.grid_height * g.grid_width == 1 && input.scalar_type() == ScalarType::Float;
+  // Of empty maps and filters conv2d makes an error or another shape.
+  const bool is_plain = g.grid_height * g.grid_width == 1 && input.scalar_type() == ScalarType::Float &&
+                        input.numel() > 0 && weight.numel() > 0;
   // Too few channels to fill a vector.
   if (is_plain && g.out_channels < tile_kernels<float>().lanes && !is_along_rows_faster<float>(g)) {
     const Tensor filters =
         torch::stable::view(dense_weight, {g.out_channels, g.in_channels, g.kernel_height, g.kernel_width});
     if (dense_bias) dense_bias = torch::stable::view(*dense_bias, {g.out_channels});
-    const Tensor result = conv2d(input, filters, dense_bias, stride, padding, dilation);
+    // Whose arguments are right by now: only memory can be missing.
+    const Tensor result =
+        or_out_of_memory([&] { return conv2d(input, filters, dense_bias, stride, padding, dilation); }, size,
+                         input.element_size());
     if (result.is_contiguous() != is_channels_last(input)) return result;
     Tensor output = empty_map(size, input, is_channels_last(input));
     return torch::stable::copy_(output, result);

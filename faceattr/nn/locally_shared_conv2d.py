@@ -294,8 +294,14 @@ class LazyLocallySharedConv2d(LazyModuleMixin, LocallySharedConv2d):
 
     def initialize_parameters(self, input: Tensor) -> None:
         """Called by torch before the first call."""
-        if not self.has_uninitialized_params():
+        if not self.has_uninitialized_params():  # they came with a state dict
+            self.grid = tuple(self.weight.shape[:2])
+            self.in_channels = self.weight.shape[3] * self.groups
             return
+        if input.dim() not in (3, 4):
+            raise ValueError(
+                f"{type(self).__name__}: input has shape {list(input.shape)}, it must be [N, C, H, W] or [C, H, W]"
+            )
         self.in_channels = input.shape[-3]
         if self.in_channels % self.groups:
             raise ValueError(

@@ -17,7 +17,8 @@ def shape_text(tensor):
 
 
 def check_dim(tensor, dim, op, name, layout):
-    check(tensor.dim() == dim, op, ": ", name, " has shape ", shape_text(tensor), ", it must be ", layout)
+    if tensor.dim() != dim:  # a message of symbolic sizes cannot be compiled, and need not be
+        raise RuntimeError(f"{op}: {name} has shape {shape_text(tensor)}, it must be {layout}")
 
 
 def check_pair(pair, least, op, name):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ._checks import check, check_floating
-from ._library import call, overridable, register_constant
+from ._library import call, integer, overridable, register_constant
 
 _density_peaks = torch.ops.faceattr.density_peaks.default
 
@@ -77,9 +77,10 @@ def find_peaks(
         :class:`Peaks`.
 
     Raises:
-        ValueError: max_peaks below 1.
+        TypeError, ValueError: max_peaks that is no int, or below 1.
         RuntimeError: as :func:`density_peaks`.
     """
+    max_peaks = integer(max_peaks, "find_peaks", "max_peaks")
     if max_peaks < 1:
         raise ValueError(f"find_peaks: max_peaks is {max_peaks}, it must be at least 1")
     distance, parent = density_peaks(density, threshold)
@@ -118,7 +119,16 @@ def assign_peaks(parent: Tensor, peaks: Peaks) -> Tensor:
 
     Returns:
         [..., H, W], int64: position of the peak in ``peaks.index``'s last dimension, -1 for none and background.
+
+    Raises:
+        RuntimeError: a parent that is not int64, or peaks of other maps.
     """
+    # Not by _checks: torch.compile reads these lines.
+    if parent.dtype != torch.int64:
+        raise RuntimeError(f"assign_peaks: parent is {parent.dtype}, it must be int64")
+    if peaks.index.shape[:-1] != parent.shape[:-2]:
+        maps, others = list(peaks.index.shape[:-1]), list(parent.shape[:-2])
+        raise RuntimeError(f"assign_peaks: peaks are of maps {maps}, parent of {others}")
     target = parent.flatten(-2)
     positions = target.shape[-1]
     place = torch.where(peaks.index < 0, positions, peaks.index)  # padding goes to an extra position, cut off below

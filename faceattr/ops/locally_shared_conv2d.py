@@ -81,10 +81,11 @@ def locally_shared_conv2d(
     torch.func. The same bits for any number of threads.
 
     Memory on the CPU, beyond the result: forward, one cell's filters a thread (all filters where there are fewer cells
-    than threads); the input's gradient, a copy of the weights (for few outputs a cell, what each
-    output sends back); the weights' gradient, one cell's output gradients a thread; in bfloat16 on a CPU that
-    multiplies it by pairs (AVX512_BF16) also a copy of the maps that are read, and for the input's gradient of the
-    weights. Such a CPU takes subnormal bfloat16 numbers for zero. benchmarks/RESULTS.md has figures.
+    than threads); the input's gradient, a copy of the weights (for few outputs a cell, what each output sends back);
+    both also some images' inputs of a cell a thread, 2 MB at most; the weights' gradient, one cell's output gradients
+    a thread, and a planar copy of a channels_last input of more than 8 MB a cell; in bfloat16 on a CPU that multiplies
+    it by pairs (AVX512_BF16) also a copy of the maps that are read, and for the input's gradient of the weights. Such
+    a CPU takes subnormal bfloat16 numbers for zero. benchmarks/RESULTS.md has figures.
     """
     op = "locally_shared_conv2d"
     stride, dilation = integers(stride, op, "stride"), integers(dilation, op, "dilation")
@@ -100,12 +101,15 @@ def _by_groups(input, weight, bias, geometry, groups):
     if groups == 1:
         return call(_forward, input, weight, bias, *geometry)
     op, groups = "locally_shared_conv2d", integer(groups, "locally_shared_conv2d", "groups")
-    check(groups >= 1, op, ": groups is ", groups, ", it must be at least 1")
+    if groups < 1:
+        raise RuntimeError(f"{op}: groups is {groups}, it must be at least 1")
     check_dim(input, 4, op, "input", "[N, C, H, W]")
     check_weight(weight, op)
-    check_bias(bias, weight, op)
     for name, channels in (("input", input.shape[1]), ("output", weight.shape[2])):
-        check(channels % groups == 0, op, f": {name} has {channels} channels, no multiple of the {groups} groups")
+        if channels % groups:
+            raise RuntimeError(f"{op}: {name} has {channels} channels, no multiple of the {groups} groups")
+    if bias is not None and bias.shape != weight.shape[:3]:  # whose parts could fit all the same
+        check_bias(bias, weight, op)
     biases = [None] * groups if bias is None else bias.chunk(groups, 2)
     parts = zip(input.chunk(groups, 1), weight.chunk(groups, 2), biases, strict=True)
     return torch.cat([call(_forward, *part, *geometry) for part in parts], 1)

@@ -139,6 +139,20 @@ def test_lazy_layer_learns_its_sizes_from_the_first_input(options, grid):
     assert 0 < layer.weight.abs().max() <= 1 / (4 // layer.groups * 9) ** 0.5
 
 
+def test_lazy_layer_takes_its_sizes_from_a_state_dict():
+    layer = LocallySharedConv2d(4, 6, 3, (3, 5), groups=2)
+    lazy = LazyLocallySharedConv2d(6, 3, groups=2)
+    lazy.load_state_dict(layer.state_dict())
+    input = torch.randn(2, 4, 8, 9)
+    assert torch.equal(lazy(input), layer(input))
+    assert repr(lazy) == repr(layer)
+
+
+def test_lazy_layer_refuses_another_input():
+    with pytest.raises(ValueError, match=r"input has shape \[8, 9\], it must be \[N, C, H, W\] or \[C, H, W\]"):
+        LazyLocallySharedConv2d(6, 3)(torch.zeros(8, 9))
+
+
 def test_lazy_layer_refuses_another_grid():
     with pytest.raises(ValueError, match="grid is 'input'"):
         LazyLocallySharedConv2d(6, 3, grid="input")
@@ -246,6 +260,24 @@ def test_learns_what_a_shared_filter_cannot():
         optimizer.step(closure)
         losses.append(loss().item())
     assert losses[1] < 1e-4 < 1e-2 < losses[0]
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LocallySharedConv2d(4, 6, 3, 2, groups=2),
+        LocallySharedConv2d(4, 6, 2, 2, padding="same"),
+        LocallySharedConv2d(4, 6, 3, 2, padding=1, padding_mode="reflect"),
+        LocallySharedConv1d(4, 6, 3, 2, groups=2, padding="same"),
+    ],
+)
+def test_every_option_is_one_graph(layer, dynamic):
+    torch.compiler.reset()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for size in ((2, 4, 9, 9), (3, 4, 9, 9), (3, 4, 12, 10)):
+        input = torch.randn(size[: 2 + layer.dims])
+        torch.testing.assert_close(compiled(input), layer(input))
 
 
 def test_compile_and_export():

@@ -200,6 +200,7 @@ def test_export_refuses_what_would_fail_at_run_time():
     "function, gigabytes",
     [
         (lambda zero: ops.locally_shared_conv2d(zero[..., 0, 0], zero.expand(2, 1, 1, 1, 1, 1), padding=10**6), 16000),
+        (lambda zero: ops.locally_shared_conv2d(zero[..., 0, 0].expand(2**45, 1, 1, 1), zero), 140737),
         (lambda zero: ops.interweaved_conv2d(zero[..., 0, 0].expand(10**7, 1, 10**3, 10**3), zero), 40000),
         (lambda zero: ops.interweave(zero.expand(10**4, 10**3, 10**3, 10**3, 1, 1)), 40000),
         (lambda zero: ops.density_peaks(zero[0, 0, 0, 0].expand(10**7, 10**6)), 40000),

@@ -93,6 +93,13 @@ def test_bad_arguments_are_named():
         density_peaks(torch.zeros(5, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match="max_peaks is 0"):
         find_peaks(torch.zeros(5, 5), max_peaks=0)
+    with pytest.raises(TypeError, match="find_peaks: max_peaks holds 4.0, it must be an int"):
+        find_peaks(torch.zeros(5, 5), max_peaks=4.0)
+    peaks = find_peaks(torch.rand(2, 5, 5))
+    with pytest.raises(RuntimeError, match="assign_peaks: parent is torch.float32, it must be int64"):
+        assign_peaks(torch.rand(2, 5, 5), peaks)
+    with pytest.raises(RuntimeError, match=r"assign_peaks: peaks are of maps \[2\], parent of \[3\]"):
+        assign_peaks(torch.zeros(3, 5, 5, dtype=torch.int64), peaks)
 
 
 def test_scores_are_equation_3_scaled():

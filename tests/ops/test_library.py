@@ -1,9 +1,12 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch
 
-import faceattr.ops  # noqa: F401, registers the operators
+import faceattr.ops
 
 SCRIPT = """
 import sys, time
@@ -32,3 +35,11 @@ def test_every_operator_has_a_cpu_kernel_and_a_fake_one():
         assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"), name
         overload = getattr(torch.ops.faceattr, name.removeprefix("faceattr::")).default
         assert torch._library.simple_registry.singleton.find(overload._name).fake_impl.kernel is not None, name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux wheels")
+def test_runs_on_an_old_glibc():
+    """manylinux_2_28 and older: a library that asks for more cannot be loaded there."""
+    [library] = Path(faceattr.__file__).parent.glob("_C.*so")
+    needed = {int(minor) for minor in re.findall(rb"GLIBC_2\.(\d+)", library.read_bytes())}
+    assert needed and max(needed) <= 28
