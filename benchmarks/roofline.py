@@ -1,10 +1,11 @@
 """What the shapes of on_gpu.py could cost at best, and what the kernels' plan for them predicts; runs anywhere.
 
-    python benchmarks/roofline.py [A100|H100|H200] [backward] [without CHOICE ...]
+    python benchmarks/roofline.py [A100|H100|H200] [backward|weight-windows] [without CHOICE ...]
 
 prints a Markdown table for csrc/PERFORMANCE.md, and its means; `without` shows what the kernels' choices are worth:
 look-ahead (a half of a stage is read while the one before is multiplied), in-place (filters are read as they lie,
 backward too), together (one operator packs the gradient once), whole (a sum in one part is written where it belongs).
+`weight-windows` shows what the weight gradient would gain at most if it read windows of the input, as the others do.
 The plan repeats launch_contractions of csrc/cuda/convolution.cuh and csrc/cuda/windows.cuh; maps and filters lie
 channels last.
 """
@@ -222,8 +223,11 @@ def plan_of(runs, batch, kernel, columns, channels, precision, gpu):
     return Plan(text, waves, flops * idle(blocks, gpu), copied, precision.shares[size], stages)
 
 
-def weight_plan(cell_rows, cells, taps, outputs, inputs, precision, gpu):
-    """Splits and plan of the weight gradient, as convolve_weight_grad chooses them."""
+def weight_plan(cell_rows, cells, taps, outputs, inputs, precision, gpu, lines_a_tap=1):
+    """Splits and plan of the weight gradient, as convolve_weight_grad chooses them.
+
+    lines_a_tap: lines of the input that are copied for a position and a tap; one without windows.
+    """
     depth, tensor_cores = 64 // precision.bytes, precision.name != "float32"
     columns = taps * padded(inputs, 16 // precision.bytes)
 
@@ -251,7 +255,29 @@ def weight_plan(cell_rows, cells, taps, outputs, inputs, precision, gpu):
     flops = blocks * stages * math.prod(tile) * depth * 2
     text = f"{tile[0]}x{tile[1]}, {blocks} blocks, {splits} splits"
     waves = blocks / (gpu.multiprocessors * resident)
-    return splits, Plan(text, waves, flops * idle(blocks, gpu), blocks * stages * sum(tile) * 64, share, stages)
+    # What lies past the last row or column is not read.
+    rows = math.ceil(columns / tile[1]) * padded(outputs, 16 // precision.bytes)
+    lines = rows + math.ceil(outputs / tile[0]) * columns * lines_a_tap
+    copied = splits * cells * stages * lines * 64
+    return splits, Plan(text, waves, flops * idle(blocks, gpu), copied, share, stages)
+
+
+def weight_windows(gpu):
+    """A table of the weight gradient's limits without and with windows of a row of taps."""
+    print("| shape | N | precision | plan | arithmetic, us | L2, us | L2 with windows, us | limit with them |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in ("64->64", "128->128", "96->128"):
+        inputs, outputs, size, kernel, grid = SHAPES[name]
+        out_size = [n - kernel + 1 for n in size]
+        width = out_size[1] // grid[1]
+        for batch, precision in itertools.product((32, 256), gpu.precisions):
+            work = batch * math.prod(out_size) // math.prod(grid), math.prod(grid), kernel**2, outputs, inputs
+            _, plan = weight_plan(*work, precision, gpu)
+            _, in_windows = weight_plan(*work, precision, gpu, (width + kernel - 1) / (width * kernel))
+            now, then = (p.microseconds(precision, gpu, CHOICES) for p in (plan, in_windows))
+            numbers = f"{now['arithmetic']:.1f} | {now['L2']:.1f} | {then['L2']:.1f}"
+            limit = max(then.values()) / max(now.values())
+            print(f"| {name} | {batch} | {precision.name} | {plan.text} | {numbers} | {limit:.2f} of today's |")
 
 
 def row(name, batch, precision, gpu, forward, choices=CHOICES):
@@ -327,6 +353,8 @@ def main():
         sys.exit(f"roofline.py: no choice {', '.join(unknown)}; there are {', '.join(sorted(CHOICES))}")
     choices = CHOICES - set(without)
     gpu = next((GPUS[word] for word in words if word in GPUS), GPUS["H200"])
+    if "weight-windows" in words:
+        return weight_windows(gpu)
     forward = "backward" not in words
     header = ["shape", "N", "precision", "GFLOP", "least MB", "arithmetic, us", "memory, us", "bound"]
     header += ["plan", "waves"] if forward else ["to the input", "waves", "to the weight", "waves"]

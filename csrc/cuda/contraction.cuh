@@ -75,6 +75,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
   }
   __syncthreads();
 
+  await_turn();
   Warp warp;
   const Row* warp_rows = tile_rows + threadIdx.x / 32 / Tile::kWarpsAcross * Warp::kRows;
   if (has_products) {

@@ -105,7 +105,38 @@ FACEATTR_MULTIPLY(multiply_bfloat16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 FACEATTR_MULTIPLY(multiply_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 #undef FACEATTR_MULTIPLY
 
+// Waits until the launch before this one is done and all that it wrote can be read.
+__device__ inline void wait_for_launch_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the launch after this one start, once every block has said so or is done.
+__device__ inline void let_next_launch_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 #endif  // __CUDACC__
+
+// --- Launches that start early (programmatic dependent launch; sm_90 and later)
+//
+// An operator's first launch starts when all before it in the stream is done. Each later one may start when
+// every block of the launch before has come to its turn or is done, so that indices, lists and barriers are
+// made while that ends. The rule:
+//
+//   - Before its turn a kernel uses its arguments and shared memory alone: it neither reads nor writes what
+//     lies in global memory, nor asks for copies from there.
+//   - Every thread of a launch's first block awaits its turn; another block may end before if it has nothing
+//     to do. So no launch is done before the one before it, and whoever waits for the last waits for all: for
+//     C the end of B is that of A.
+//   - A kernel lets the next one start only at its own turn: no more than two are ever under way.
+__device__ inline void await_turn() {
+  wait_for_launch_before();
+  let_next_launch_start();
+}
 
 // Stored numbers; sums are taken in accumulate_t.
 struct Half {

@@ -90,6 +90,7 @@ __global__ void __launch_bounds__(32 * kDirectWarps, 5)
             middle = last ? problem.x.kernel : problem.y.kernel;
   const Digits step = Digits::of(32, low, middle);
   Digits k = Digits::of(lane, low, middle);
+  await_turn();
   Sum sums[kDirectPositions] = {};
 #pragma unroll 4
   for (int turn = lane; turn < depth; turn += 32) {

@@ -52,6 +52,7 @@ __global__ void __launch_bounds__(256, 6)
   int64_t outer = line;
   const int64_t inner = take(outer, p.inners);
   const int64_t from = b * p.source_batch + outer * p.source_outer + inner * p.source_inner;
+  await_turn();
   for (int r = warp; r < 32; r += warps) {
     T value = line < lines && first_row + r < p.rows ? p.source[from + (first_row + r) * p.source_row] : T{};
     if constexpr (sizeof(T) == 4) {

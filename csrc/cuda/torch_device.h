@@ -9,12 +9,13 @@
 #include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "../common/dtypes.h"
 #include "device.cuh"
+#include "launches.h"
 
 namespace faceattr::gpu {
 
@@ -53,13 +54,27 @@ class CudaDevice {
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
               const Arguments&... arguments) {
-    if (shared_bytes > 48 * 1024) allow_most_shared_memory(reinterpret_cast<const void*>(kernel));
-    const int64_t most = INT32_MAX;
-    for (int64_t first = 0; first < blocks; first += most) {
-      const auto count = static_cast<unsigned>(std::min(blocks - first, most));
-      kernel<<<count, threads, shared_bytes, stream_>>>(arguments..., first);
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
-    }
+    const auto* code = reinterpret_cast<const void*>(kernel);
+    if (shared_bytes > 48 * 1024) allow_most_shared_memory(code);
+    cudaLaunchAttribute starts_early{};
+    starts_early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    starts_early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream_;
+    config.attrs = &starts_early;
+    launches_.in_portions(blocks, INT32_MAX, [&](int64_t first, int64_t count, bool early) {
+      config.gridDim = dim3(static_cast<unsigned>(count));
+      config.numAttrs = early && can_start_early(code);
+      if (config.numAttrs > 0) {
+        if (cudaLaunchKernelEx(&config, kernel, arguments..., first) == cudaSuccess) return;
+        cudaGetLastError();  // the driver refuses; what else may be wrong the plain launch tells
+        can_start_early_ = false;
+        config.numAttrs = 0;
+      }
+      STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, arguments..., first));
+    });
   }
 
  private:
@@ -72,10 +87,26 @@ class CudaDevice {
                                         most_shared_bytes_ - static_cast<int>(own.sharedSizeBytes)));
   }
 
+  // Whether the code that runs here awaits its turn: a device of sm_90 or later may run PTX of an older
+  // architecture, which does not. All kernels are compiled for the same. Graphs take early starts since CUDA
+  // 12.3.
+  bool can_start_early(const void* kernel) {
+    if (!can_start_early_) {
+      cudaFuncAttributes code;
+      int driver = 0;
+      STD_CUDA_CHECK(cudaFuncGetAttributes(&code, kernel));
+      STD_CUDA_CHECK(cudaDriverGetVersion(&driver));
+      can_start_early_ = code.ptxVersion >= 90 && driver >= 12030;
+    }
+    return *can_start_early_;
+  }
+
   torch::stable::Device device_;
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;
   int most_shared_bytes_ = 0;
+  Launches launches_;
+  std::optional<bool> can_start_early_;  // asked for once, at the second launch
   std::vector<Tensor> workspaces_;
 };
 

@@ -206,6 +206,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kResident)
                 end_stage = min(first_stage + share, all_stages);
   Warp warp;
   WeightLoader<Tile> loader(problem, run_y, run_x, first_row, first_column, first_stage);
+  await_turn();
   multiply_tiles<Tile, Layout::kDepthOuter, Layout::kDepthOuter>(
       loader, static_cast<int>(end_stage - first_stage), warp);
 
@@ -255,6 +256,7 @@ __global__ void __launch_bounds__(256, 4)
                  WeightGrad<T> result, int64_t first_block) {
   const int64_t weights = cells * out_channels * taps * in_padded, biases = cells * out_channels;
   const int64_t i = (first_block + blockIdx.x) * blockDim.x + threadIdx.x;
+  await_turn();
   if (i < weights) {
     int64_t cell = i;
     const int64_t c = take(cell, in_padded), tap = take(cell, taps), out = take(cell, out_channels);

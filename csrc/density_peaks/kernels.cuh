@@ -22,6 +22,7 @@ __global__ void __launch_bounds__(kPeakThreads, 12)
   const int64_t tile = (first_block + blockIdx.x) * (kPeakThreads / 32) + threadIdx.x / 32;
   int64_t map = tile;
   const int64_t left = take(map, m.tiles_x) * kPeakTile, top = take(map, m.tiles_y) * kPeakTile;
+  await_turn();
   if (map >= m.maps) return;
   Value highest = -INFINITY;
   for (int k = threadIdx.x % 32; k < kPeakTile * kPeakTile; k += 32) {
@@ -41,6 +42,7 @@ __global__ void __launch_bounds__(kPeakThreads, 12)
     map_maxima(const __grid_constant__ PeakMaps m, const Value* maxima, Value* highest_of_map,
                int64_t first_block) {
   const int64_t map = (first_block + blockIdx.x) * (kPeakThreads / 32) + threadIdx.x / 32;
+  await_turn();
   if (map >= m.maps) return;
   const int64_t tiles = m.tiles_y * m.tiles_x;
   Value highest = -INFINITY;
@@ -89,6 +91,7 @@ __global__ void __launch_bounds__(kPeakThreads, 6)
   const int64_t index = (first_block + blockIdx.x) * blockDim.x + threadIdx.x;
   int64_t map = index;
   const int64_t x = take(map, m.width), y = take(map, m.height);
+  await_turn();
   if (map >= m.maps) return;
   const T* density = densities + map * m.height * m.width;
   const Value* maxima = all_maxima + map * m.tiles_y * m.tiles_x;

@@ -47,6 +47,7 @@ __global__ void __launch_bounds__(256, 6)
   int64_t rest = (first_block + blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t o = take(rest, g.out_channels), q = take(rest, g.grid_width), j = take(rest, g.blocks_x);
   const int64_t p = take(rest, g.grid_height), i = take(rest, g.blocks_y), n = rest;
+  await_turn();
   if (n >= g.batch) return;
   const auto* map = response_map(g, responses, n, p, q, o);
   const int64_t at = first_maximum(g, map, i, j);
@@ -65,6 +66,7 @@ __global__ void __launch_bounds__(256, 2)
   const int64_t o = take(rest, pooling.padded), j = take(rest, g.response_width),
                 i = take(rest, g.response_height);
   const int64_t q = take(rest, g.grid_width), p = take(rest, g.grid_height), n = rest;
+  await_turn();
   if (n >= g.batch) return;
   accumulate_t<T> sum = 0;
   if (o < g.out_channels) {

@@ -98,6 +98,25 @@ def test_main_loops_do_arithmetic(built, kernels, architecture):
         assert not any(name.split(".")[0] in ("LD", "ST") for _, name, *_ in codes[kernel.name]), kernel.name
 
 
+@pytest.mark.parametrize("architecture", toolchain.ARCHITECTURES)
+def test_kernels_await_their_turn(built, architecture):
+    """Before it they neither touch global memory nor let the next launch start nor end: csrc/cuda/device.cuh.
+
+    Those of the convolutions end before in blocks past the last of a short run.
+    """
+    if toolchain.find_tool("cuobjdump") is None or toolchain.find_tool("nvdisasm") is None:
+        pytest.skip("no cuobjdump and nvdisasm: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
+    for name, code in toolchain.disassemble(built[0], architecture).items():
+        turns = {opcode for _, opcode, *_ in code} & {"ACQBULK", "PREEXIT"}
+        if architecture == "sm_80" or name.startswith("interweave"):  # that has no early starts, or is launched alone
+            assert not turns, name
+            continue
+        assert turns == {"ACQBULK", "PREEXIT"}, name
+        before = toolchain.opcodes_before(code, "ACQBULK")
+        assert not before & {"LDG", "STG", "LDGSTS", "LD", "ST", "ATOM", "ATOMG", "RED", "REDG", "PREEXIT"}, name
+        assert "EXIT" not in before or name.startswith(("contract<", "convolve_direct<")), name
+
+
 def test_no_kernel_adds_atomically(built):
     if toolchain.find_tool("cuobjdump") is None or toolchain.find_tool("nvdisasm") is None:
         pytest.skip("no cuobjdump and nvdisasm: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")

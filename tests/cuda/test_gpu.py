@@ -185,6 +185,36 @@ def test_both_gradients_at_once_are_those_of_an_operator_each(batch, channels_la
     assert [one.stride() for one in together] == [tensor.stride() for tensor in tensors]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("batch", [1, 32])
+def test_kernels_that_start_early_wait_for_what_they_read(batch, dtype):
+    """Calls on other numbers each, in the same memory, without a pause: what is read too early is the call before's."""
+
+    def shared(input, weight, bias):
+        return ops.locally_shared_conv2d(input, weight, bias)
+
+    def pooled(input, weight, bias):
+        return ops.interweaved_conv2d(input, weight, bias, shift=(1, 1), pool=(2, 2))
+
+    for function in (shared, pooled) if dtype == torch.float64 else (shared,):  # near ties: see above
+        calls = [
+            [random(size, dtype) for size in ((batch, 24, 12, 11), (2, 3, 33, 24, 3, 3), (2, 3, 33))] for _ in range(8)
+        ]
+        expected = [tensor for call in calls for tensor in forward_and_gradients(function, call, "cpu")]
+        calls = [[tensor.cuda() for tensor in call] for call in calls]
+        for _ in range(5):
+            results = [tensor for call in calls for tensor in forward_and_gradients(function, call, "cuda")]
+            for result, wanted in zip(results, expected, strict=True):
+                assert relative_error(result, wanted) <= 2 * TOLERANCE[dtype]
+
+
+def forward_and_gradients(function, tensors, device):
+    """Of the output's sum; on the CPU in float64."""
+    tensors = [(t.double() if device == "cpu" else t).detach().requires_grad_() for t in tensors]
+    output = function(*tensors)
+    return [output.detach(), *torch.autograd.grad(output, tensors, torch.ones_like(output))]
+
+
 def test_on_another_stream():
     """The input arrives late on that stream: a kernel on any other would see zeros."""
     conv, input = layer()

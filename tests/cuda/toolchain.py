@@ -5,6 +5,7 @@
 prints the table of registers, memory, occupancy and instruction shares.
 """
 
+import functools
 import importlib.util
 import itertools
 import math
@@ -136,8 +137,9 @@ def resources(log):
     return sorted(kernels, key=lambda kernel: (kernel.architecture, kernel.name))
 
 
+@functools.cache
 def disassemble(library, architecture):
-    """The machine code of each kernel: a list of (address, opcode, jump target or None, whether conditional)."""
+    """The machine code of each kernel: a list of (address, opcode, jump target or None, whether it may also go on)."""
     environment = {**os.environ, "PATH": f"{Path(find_tool('nvdisasm')).parent}:{os.environ['PATH']}"}
     command = [find_tool("cuobjdump"), "-sass", "-arch", architecture, library]
     text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
@@ -147,11 +149,30 @@ def disassemble(library, architecture):
         code = []
         for line in re.finditer(r"/\*([0-9a-f]{4,})\*/ +(@!?U?P\w+ +)?([A-Z][\w.]*)([^;]*);", body):
             address, predicate, opcode, operands = line.groups()
-            target = re.search(r"0x([0-9a-f]+)", operands) if opcode.startswith("BRA") else None
-            conditional = predicate is not None or (target is not None and re.search(r"\bU?P\d", operands) is not None)
+            target = re.search(r"0x([0-9a-f]+)", operands) if opcode.startswith(("BRA", "CALL")) else None
+            conditional = predicate is not None or opcode.startswith(("CALL", "BRA.DIV"))
+            conditional |= target is not None and re.search(r"\bU?P\d", operands) is not None
             code.append((int(address, 16), opcode, int(target[1], 16) if target else None, conditional))
         kernels[short_name(signature)[0]] = code
     return kernels
+
+
+def opcodes_before(code, awaited):
+    """Opcodes that some way from the kernel's start comes to without passing `awaited`."""
+    index = {address: i for i, (address, *_) in enumerate(code)}
+    found, ahead = set(), [0]
+    while ahead:
+        i = ahead.pop()
+        _, name, target, conditional = code[i]
+        if i in found or (name == awaited and not conditional):
+            continue
+        assert not name.startswith(("BRX", "JMX")), "a jump to anywhere"
+        found.add(i)
+        if target is not None:
+            ahead.append(index[target])
+        if conditional or (target is None and not name.startswith(("EXIT", "RET"))):
+            ahead.append(i + 1)
+    return {code[i][1].split(".")[0] for i in found}
 
 
 def main_loop_share(code, opcode):
@@ -162,8 +183,8 @@ def main_loop_share(code, opcode):
     """
     total = sum(name.startswith(opcode) for _, name, _, _ in code)
     loops = []
-    for end, _, target, _ in code:
-        if target is None or target > end:
+    for end, name, target, _ in code:
+        if target is None or target > end or name.startswith("CALL"):
             continue
         body = [line for line in code if target <= line[0] <= end]
         wanted = sum(name.startswith(opcode) for _, name, _, _ in body)

@@ -69,7 +69,7 @@ class Case:
         shared_bytes=113 * 1024,
         direct_products=0,
     ):
-        self.operator, self.inputs, self.outputs, self.launches = operator, inputs, outputs, None
+        self.operator, self.inputs, self.outputs, self.launches, self.early = operator, inputs, outputs, None, None
         header = [OPERATORS.index(operator), DTYPES.index(dtype), int(tf32), most_blocks, multiprocessors]
         self.header = [*header, shared_bytes, direct_products, len(arguments), *(int(a) for a in arguments)]
 
@@ -84,7 +84,7 @@ class Case:
         stream.write(_numbers(len(self.outputs), *(_storage(tensor).numel() for tensor in self.outputs)))
 
     def read(self, stream):
-        (self.launches,) = struct.unpack("<q", stream.read(8))
+        self.launches, self.early = struct.unpack("<2q", stream.read(16))
         for tensor in self.outputs:
             storage = _storage(tensor)
             if storage.numel():

@@ -3,12 +3,14 @@
 // A case is a row of int64: operator, dtype, allow_tf32, the device's most_blocks, multiprocessors,
 // shared_bytes and direct_products, number of arguments, arguments; then the buffers: number of inputs, each
 // its bytes (-1: none) and its contents; number of outputs and the bytes of each. The answer: the number of
-// launches, then the outputs' contents one after the other. tests/emulator/cases.py writes cases.
+// launches and how many of them may start early, then the outputs' contents one after the other.
+// tests/emulator/cases.py writes cases.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <vector>
 
+#include "../../csrc/cuda/launches.h"
 #include "../../csrc/density_peaks/kernels.cuh"
 #include "../../csrc/interweave/kernels.cuh"
 #include "../../csrc/interweaved_conv2d/kernels.cuh"
@@ -34,7 +36,8 @@ Buffer allocate(size_t bytes) {
 
 struct EmulatedDevice {
   int64_t most_blocks, multiprocessors, shared_bytes, direct_products;  // most_blocks: of one launch
-  int64_t launches = 0;
+  int64_t launches = 0, early = 0;
+  Launches order = {};
   std::vector<Buffer> workspaces = {};
 
   template <typename T>
@@ -47,9 +50,11 @@ struct EmulatedDevice {
   void launch(Kernel kernel, int64_t blocks, int threads, size_t shared_bytes,
               const Arguments&... arguments) {
     emulator::most_shared_bytes = std::max(int64_t(99 * 1024), this->shared_bytes);  // any GPU gives 99 KiB
-    for (int64_t first = 0; first < blocks; first += most_blocks, ++launches)
-      emulator::launch(kernel, std::min(blocks - first, most_blocks), threads, shared_bytes, arguments...,
-                       first);
+    order.in_portions(blocks, most_blocks, [&](int64_t first, int64_t count, bool starts_early) {
+      ++launches;
+      early += starts_early;
+      emulator::launch(kernel, count, threads, shared_bytes, starts_early, arguments..., first);
+    });
   }
 };
 
@@ -232,7 +237,8 @@ int main() {
       default:
         std::abort();
     }
-    std::fwrite(&device.launches, sizeof(device.launches), 1, stdout);
+    emulator::synchronize();
+    for (const int64_t count : {device.launches, device.early}) std::fwrite(&count, sizeof(count), 1, stdout);
     for (size_t i = 0; i < sizes.size(); ++i) std::fwrite(c.outputs[i].get(), 1, sizes[i], stdout);
     std::fflush(stdout);
   }

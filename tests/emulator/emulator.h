@@ -1,4 +1,5 @@
-// Runs CUDA kernels on the CPU: a fibre for each CUDA thread, one block at a time, deterministic.
+// Runs CUDA kernels on the CPU: a fibre for each CUDA thread, one block at a time, deterministic. Of a launch
+// that may start early the first block runs up to its turn before anything of the launch before it does.
 //
 // csrc/cuda/device.cuh includes this where nvcc does not compile it. It stands in for what the kernels use
 // of CUDA: built-in indices, barriers, shuffles, shared memory, cp.async, ldmatrix and mma.sync. Faults of a
@@ -12,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 
 #define __global__
 #define __device__
@@ -49,7 +51,12 @@ extern PendingCopies* pending_copies;
 extern unsigned char* block_shared_memory;
 extern size_t most_shared_bytes;  // that a block may ask for
 
-void run(int64_t blocks, int threads, size_t shared_bytes, void (*entry)(void*), void* arguments);
+// Takes a launch; what of it is not done when this returns is so after the next, or after synchronize().
+void begin(int64_t blocks, int threads, size_t shared_bytes, bool may_start_early,
+           std::function<void()> kernel);
+void synchronize();
+void wait_for_launch_before();
+void let_next_launch_start();
 void block_barrier();
 void warp_barrier(unsigned mask);
 [[noreturn]] void fail(const char* message);
@@ -60,9 +67,8 @@ void collective(unsigned mask, void* own, void (*operation)(void** lanes, unsign
 
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
-            const Arguments&... arguments) {
-  auto call = [&] { kernel(arguments...); };
-  run(blocks, threads, shared_bytes, [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);
+            bool may_start_early, const Arguments&... arguments) {
+  begin(blocks, threads, shared_bytes, may_start_early, [=] { kernel(arguments...); });
 }
 
 inline int lane() {
@@ -146,6 +152,15 @@ inline void expect(bool is_so, const char* message) {
 
 inline unsigned char* shared_memory() {
   return emulator::block_shared_memory;
+}
+
+inline void wait_for_launch_before() {
+  if (emulator::pending_copies->count > 0) emulator::fail("copies are asked for before the launch's turn");
+  emulator::wait_for_launch_before();
+}
+
+inline void let_next_launch_start() {
+  emulator::let_next_launch_start();
 }
 
 // --- 16-bit floating point

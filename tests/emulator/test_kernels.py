@@ -90,7 +90,10 @@ def test_shared_convolution_in_any_layout(executable, dtype, tf32, layout):
 @pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("dtype, tf32", PRECISIONS)
 def test_launches(executable, dtype, tf32, splits):
-    """One of packing where anything is to be packed, one a product, one where the weight gradient is in parts."""
+    """One of packing where anything is to be packed, one a product, one where the weight gradient is in parts.
+
+    All but the first may start early.
+    """
     # A cell of more positions is split among blocks; of 8 channels nothing is packed if they lie side by side.
     shape = SharedShape(2 if splits == 1 else 50, 8, 8, (6, 7), (3, 2), (2, 2))
     for filters_last, layout in itertools.product((False, True), ("contiguous", "channels_last")):
@@ -103,6 +106,7 @@ def test_launches(executable, dtype, tf32, splits):
             splits + maps_packed,
             1 + splits + (not all_in_place),
         ]
+        assert all(check.case.early == check.case.launches - 1 for check in checks)
 
 
 @pytest.mark.parametrize("dtype, tf32", PRECISIONS)

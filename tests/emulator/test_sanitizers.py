@@ -20,13 +20,12 @@ from .operators import (
 def checks_of_every_kernel(dtype, tf32):
     """Unaligned in every way, every tile, and more than one block and stage of each kernel."""
     shape = SharedShape(20, 9, 66, (7, 8), (3, 3), (2, 2), padding=(1, 0))
-    pooled = InterweavedShape(2, 5, 7, (7, 6), (2, 2), (2, 2), shift=(1, 1), pool=(2, 2))
     straight = InterweavedShape(2, 5, 7, (7, 6), (2, 2), (2, 2), stride=(2, 1), shift=(1, 1))
     checks = []
     for device in ({}, {"multiprocessors": 1 << 30}, {"direct_products": 1 << 60}):
         checks += shared_checks(shape, dtype, "sliced", tf32, **device)
         checks += shared_checks(SharedShape(16, 5, 6, (6, 6), (3, 3), (1, 1)), dtype, "sliced", tf32, **device)
-        checks += interweaved_checks(pooled, dtype, "sliced", tf32, **device)
+        checks += interweaved_checks(POOLED, dtype, "sliced", tf32, **device)
         checks += interweaved_checks(straight, dtype, "channels_last", tf32, **device)
     for shared_bytes in (0, 40_000, 64_000):
         tall = SharedShape(16, 9, 5, (10, 10), (3, 3), (2, 2))
@@ -51,6 +50,8 @@ def test_every_kernel_is_clean(tmp_path, sanitizer):
 SHAPE = SharedShape(3, 41, 66, (6, 5), (3, 2), (2, 2))
 SHORT = SharedShape(3, 33, 9, (6, 5), (3, 2), (2, 2))
 SPLIT = SharedShape(30, 5, 7, (6, 6), (3, 3), (1, 1))
+SHORT_RUNS = SharedShape(40, 5, 7, (6, 5), (3, 2), (2, 2))
+POOLED = InterweavedShape(2, 5, 7, (7, 6), (2, 2), (2, 2), shift=(1, 1), pool=(2, 2))
 WHERE = {  # a product: its checks
     "forward": lambda: shared_checks(SHAPE, torch.float32)[:1],
     "direct": lambda: shared_checks(SHAPE, torch.float32, direct_products=1 << 60)[:1],
@@ -59,6 +60,8 @@ WHERE = {  # a product: its checks
     "input gradient": lambda: shared_checks(SHAPE, torch.float32, tf32=True)[1:2],
     "weight gradient": lambda: shared_checks(SHAPE, torch.float32, tf32=True)[2:3],
     "split": lambda: shared_checks(SPLIT, torch.float32)[2:3],
+    "portions": lambda: shared_checks(SHORT_RUNS, torch.float32, most_blocks=1)[1:2],
+    "pooling": lambda: interweaved_checks(POOLED, torch.float32)[:1],
 }
 # File, what is there, what is planted in its place, where it is found, and what the finder says; the product, if it is
 # not the forward one.
@@ -196,6 +199,66 @@ FAULTS = {
         "bounds",
         "heap-buffer-overflow",
         "split",
+    ),
+    "a window copied while what it is of is packed": (
+        "cuda/contraction.cuh",
+        "  await_turn();\n"
+        "  Warp warp;\n"
+        "  const Row* warp_rows = tile_rows + threadIdx.x / 32 / Tile::kWarpsAcross * Warp::kRows;\n"
+        "  if (has_products) {\n"
+        "    Loader loader(problem, lists, tile_rows, first_column);\n",
+        "  Warp warp;\n"
+        "  const Row* warp_rows = tile_rows + threadIdx.x / 32 / Tile::kWarpsAcross * Warp::kRows;\n"
+        "  if (has_products) {\n"
+        "    Loader loader(problem, lists, tile_rows, first_column);\n"
+        "    await_turn();\n",
+        "plain",
+        "copies are asked for before the launch's turn",
+    ),
+    "a product that never awaits its turn": (
+        "cuda/contraction.cuh",
+        "\n  await_turn();\n",
+        "\n",
+        "plain",
+        "a thread of the first block ends without having awaited its turn",
+    ),
+    "a portion that has nothing to do started early": (
+        "cuda/launches.h",
+        "any_ && first == 0;",
+        "any_;",
+        "plain",
+        "a thread of the first block ends without having awaited its turn",
+        "portions",
+    ),
+    "the next launch let in before its own turn": (
+        "cuda/device.cuh",
+        "  wait_for_launch_before();\n  let_next_launch_start();\n",
+        "  let_next_launch_start();\n  wait_for_launch_before();\n",
+        "plain",
+        "the next launch may start before this one's turn",
+    ),
+    "parts read while they are written": (
+        "cuda/weight_contraction.cuh",
+        "  await_turn();\n  if (i < weights) {\n",
+        "  const accumulate_t<T> early = i < weights ? weight_parts[i] : bias_parts[0];\n"
+        "  await_turn();\n  if (early == 1) return;\n  if (i < weights) {\n",
+        "thread",
+        "data race",
+        "split",
+    ),
+    "responses pooled before they are there": (
+        "interweaved_conv2d/kernels.cuh",
+        "  await_turn();\n"
+        "  if (n >= g.batch) return;\n"
+        "  const auto* map = response_map(g, responses, n, p, q, o);\n"
+        "  const int64_t at = first_maximum(g, map, i, j);\n",
+        "  if (n >= g.batch) return await_turn();\n"
+        "  const auto* map = response_map(g, responses, n, p, q, o);\n"
+        "  const int64_t at = first_maximum(g, map, i, j);\n"
+        "  await_turn();\n",
+        "plain",
+        None,
+        "pooling",
     ),
     "a shuffle whose mask leaves a lane out": (
         "cuda/direct.cuh",
