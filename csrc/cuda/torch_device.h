@@ -88,15 +88,15 @@ class CudaDevice {
   }
 
   // Whether the code that runs here awaits its turn: a device of sm_90 or later may run PTX of an older
-  // architecture, which does not. All kernels are compiled for the same. Graphs take early starts since CUDA
-  // 12.3.
+  // architecture, which does not. All kernels are compiled for the same. Graphs get plain launches: a driver
+  // that refuses early ones there ends the capture.
   bool can_start_early(const void* kernel) {
     if (!can_start_early_) {
       cudaFuncAttributes code;
-      int driver = 0;
+      cudaStreamCaptureStatus capture;
       STD_CUDA_CHECK(cudaFuncGetAttributes(&code, kernel));
-      STD_CUDA_CHECK(cudaDriverGetVersion(&driver));
-      can_start_early_ = code.ptxVersion >= 90 && driver >= 12030;
+      STD_CUDA_CHECK(cudaStreamIsCapturing(stream_, &capture));
+      can_start_early_ = code.ptxVersion >= 90 && capture == cudaStreamCaptureStatusNone;
     }
     return *can_start_early_;
   }
