@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from faceattr.models.lnet import LNetTrunk, PyramidTrunk, double
 
 LEVELS = 127
-_PACKINGS = 8  # of a layer's weights that are kept, one for each shape of its input: the scales of a photo, and windows
+# oneDNN lays weights out by the size of the map, small ones each in their way, and would do so anew in every call where
+# it finds them laid out for another, which takes far longer than to multiply them. All large maps are alike.
+_SMALL, _LARGE = 512, (64, 64)  # positions; rows and columns
+_PACKINGS = 8  # that are kept of a layer's weights
 
 
 def computes_in_integers() -> bool:
@@ -48,22 +51,23 @@ class IntegerConv2d(nn.Module):
         self.register_buffer("bias", convolution.bias.detach().float())
         self.where = list(convolution.stride), list(convolution.padding), list(convolution.dilation), convolution.groups
         self.of, self.to_scale = of, to
-        self.packed: Callable[[torch.Size], Tensor] | None = None
+        self.packed: Callable[[int, int], Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # As oneDNN lays weights out they can neither be copied nor pickled. (Python 3.10's object has no __getstate__.)
         return {**self.__dict__, "packed": None}
 
-    def _pack(self, shape: torch.Size) -> Tensor:
-        # For this very shape: weights laid out for another may have to be laid out anew in every call, which takes far
-        # longer than to multiply them.
+    def _pack(self, rows: int, columns: int) -> Tensor:
+        shape = 1, self.weight.shape[1], rows, columns
         return torch.ops.onednn.qconv_prepack(self.weight.contiguous(), self.scale, self.of, 0, *self.where, shape)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is None:
             self.packed = lru_cache(_PACKINGS)(self._pack)
         to, dtype = (1.0, torch.float32) if self.to_scale is None else (self.to_scale, torch.uint8)
-        weight = self.packed(x.shape), self.scale, self.zero, self.bias
+        rows, columns = x.shape[2:]
+        packed = self.packed(*((rows, columns) if rows * columns <= _SMALL else _LARGE))
+        weight = packed, self.scale, self.zero, self.bias
         return torch.ops.onednn.qconv2d_pointwise(x, self.of, 0, *weight, *self.where, to, 0, dtype, "relu", [None], "")
 
 
