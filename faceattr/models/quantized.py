@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -23,10 +23,20 @@ _SMALL, _LARGE = 512, (64, 64)  # positions; rows and columns
 _PACKINGS = 8  # that are kept of a layer's weights
 
 
+@cache
 def computes_in_integers() -> bool:
     """Whether torch has fast integer convolutions on this machine: those of oneDNN on AVX2 and what came after it."""
-    has = torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")
-    return has and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    if not (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")):
+        return False
+    # No random weights: whoever trains would draw others after this.
+    convolution = nn.utils.skip_init(nn.Conv2d, 1, 1, 1, dtype=torch.float32, device="cpu").requires_grad_(False)
+    for parameter in convolution.parameters():
+        parameter.zero_()
+    try:  # torch promises no one these operators: another release may have others
+        layer = IntegerConv2d(convolution, of=1.0, to=1.0)
+        return layer(torch.zeros(1, 1, 1, 1, dtype=torch.uint8, device="cpu")).dtype == torch.uint8
+    except (AttributeError, RuntimeError, TypeError):
+        return False
 
 
 class IntegerConv2d(nn.Module):

@@ -6,7 +6,7 @@ import torch
 
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.lnet import LNet, LNetTrunk, PyramidTrunk
-from faceattr.models.quantized import QuantizedTrunk, computes_in_integers, largest_outputs
+from faceattr.models.quantized import IntegerConv2d, QuantizedTrunk, computes_in_integers, largest_outputs
 
 pytestmark = pytest.mark.skipif(not computes_in_integers(), reason="torch has no 8-bit integer kernels here")
 
@@ -97,6 +97,15 @@ def test_the_localiser_takes_integers_where_it_may(monkeypatch):
         Localizer(net, net, dtype=torch.qint8)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     assert Localizer(net, net, integers).lnet_s.head.weight.dtype == torch.bfloat16
+
+
+def test_a_torch_with_other_operators_computes_in_float32(monkeypatch):
+    state = torch.get_rng_state()
+    assert computes_in_integers.__wrapped__()
+    assert torch.equal(torch.get_rng_state(), state)
+    for other in (lambda *args: torch.zeros(1, 1, 1, 1), lambda weight: weight):  # another result, other arguments
+        monkeypatch.setattr(IntegerConv2d, "forward", lambda self, x, other=other: other(x, self.scale))
+        assert not computes_in_integers.__wrapped__()
 
 
 @torch.inference_mode()
