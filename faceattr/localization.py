@@ -128,9 +128,9 @@ def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
 
 
 def read_peaks(maps: Tensor, sizes: Tensor, stride: int, threshold: float, max_peaks: int) -> tuple[Tensor, Tensor]:
-    """Faces at the density peaks of size maps [N, K, h, w] (logits), whose positions are ``stride`` pixels apart:
-    faces [N, P, 3] (x, y of the peak and height, in pixels of the net's input) and logits [N, P], of
-    the probability that there is a face of any size; -inf where there is no further peak.
+    """Faces at the density peaks of size maps [N, K, h, w] (logits), whose positions are ``stride`` pixels apart: faces
+    [N, P, 3] (x, y of the peak and height, in pixels of the net's input) and logits [N, P], of the probability that
+    there is a face of any size; -inf where there is no further peak.
 
     The peak is placed below the stride by the responses round it, the height by those of the neighbouring sizes.
     """
