@@ -65,4 +65,5 @@ def crop_window(pixels: np.ndarray, window: tuple[float, float, float, float], s
         inside = np.pad(inside, outside, mode="edge")
     image = Image.fromarray(np.ascontiguousarray(inside))
     box = (x0 - left, y0 - top, x1 - left, y1 - top)
-    return np.asarray(image.resize(size[::-1], Image.Resampling.LANCZOS, box))
+    # Of what is many times too large, means of whole pixels first: far faster, and in photos a grey level off at most.
+    return np.asarray(image.resize(size[::-1], Image.Resampling.LANCZOS, box, reducing_gap=3.0))

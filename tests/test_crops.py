@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from faceattr.crops import CropSettings, crop_window
 
@@ -25,6 +26,15 @@ class TestCropWindow:
         stripes = np.zeros((64, 64, 3), np.uint8)
         stripes[:, ::2] = 255
         np.testing.assert_allclose(crop_window(stripes, (0, 0, 64, 64), (8, 8))[2:6, 2:6], 127.5, atol=6)
+
+    def test_much_too_large_a_window_as_resampled_at_once(self):
+        random = np.random.default_rng(0)
+        coarse = Image.fromarray(random.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((1600, 1200))
+        photo = np.clip(np.asarray(coarse) + random.normal(0, 20, (1200, 1600, 3)), 0, 255).astype(np.uint8)
+        window = (100.3, 20.7, 1500.9, 1190.2)
+        whole = Image.fromarray(photo).resize((96, 80), Image.Resampling.LANCZOS, window)
+        difference = crop_window(photo, window, (80, 96)).astype(int) - np.asarray(whole)
+        assert np.abs(difference).max() <= 4 and np.abs(difference).mean() < 0.5
 
     def test_outside_repeats_the_border(self):
         photo = ramp()
