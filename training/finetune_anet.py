@@ -29,8 +29,10 @@ from faceattr.train.optimizers import make_optimizer
 
 @torch.no_grad()
 def teach(teacher: ANet, faces: FaceCache, rows: np.ndarray) -> np.ndarray:
-    """A trained net's probabilities, float32 [N, A], of the plain crops."""
-    return predict(teacher.to(memory_format=torch.channels_last), faces, rows).sigmoid().numpy()
+    """A trained net's probabilities, float32 [N, A]: the mean over the plain crops and their mirror images."""
+    teacher = teacher.to(memory_format=torch.channels_last)
+    views = [predict(teacher, faces, rows, mirrored=mirrored).sigmoid().numpy() for mirrored in (False, True)]
+    return np.mean(views, axis=0)
 
 
 def main():

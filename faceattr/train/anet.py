@@ -264,10 +264,12 @@ class TagLoss:
         return loss, {"accuracy": (right * trust).sum().item()}
 
 
-def predict(model: ANet, faces: FaceCache, rows: np.ndarray, batch: int = 250) -> Tensor:
-    """Logits [N, A], on the CPU, of the plain crops of aligned faces."""
+def predict(model: ANet, faces: FaceCache, rows: np.ndarray, batch: int = 250, mirrored: bool = False) -> Tensor:
+    """Logits [N, A], on the CPU, of the plain crops of aligned faces, or of their mirror images."""
     size, device = tuple(model.config["input_size"]), model.head.weight.device
     crops = (crop(faces.batch(part), size, size).to(device) for part in _parts(rows, batch))
+    if mirrored:
+        crops = (images.flip(3) for images in crops)
     return torch.cat([model(images).float().cpu() for images in crops])
 
 
