@@ -216,6 +216,7 @@ class Localizer:
                 f"Localizer: windows of {self.settings.window_pixels} pixels cannot be mirrored, they must have a "
                 f"multiple of {lnet_s.trunk.stride} and one more"
             )
+        self.dtype = dtype
         self.lnet_o = _copy(lnet_o, dtype, self.settings.largest_o)
         self.lnet_s = _copy(lnet_s, dtype, self.settings.largest_s)
 

@@ -30,6 +30,7 @@ from faceattr.crops import CropSettings, crop_window
 from faceattr.images import ImageError, Photo, Picture, describe, load_photo
 from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
+from faceattr.models.quantized import QuantizedShared
 from faceattr.video import Frame, frames, is_video
 
 # oneDNN keeps what it has compiled for each size of input, by default 1024 such, and torch what leads to it, 1024 more
@@ -153,7 +154,11 @@ class FaceAttributes:
     attributes, exclude: report only these, or all but these; AGE is one of them where the weights tell ages.
     thresholds: "accuracy" or "balanced", what the labels' thresholds were chosen for.
     min_score: leave out faces of a lower score. max_faces: at most so many of a photo, the best.
-    localization_dtype: in which LNet_o and LNet_s run; None: what suits the device, `faceattr.precision`.
+    localization_dtype: in which LNet_o and LNet_s run; None: what suits the device, `faceattr.precision`. With
+        torch.qint8, 8-bit integers, ANet's globally shared layers compute in them too, if they were measured and ANet
+        is of float32; explanations, exports and training take the nets as they are.
+
+    `localizer` is the :class:`Localizer` that finds the faces.
     """
 
     def __init__(
@@ -190,7 +195,10 @@ class FaceAttributes:
             self._company_score = float(preprocessing.get("company_threshold", self._least_score))
         except (KeyError, TypeError) as error:
             raise ValueError(f"the weights' preprocessing does not fit this version of faceattr: {error}") from error
-        self._localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, localization, localization_dtype)
+        self.localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, localization, localization_dtype)
+        largest = preprocessing.get("largest_anet")
+        if largest and self.localizer.dtype == torch.qint8 and checkpoint.anet.head.weight.dtype == torch.float32:
+            self._anet = checkpoint.anet.with_shared(QuantizedShared(checkpoint.anet.shared, largest))
         self._input_size = tuple(checkpoint.anet.config["input_size"])
 
     @property
@@ -332,7 +340,7 @@ class FaceAttributes:
         found: list[tuple[np.ndarray, float | None, np.ndarray]]
         if boxes is None:
             # Photo by photo: what else is in a batch then cannot move a box.
-            result = self._localizer(torch.from_numpy(photo.pixels).permute(2, 0, 1))
+            result = self.localizer(torch.from_numpy(photo.pixels).permute(2, 0, 1))
             maps = {key: response.cpu().numpy() for key, response in result.response_maps.items()}
             seen = result.windows.numpy()
             found = [

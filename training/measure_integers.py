@@ -1,13 +1,15 @@
-"""Measures how large the values inside a checkpoint's LNets get, so that they can compute in 8-bit integers.
+"""Measures how large the values inside a checkpoint's nets get, so that they can compute in 8-bit integers.
 
     measure_integers.py --weights cascade.safetensors --celeba CELEBA --photos DIR ... --output cascade_8.safetensors
 
-On CelebA's whole photos of partition 0 and on pictures of these folders, as many of each, at every scale and in every
-window at which the localiser sees them. Of nets with AlexNet's trunk nothing is measured: they compute in float32.
+On CelebA's whole photos of partition 0 and on pictures of these folders, as many of each, at every scale, in every
+window and of every face at which the nets look in them. Of LNets with AlexNet's trunk, and an ANet beside them, nothing
+is measured: they compute in float32.
 """
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,10 @@ from tqdm import tqdm
 
 from faceattr.data.celeba import read_celeba
 from faceattr.data.photos import list_pictures
-from faceattr.images import ImageError, load_photo
-from faceattr.localization import Localizer, LocalizerSettings
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
 from faceattr.models.lnet import PyramidTrunk
 from faceattr.models.quantized import largest_outputs
+from faceattr.pipeline import FaceAttributes
 
 
 def main():
@@ -40,23 +41,25 @@ def main():
         sets += [list_pictures(folder) for folder in arguments.photos]
         random = np.random.default_rng(arguments.seed)
         paths = [paths[row] for paths in sets for row in random.permutation(len(paths))[: arguments.pictures]]
-        localization = checkpoint.metadata["preprocessing"]["localization"]
-        settings = LocalizerSettings(**localization)
-        localizer = Localizer(checkpoint.lnet_o, checkpoint.lnet_s, settings, torch.float32)
-        with largest_outputs(localizer.lnet_o.trunk) as largest_o, largest_outputs(localizer.lnet_s.trunk) as largest_s:
-            for path in tqdm(paths, unit="photo"):
-                try:
-                    pixels = load_photo(path).pixels
-                except ImageError as error:
-                    tqdm.write(f"left out: {error}", file=sys.stderr)
-                    continue
-                localizer(torch.from_numpy(pixels).permute(2, 0, 1))
-        measured = {"largest_o": largest_o, "largest_s": largest_s}
-        seen = all(any(largest) for largest in measured.values())
-        for name, largest in measured.items():
-            localization[name] = [float(f"{value:.4g}") for value in largest] if seen else []
-            print(f"{name}: {localization[name]}")
-        if not seen:
+        model = FaceAttributes(checkpoint, localization_dtype=torch.float32)
+        with ExitStack() as stack:
+            largest_o, largest_s, largest_anet = (
+                stack.enter_context(largest_outputs(layers))
+                for layers in (model.localizer.lnet_o.trunk, model.localizer.lnet_s.trunk, checkpoint.anet.shared)
+            )
+            for prediction in tqdm(model.iter_predict(paths, workers=1), total=len(paths), unit="photo"):
+                if prediction.error is not None:
+                    tqdm.write(f"left out: {prediction.error}", file=sys.stderr)
+        preprocessing = checkpoint.metadata["preprocessing"]
+        for values, name, largest in (
+            (preprocessing["localization"], "largest_o", largest_o),
+            (preprocessing["localization"], "largest_s", largest_s),
+            (preprocessing, "largest_anet", largest_anet),
+        ):
+            seen = any(largest_o) and any(largest_s) and any(largest)
+            values[name] = [float(f"{value:.4g}") for value in largest] if seen else []
+            print(f"{name}: {values[name]}")
+        if not preprocessing["localization"]["largest_s"]:
             print("in these pictures the nets saw nothing, or no window that may have a face: they compute in float32")
     else:
         print("AlexNet's trunk: nothing is measured")

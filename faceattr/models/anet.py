@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -278,6 +279,12 @@ class ANet(nn.Module):
         state |= {name: state[name][list(rows)] for name in ("head.weight", "head.bias")}
         net.load_state_dict(state)
         return net.eval()
+
+    def with_shared(self, shared: nn.Module) -> ANet:
+        """The same net with other layers in place of the globally shared ones; the rest is not copied."""
+        net = copy(self)
+        net._modules = {**self._modules, "shared": shared}
+        return net
 
     def fold_batch_norm(self) -> ANet:
         """The same net for inference with its batch normalisation folded into the weights, in evaluation mode."""

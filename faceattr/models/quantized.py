@@ -1,4 +1,4 @@
-"""A trunk of the localisation nets in 8-bit integers, which CPUs multiply at twice the rate of float32 or more.
+"""Convolutions of the nets in 8-bit integers, which CPUs multiply at twice the rate of float32 or more.
 
 What a convolution puts out is a scale times a whole number of 0 to 127: two products of such a number and a weight of
 -127 to 127 add up within the 16 bits that AVX2 has for them. Weights have a scale for each channel.
@@ -97,15 +97,10 @@ class QuantizedTrunk(nn.Module):
     def __init__(self, trunk: LNetTrunk | PyramidTrunk, largest: Sequence[float]):
         super().__init__()
         first, *others = _convolutions(trunk)
-        if len(largest) != len(others):
-            raise ValueError(
-                f"QuantizedTrunk: {len(others)} convolutions need a largest input each, got {len(largest)}; measure "
-                "them with training/measure_integers.py"
-            )
+        scales = _scales("QuantizedTrunk", others, largest)
         self.stride, self.channels = trunk.stride, trunk.channels
         self.register_buffer("gain", 1 / trunk.std.float())
         self.register_buffer("shift", -trunk.mean.float() / trunk.std.float())
-        scales = [max(value, 1e-12) / LEVELS for value in largest]
         *middle, up, out = others
         layers = [IntegerConv2d(layer, of, to) for layer, of, to in zip(middle, scales, scales[1:], strict=False)]
         fine = len(trunk.c2) + len(trunk.c3)
@@ -122,11 +117,40 @@ class QuantizedTrunk(nn.Module):
         return self.out(_round(x, self.scale_sum))
 
 
+class QuantizedShared(nn.Module):
+    """The globally shared layers of an ANet (`ANet.shared`), their batch normalisation folded, for inference on the
+    CPU: what they take -> float32 maps of the same shape.
+
+    largest: as :class:`QuantizedTrunk`'s, and ValueError as there.
+    """
+
+    def __init__(self, shared: nn.Sequential, largest: Sequence[float]):
+        super().__init__()
+        first, *others = _convolutions(shared)
+        scales = _scales("QuantizedShared", others, largest)
+        integers = {
+            convolution: IntegerConv2d(convolution, of, to)
+            for convolution, of, to in zip(others, scales, [*scales[1:], None], strict=True)
+        }
+        self.first, self.scale_first = first, scales[0]
+        self.layers = nn.ModuleList(
+            integers.get(layer, layer)  # type: ignore[call-overload]
+            for layer in shared
+            if layer in integers or isinstance(layer, nn.MaxPool2d)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _round(self.first(x).relu_(), self.scale_first)
+        for layer in self.layers:
+            x = _largest_of_four(x) if isinstance(layer, nn.MaxPool2d) and x.dtype == torch.uint8 else layer(x)
+        return x
+
+
 @contextmanager
-def largest_outputs(trunk: LNetTrunk | PyramidTrunk) -> Iterator[list[float]]:
-    """Within, the list that :class:`QuantizedTrunk` needs is kept up to date with what `trunk` sees: of no batch of
-    images are more than one value in 10,000 larger. Raises ValueError as there."""
-    convolutions = _convolutions(trunk)[1:]
+def largest_outputs(layers: LNetTrunk | PyramidTrunk | nn.Sequential) -> Iterator[list[float]]:
+    """Within, the list that :class:`QuantizedTrunk` or :class:`QuantizedShared` needs is kept up to date with what
+    `layers` see: of no batch of images are more than one value in 10,000 larger. Raises ValueError as there."""
+    convolutions = _convolutions(layers)[1:]
     largest = [0.0] * len(convolutions)
 
     def note(convolution: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -141,13 +165,30 @@ def largest_outputs(trunk: LNetTrunk | PyramidTrunk) -> Iterator[list[float]]:
             hook.remove()
 
 
-def _convolutions(trunk: LNetTrunk | PyramidTrunk) -> list[nn.Conv2d]:
-    """The convolutions of a trunk, each of which a ReLU follows, in the order in which they run."""
-    if not isinstance(trunk, PyramidTrunk):
-        raise ValueError(f"8-bit integers: a PyramidTrunk is needed, not {type(trunk).__name__}")
-    if trunk.config["batch_norm"]:
-        raise ValueError("8-bit integers: the trunk has batch normalisation; call fold_batch_norm() first")
-    return [layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d)]
+def _convolutions(layers: LNetTrunk | PyramidTrunk | nn.Sequential) -> list[nn.Conv2d]:
+    """The convolutions, each of which a ReLU follows, in the order in which they run."""
+    if isinstance(layers, LNetTrunk):
+        raise ValueError("8-bit integers: a PyramidTrunk is needed, not LNetTrunk")
+    if any(isinstance(layer, nn.BatchNorm2d) for layer in layers.modules()):
+        raise ValueError("8-bit integers: there is batch normalisation; call fold_batch_norm() first")
+    return [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)]
+
+
+def _scales(name: str, convolutions: Sequence[nn.Conv2d], largest: Sequence[float]) -> list[float]:
+    if len(largest) != len(convolutions):
+        raise ValueError(
+            f"{name}: {len(convolutions)} convolutions need a largest input each, got {len(largest)}; measure them "
+            "with training/measure_integers.py"
+        )
+    return [max(value, 1e-12) / LEVELS for value in largest]
+
+
+def _largest_of_four(x: Tensor) -> Tensor:
+    """2x2 max-pooling, which torch does not have for bytes."""
+    height, width = (length // 2 * 2 for length in x.shape[2:])
+    x = x[:, :, :height, :width]
+    rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 def _round(x: Tensor, scale: float) -> Tensor:

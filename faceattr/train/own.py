@@ -81,7 +81,7 @@ def with_anet(checkpoint: Checkpoint, path: str | os.PathLike) -> Checkpoint:
     metadata = {
         **checkpoint.metadata,
         "attributes": list(names),
-        "preprocessing": {**preprocessing, "crop": crop},
+        "preprocessing": {**preprocessing, "crop": crop, "largest_anet": []},
         "thresholds": dict.fromkeys(("accuracy", "balanced"), [0.5] * len(names)),
     }
     nets = checkpoint.lnet_o, checkpoint.lnet_s, net.anet, svm.requires_grad_(False), checkpoint.face

@@ -5,8 +5,15 @@ import pytest
 import torch
 
 from faceattr.localization import Localizer, LocalizerSettings
+from faceattr.models.anet import ANet
 from faceattr.models.lnet import LNet, LNetTrunk, PyramidTrunk
-from faceattr.models.quantized import IntegerConv2d, QuantizedTrunk, computes_in_integers, largest_outputs
+from faceattr.models.quantized import (
+    IntegerConv2d,
+    QuantizedShared,
+    QuantizedTrunk,
+    computes_in_integers,
+    largest_outputs,
+)
 
 pytestmark = pytest.mark.skipif(not computes_in_integers(), reason="torch has no 8-bit integer kernels here")
 
@@ -65,6 +72,46 @@ def test_a_trunk_that_does_not_do_is_refused():
         QuantizedTrunk(PyramidTrunk(), [1.0] * 10)
     with pytest.raises(ValueError, match="10 convolutions need a largest input each, got 3"):
         QuantizedTrunk(make_trunk(), [1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="batch normalisation"):
+        QuantizedShared(ANet(batch_norm=True).shared, [1.0])
+    with pytest.raises(ValueError, match="1 convolutions need a largest input each, got 0"):
+        QuantizedShared(ANet().shared, [])
+
+
+def make_anet(stages) -> ANet:
+    torch.manual_seed(2)
+    return ANet(stages=stages, attributes=3, batch_norm=True, features=16).eval().fold_batch_norm()
+
+
+# The paper's layers and deeper ones; pooling before and after the layers in integers.
+@pytest.mark.parametrize(
+    "stages", [(((20, 4, 1),), ((40, 3, 1),)), (((8, 3, 1), (12, 2, 1)), ((16, 2, 1), (24, 2, 1)))]
+)
+@pytest.mark.parametrize("count, more", [(1, 0), (3, 0), (2, 8)])
+@torch.inference_mode()
+def test_the_shared_layers_are_the_float_ones_up_to_rounding(stages, count, more):
+    anet = make_anet(stages)
+    images = torch.rand(count, 3, 55 + more, 47 + more)
+    with largest_outputs(anet.shared) as largest:
+        exact = anet._shared_map(images), anet.pooled_features(images)
+    integers = anet.with_shared(QuantizedShared(anet.shared, largest))
+    rounded = integers._shared_map(images), integers.pooled_features(images)
+    for one, other in zip(rounded, exact, strict=True):
+        assert one.shape == other.shape and one.dtype == torch.float32
+        assert 0 < (one - other).norm() < 0.03 * other.norm()
+    assert isinstance(anet.shared, torch.nn.Sequential) and integers.c3 is anet.c3
+
+
+@torch.inference_mode()
+def test_pooling_of_bytes_takes_the_largest_of_four():
+    anet = make_anet((((20, 4, 1),), ((40, 3, 1),)))
+    first, second = (layer for layer in anet.shared if isinstance(layer, torch.nn.Conv2d))
+    for layer in (first, second):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    first.weight[:, 0, 0, 0] = second.weight[:, 0, 0, 0] = 1
+    images = torch.randint(0, 128, (2, 3, 31, 26)).float()
+    torch.testing.assert_close(QuantizedShared(anet.shared, [127.0])(images), anet.shared(images))
 
 
 def make_net() -> LNet:

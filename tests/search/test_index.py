@@ -177,7 +177,7 @@ class TestUpdate:
         db = tmp_path / "db"
         update(db, model, photos)
         before = {hit.prediction.image: hit.prediction.faces for hit in Index(db).search()}
-        monkeypatch.setattr(other_model, "_localizer", None)  # would fail
+        monkeypatch.setattr(other_model, "localizer", None)  # would fail
         (photos / "d.jpg").unlink()
         assert update(db, other_model, photos)[0] == {"rescored": 2, "unchanged": 1, "vanished": 1}
         assert update(db, other_model, photos)[0] == {"unchanged": 3}
@@ -207,7 +207,7 @@ class TestUpdate:
         draw_photo([*BORDER, *DISCS]).save(tmp_path / "photos" / "a.png")
         expected = [face.attributes for face in other.predict(tmp_path / "photos" / "a.png")]
         update(tmp_path / "db", model, tmp_path / "photos")
-        monkeypatch.setattr(other, "_localizer", None)  # would fail
+        monkeypatch.setattr(other, "localizer", None)  # would fail
         assert update(tmp_path / "db", other, tmp_path / "photos")[0] == {"rescored": 1}
         (hit,) = Index(tmp_path / "db").search()
         assert len(expected) == 3 and min(face.box[0] for face in hit.prediction.faces) == 0
