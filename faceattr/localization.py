@@ -170,11 +170,11 @@ def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def _copy(net: LNet, dtype: torch.dtype, largest: Sequence[float]) -> LNet:
+def _copy(net: LNet, dtype: torch.dtype, largest: Sequence[float], many_sizes: bool) -> LNet:
     """The net for inference in a dtype; torch.qint8: its trunk in 8-bit integers, the rest in float32."""
     net = deepcopy(net).eval()
     if dtype == torch.qint8:
-        net.trunk = QuantizedTrunk(net.fold_batch_norm().trunk, largest)  # type: ignore[assignment]
+        net.trunk = QuantizedTrunk(net.fold_batch_norm().trunk, largest, many_sizes)  # type: ignore[assignment]
         dtype = torch.float32
     # Channels last is the convolutions' faster layout, on CPUs as on GPUs.
     return net.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -217,8 +217,8 @@ class Localizer:
                 f"multiple of {lnet_s.trunk.stride} and one more"
             )
         self.dtype = dtype
-        self.lnet_o = _copy(lnet_o, dtype, self.settings.largest_o)
-        self.lnet_s = _copy(lnet_s, dtype, self.settings.largest_s)
+        self.lnet_o = _copy(lnet_o, dtype, self.settings.largest_o, many_sizes=True)
+        self.lnet_s = _copy(lnet_s, dtype, self.settings.largest_s, many_sizes=False)
 
     @torch.inference_mode()
     def __call__(self, photo: Tensor) -> Localization:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from faceattr.models.lnet import LNetTrunk, PyramidTrunk, double
 
 LEVELS = 127
-# oneDNN lays weights out by the size of the map, small ones each in their way, and would do so anew in every call where
-# it finds them laid out for another, which takes far longer than to multiply them. All large maps are alike.
+# oneDNN lays weights out by the size of the map, small ones each in their way where there is AVX-512, and would do so
+# anew in every call where it finds them laid out for another, which takes far longer than to multiply them. All large
+# maps are alike.
 _SMALL, _LARGE = 512, (64, 64)  # positions; rows and columns
-_PACKINGS = 8  # that are kept of a layer's weights
+_PACKINGS = 32  # that are kept of a layer's weights
 
 
 @cache
@@ -76,7 +79,8 @@ class IntegerConv2d(nn.Module):
             self.packed = lru_cache(_PACKINGS)(self._pack)
         to, dtype = (1.0, torch.float32) if self.to_scale is None else (self.to_scale, torch.uint8)
         rows, columns = x.shape[2:]
-        packed = self.packed(*((rows, columns) if rows * columns <= _SMALL else _LARGE))
+        small = rows * columns <= _SMALL and torch.backends.cpu.get_cpu_capability() != "AVX2"
+        packed = self.packed(*((rows, columns) if small else _LARGE))
         weight = packed, self.scale, self.zero, self.bias
         return torch.ops.onednn.qconv2d_pointwise(x, self.of, 0, *weight, *self.where, to, 0, dtype, "relu", [None], "")
 
@@ -87,6 +91,8 @@ class QuantizedTrunk(nn.Module):
 
     largest: of what each convolution sees but the first, whose images have three channels and stay float32, the value
         beyond which it is cut off (:func:`largest_outputs`).
+    many_sizes: images come in many sizes. What oneDNN prepares for each takes as long as a quarter of the arithmetic;
+        so maps lie in larger ones, of few sizes, with zeros beyond them, as a convolution's own padding is.
 
     Raises ValueError for a trunk of another kind or with batch normalisation, and where `largest` does not fit it.
     """
@@ -94,27 +100,69 @@ class QuantizedTrunk(nn.Module):
     gain: Tensor
     shift: Tensor
 
-    def __init__(self, trunk: LNetTrunk | PyramidTrunk, largest: Sequence[float]):
+    def __init__(self, trunk: LNetTrunk | PyramidTrunk, largest: Sequence[float], many_sizes: bool = False):
         super().__init__()
         first, *others = _convolutions(trunk)
         scales = _scales("QuantizedTrunk", others, largest)
-        self.stride, self.channels = trunk.stride, trunk.channels
+        self.stride, self.channels, self.many_sizes = trunk.stride, trunk.channels, many_sizes
         self.register_buffer("gain", 1 / trunk.std.float())
         self.register_buffer("shift", -trunk.mean.float() / trunk.std.float())
         *middle, up, out = others
         layers = [IntegerConv2d(layer, of, to) for layer, of, to in zip(middle, scales, scales[1:], strict=False)]
         fine = len(trunk.c2) + len(trunk.c3)
-        self.first = first
-        self.fine = nn.Sequential(*layers[:fine])
-        self.coarse = nn.Sequential(*layers[fine:], IntegerConv2d(up, scales[-2]))
+        self.first = _scaled(first, scales[0])
+        self.fine = nn.ModuleList(layers[:fine])
+        self.coarse = nn.ModuleList([*layers[fine:], IntegerConv2d(up, scales[-2])])
         self.out = IntegerConv2d(out, scales[-1])
-        self.scale_first, self.scale_fine, self.scale_sum = scales[0], scales[fine], scales[-1]
+        self.scale_fine, self.scale_sum = scales[fine], scales[-1]
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.first(torch.addcmul(self.shift, images, self.gain)).relu_()
-        fine = self.fine(_round(x, self.scale_first))
-        x = fine.float().mul_(self.scale_fine) + double(self.coarse(fine), fine.shape[2:])
-        return self.out(_round(x, self.scale_sum))
+        count, size = len(images), tuple(images.shape[2:])
+        x = _of_few_counts(torch.addcmul(self.shift, images, self.gain))
+        height, width = (_few(length) if self.many_sizes else length for length in size)
+        if (height, width) != size:
+            x = F.pad(x, (0, width - size[1], 0, height - size[0]))
+        size = _after(self.first.stride, size)
+        x = _clear(_bytes(self.first(x)), size)
+        fine, size = _through(self.fine, x, size)
+        coarse, coarse_size = _through(self.coarse, fine, size)
+        doubled = double(coarse[:, :, : coarse_size[0], : coarse_size[1]], size)
+        x = fine.float().mul_(self.scale_fine)
+        x[:, :, : size[0], : size[1]] += doubled
+        return self.out(_bytes(x.mul_(1 / self.scale_sum).add_(0.5)))[:count, :, : size[0], : size[1]]
+
+
+def _few(length: int) -> int:
+    """The next of eight sides for each power of two, and of every eighth up to 128."""
+    unit = max(8, (1 << (length - 1).bit_length()) // 16)
+    return -(-length // unit) * unit
+
+
+def _of_few_counts(x: Tensor) -> Tensor:
+    """More than eight maps as a multiple of four, with maps of zeros: for oneDNN each count is another size, too."""
+    return F.pad(x, (0, 0, 0, 0, 0, 0, 0, -len(x) % 4)) if len(x) > 8 and len(x) % 4 else x
+
+
+def _after(stride: Sequence[int], size: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(-(-length // step) for length, step in zip(size, stride, strict=True))
+
+
+def _clear(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The maps with zeros beyond a size."""
+    if x.shape[2] > size[0]:
+        x[:, :, size[0] :] = 0
+    if x.shape[3] > size[1]:
+        x[..., size[1] :] = 0
+    return x
+
+
+def _through(layers: nn.ModuleList, x: Tensor, size: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+    """Maps of a size, within larger ones, after the layers, and their size then."""
+    for layer in layers:
+        assert isinstance(layer, IntegerConv2d)
+        size = _after(layer.where[0], size)
+        x = _clear(layer(x), size)
+    return x, size
 
 
 class QuantizedShared(nn.Module):
@@ -128,22 +176,20 @@ class QuantizedShared(nn.Module):
         super().__init__()
         first, *others = _convolutions(shared)
         scales = _scales("QuantizedShared", others, largest)
-        integers = {
+        integers: dict[nn.Module, IntegerConv2d] = {
             convolution: IntegerConv2d(convolution, of, to)
             for convolution, of, to in zip(others, scales, [*scales[1:], None], strict=True)
         }
-        self.first, self.scale_first = first, scales[0]
+        self.first = _scaled(first, scales[0])
         self.layers = nn.ModuleList(
-            integers.get(layer, layer)  # type: ignore[call-overload]
-            for layer in shared
-            if layer in integers or isinstance(layer, nn.MaxPool2d)
+            integers.get(layer, layer) for layer in shared if layer in integers or isinstance(layer, nn.MaxPool2d)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = _round(self.first(x).relu_(), self.scale_first)
+    def forward(self, images: Tensor) -> Tensor:
+        x = _bytes(self.first(_of_few_counts(images)))
         for layer in self.layers:
             x = _largest_of_four(x) if isinstance(layer, nn.MaxPool2d) and x.dtype == torch.uint8 else layer(x)
-        return x
+        return x[: len(images)]
 
 
 @contextmanager
@@ -191,6 +237,15 @@ def _largest_of_four(x: Tensor) -> Tensor:
     return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
-def _round(x: Tensor, scale: float) -> Tensor:
-    """x >= 0, which it overwrites, as integers of a scale."""
-    return x.mul_(1 / scale).add_(0.5).clamp_(max=LEVELS).to(torch.uint8)
+def _scaled(convolution: nn.Conv2d, scale: float) -> nn.Conv2d:
+    """The convolution in float32, its outputs in parts of a scale and with what :func:`_bytes` rounds by."""
+    convolution = deepcopy(convolution).float()
+    assert convolution.bias is not None
+    convolution.weight.data /= scale
+    convolution.bias.data.div_(scale).add_(0.5)
+    return convolution
+
+
+def _bytes(x: Tensor) -> Tensor:
+    """x - 0.5 rounded to whole numbers of 0 to LEVELS; overwrites x."""
+    return x.clamp_(0, LEVELS).to(torch.uint8)

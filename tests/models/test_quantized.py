@@ -37,6 +37,24 @@ def test_maps_are_the_float_trunk_s_up_to_rounding(shape, depths):
     assert (rounded - exact).norm() < 0.05 * exact.norm()
 
 
+@pytest.mark.parametrize("shape", [(1, 65, 150), (2, 33, 17), (1, 1, 1), (3, 8, 129), (11, 16, 9), (8, 30, 40)])
+@torch.inference_mode()
+def test_maps_within_larger_ones_are_the_same(shape):
+    trunk = make_trunk()
+    for layer in trunk.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.uniform_(layer.bias, 0.1, 0.3)  # what lies beyond the map would come out positive
+    images = torch.rand(shape[0], 3, *shape[1:])
+    with largest_outputs(trunk) as largest:
+        trunk(images)
+    of_one, of_many = (QuantizedTrunk(trunk, largest, many_sizes) for many_sizes in (False, True))
+    alone = torch.cat([of_one(image[None]) for image in images])
+    # The first convolution, in float32, may add up in another order and one of its values be rounded the other way.
+    for maps in (of_one(images), of_many(images)):
+        torch.testing.assert_close(maps, alone, rtol=0.02, atol=0.02 * alone.max().item())
+        assert (maps != alone).float().mean() < 0.05
+
+
 @torch.inference_mode()
 def test_one_layer_s_rounding_by_hand():
     # Ones pass unchanged through all layers: every number is a whole multiple of its scale.
@@ -87,7 +105,7 @@ def make_anet(stages) -> ANet:
 @pytest.mark.parametrize(
     "stages", [(((20, 4, 1),), ((40, 3, 1),)), (((8, 3, 1), (12, 2, 1)), ((16, 2, 1), (24, 2, 1)))]
 )
-@pytest.mark.parametrize("count, more", [(1, 0), (3, 0), (2, 8)])
+@pytest.mark.parametrize("count, more", [(1, 0), (9, 0), (2, 8)])
 @torch.inference_mode()
 def test_the_shared_layers_are_the_float_ones_up_to_rounding(stages, count, more):
     anet = make_anet(stages)
@@ -168,8 +186,8 @@ def test_copies_do_the_same():
 @torch.inference_mode()
 def test_weights_are_laid_out_for_each_shape_once(capfd):
     trunk = PyramidTrunk(batch_norm=False).eval()
-    quantized = QuantizedTrunk(trunk, [1.0] * 10)
-    sizes = [(1, 192, 160), (1, 96, 80), (1, 56, 48), (3, 129, 129)]
+    quantized = QuantizedTrunk(trunk, [1.0] * 10, many_sizes=True)
+    sizes = [(1, 192, 160), (1, 96, 80), (1, 53, 48), (3, 129, 129)]
     batches = [torch.rand(n, 3, height, width) for n, height, width in sizes]
     first = [quantized(images) for images in batches]
     capfd.readouterr()
@@ -180,6 +198,8 @@ def test_weights_are_laid_out_for_each_shape_once(capfd):
     assert not [line for line in said if "exec,cpu,reorder" in line and "src:s8" in line]
     torch.testing.assert_close(again, first, rtol=0, atol=0)
     # Photos of ever new sizes take no more memory.
-    for width in range(8, 100, 8):
+    for width in range(8, 700):
         quantized(torch.rand(1, 3, 8, width))
-    assert quantized.out.packed.cache_info().currsize == 8
+    assert quantized.out.packed.cache_info().currsize == (
+        1 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 32
+    )
