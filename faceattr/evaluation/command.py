@@ -373,9 +373,10 @@ def _localization_dtype(
     options: argparse.Namespace, checkpoint: Checkpoint, device: torch.device
 ) -> torch.dtype | None:
     """As :class:`FaceAttributes` takes it: None where each checkpoint chooses for itself. Notes what this one does."""
+    from faceattr.localization import LocalizerSettings
     from faceattr.precision import compute_dtype
 
-    measured = bool(checkpoint.metadata["preprocessing"]["localization"].get("largest_o"))
+    measured = LocalizerSettings(**checkpoint.metadata["preprocessing"]["localization"]).integers
     dtype, why = compute_dtype(device, options.precision, integers=measured or options.precision == "int8")
     _note(options, f"localisation in {dtype}: {why}")
     return None if options.precision == "auto" else dtype

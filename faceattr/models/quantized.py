@@ -133,14 +133,14 @@ class QuantizedTrunk(nn.Module):
 
 
 def _few(length: int) -> int:
-    """The next of eight sides for each power of two, and of every eighth up to 128."""
-    unit = max(8, (1 << (length - 1).bit_length()) // 16)
+    """The next of 16 sides for each power of two, and of the multiples of eight up to 256."""
+    unit = max(8, (1 << (length - 1).bit_length()) // 32)
     return -(-length // unit) * unit
 
 
 def _of_few_counts(x: Tensor) -> Tensor:
-    """More than eight maps as a multiple of four, with maps of zeros: for oneDNN each count is another size, too."""
-    return F.pad(x, (0, 0, 0, 0, 0, 0, 0, -len(x) % 4)) if len(x) > 8 and len(x) % 4 else x
+    """More than 16 maps as a multiple of four, with maps of zeros: for oneDNN each count is another size, too."""
+    return F.pad(x, (0, 0, 0, 0, 0, 0, 0, -len(x) % 4)) if len(x) > 16 and len(x) % 4 else x
 
 
 def _after(stride: Sequence[int], size: tuple[int, ...]) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ def test_maps_are_the_float_trunk_s_up_to_rounding(shape, depths):
     assert (rounded - exact).norm() < 0.05 * exact.norm()
 
 
-@pytest.mark.parametrize("shape", [(1, 65, 150), (2, 33, 17), (1, 1, 1), (3, 8, 129), (11, 16, 9), (8, 30, 40)])
+@pytest.mark.parametrize("shape", [(1, 65, 150), (2, 33, 17), (1, 1, 1), (3, 8, 129), (19, 16, 9), (8, 30, 40)])
 @torch.inference_mode()
 def test_maps_within_larger_ones_are_the_same(shape):
     trunk = make_trunk()
@@ -105,7 +105,7 @@ def make_anet(stages) -> ANet:
 @pytest.mark.parametrize(
     "stages", [(((20, 4, 1),), ((40, 3, 1),)), (((8, 3, 1), (12, 2, 1)), ((16, 2, 1), (24, 2, 1)))]
 )
-@pytest.mark.parametrize("count, more", [(1, 0), (9, 0), (2, 8)])
+@pytest.mark.parametrize("count, more", [(1, 0), (17, 0), (2, 8)])
 @torch.inference_mode()
 def test_the_shared_layers_are_the_float_ones_up_to_rounding(stages, count, more):
     anet = make_anet(stages)
