@@ -58,8 +58,8 @@ def main():
     parser.add_argument(
         "--company",
         type=float,
-        default=0.4,
-        help="part of the least score that is enough beside a face that comes to it (default: 0.4)",
+        default=0.6,
+        help="part of the least score that is enough beside a face that comes to it (default: 0.6)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
