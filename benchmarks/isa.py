@@ -1,7 +1,8 @@
-"""locally_shared_conv2d against the best recipe on one instruction set: python benchmarks/isa.py avx2|avx512 [THREADS].
+"""locally_shared_conv2d against the best recipe on one instruction set.
 
-Starts itself anew with torch and its libraries held to that instruction set. Medians of interleaved rounds; with one
-thread of CPU time, which other programs on the machine change less.
+python benchmarks/isa.py avx2|avx512 [THREADS [WORD]]; with a word, the rows alone whose names have it. Starts itself
+anew with torch and its libraries held to that instruction set. Medians of interleaved rounds; with one thread of CPU
+time, which other programs on the machine change less.
 """
 
 import os
@@ -60,7 +61,7 @@ def gradients(function, leaves, stride, grad):
     return torch.autograd.grad(function(*leaves, stride), leaves, grad)
 
 
-def main(isa, threads):
+def main(isa, threads, word):
     import torch
     from recipes import LOCALLY_SHARED
     from report import geometric_mean
@@ -73,7 +74,7 @@ def main(isa, threads):
     print("| | ours | best recipe | its time | best / ours | ours, both | best, both | best / ours, both |")
     print("|---|---|---|---|---|---|---|---|")
     ratios = []
-    for shape in SHAPES:
+    for shape in (shape for shape in SHAPES if word in name(shape)):
         n, c, o, size, kernel, stride, grid, last = shape
         torch.manual_seed(0)
         layout = torch.channels_last if last else torch.contiguous_format
@@ -108,7 +109,7 @@ def main(isa, threads):
 
 
 if __name__ == "__main__":
-    isa, threads = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    isa, threads, word = sys.argv[1], int((sys.argv[2:] or [1])[0]), (sys.argv[3:] or [""])[0]
     if any(os.environ.get(key) != value for key, value in LIMITS[isa].items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **LIMITS[isa]})
-    main(isa, threads)
+    main(isa, threads, word)

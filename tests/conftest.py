@@ -1,5 +1,13 @@
+import os
+
 import pytest
 import torch
+
+# torch.compile compiles anew. Its cache of compiled graphs knows neither an operator's fake kernel, which may have
+# changed since, nor (torch 2.13) for which vectors it wrote a graph's code: where the cache was filled by AVX-512,
+#   ATEN_CPU_CAPABILITY=avx2 python -c "import torch; print(torch.compile(lambda x: x.relu() * 2)(torch.ones(8, 8)))"
+# prints what was in memory before. Set before torch's compiler is imported, which reads it once.
+os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "0")
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ struct TileKernels {
   //   out[r][m] = init[m] + sum over segments s and i < steps of
   //               s.panel[i * panel_step + m] * x[r][s.x + i * x_step],   m < V * lanes
   using Tile = void (*)(const Segment<T>* segments, int64_t segment_count, int64_t steps, int64_t panel_step,
-                        int64_t x_step, const T* const* x, const A* init, A* out);
+                        int64_t x_step, const T* const* x, const A* init, A* const* out);
   // out[j][k] = sum over r < rows of g[j][r] * x[r * x_stride + k], j < kDotRows, k < length; a whole vector
   // of x is read even where length is less.
   template <typename X, typename Y>

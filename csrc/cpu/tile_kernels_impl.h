@@ -18,7 +18,7 @@ namespace faceattr::FACEATTR_ISA {
 template <typename T, int V, int R>
 FACEATTR_TARGET void tile(const Segment<T>* segments, int64_t segment_count, int64_t steps,
                           int64_t panel_step, int64_t x_step, const T* const* x, const accumulate_t<T>* init,
-                          accumulate_t<T>* out) {
+                          accumulate_t<T>* const* out) {
   using A = accumulate_t<T>;
   constexpr int lanes = kLanes<A>;
   Register<A> sum[R][V];
@@ -48,7 +48,7 @@ FACEATTR_TARGET void tile(const Segment<T>* segments, int64_t segment_count, int
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) __builtin_memcpy(out + (r * V + v) * lanes, &sum[r][v], sizeof(Register<A>));
+    for (int v = 0; v < V; ++v) __builtin_memcpy(out[r] + v * lanes, &sum[r][v], sizeof(Register<A>));
 }
 
 // Lane i of pick<...>(a, b) is lane index(i) of the pair a, b.
@@ -362,14 +362,18 @@ FACEATTR_TARGET inline void zip(const BFloat16* from, int64_t step, int64_t seco
 
 template <typename T, int... R>
 constexpr void fill_tiles(TileKernels<T>& k, std::integer_sequence<int, R...>) {
-  // As many sums as leave registers for a vector of the panel each and one input element.
-  constexpr int most[] = {12, FACEATTR_REGISTERS == 32 ? 12 : 6, 8, 6};
-  k.max_vectors = FACEATTR_REGISTERS == 32 ? 4 : 2;
+  // As many sums as leave registers for a vector of the panel each and one input element, and for a product
+  // where that is not added at once.
+  constexpr bool many = FACEATTR_REGISTERS == 32;
+  constexpr int most[] = {12, many ? 12 : 6, many ? 8 : 4, 6};
+  k.max_vectors = many ? 4 : FACEATTR_VECTOR_BYTES == 32 ? 3 : 2;
   for (int v = 0; v < 4; ++v) k.max_positions[v] = v < k.max_vectors ? most[v] : 0;
   ((k.tile[0][R] = R < most[0] ? &tile<T, 1, R + 1> : nullptr), ...);
   ((k.tile[1][R] = R < most[1] ? &tile<T, 2, (R < most[1] ? R : 0) + 1> : nullptr), ...);
-#if FACEATTR_REGISTERS == 32
+#if FACEATTR_VECTOR_BYTES >= 32
   ((k.tile[2][R] = R < most[2] ? &tile<T, 3, (R < most[2] ? R : 0) + 1> : nullptr), ...);
+#endif
+#if FACEATTR_REGISTERS == 32
   ((k.tile[3][R] = R < most[3] ? &tile<T, 4, (R < most[3] ? R : 0) + 1> : nullptr), ...);
 #endif
 }

@@ -45,13 +45,22 @@ struct TileJob {
   accumulate_t<T> init[TileKernels<T>::kMaxVectors * 16];
 
   int64_t positions() const { return count[0] * count[1] * count[2]; }
+
+  // Dimensions of one position are left to the slow end.
+  void squeeze() {
+    for (int d = 0; d < 2 && count[2] == 1; ++d)
+      for (int64_t* of : {count, x_step, out_step}) std::rotate(of, of + 2, of + 3);
+  }
 };
 
-// Walks through the positions of a job.
+// Walks through the positions of a job, a tile's at a time.
 template <typename T>
 struct Cursor {
+  static constexpr int64_t kMost = TileKernels<T>::kMaxPositions;
   const TileJob<T>& job;
   int64_t i, j, k;
+  const T* x[kMost] = {};
+  result_t<T>* out[kMost] = {};
 
   Cursor(const TileJob<T>& job, int64_t position)
       : job(job),
@@ -59,14 +68,22 @@ struct Cursor {
         j(position / job.count[2] % job.count[1]),
         k(position % job.count[2]) {}
 
-  int64_t offset(const int64_t* step) const { return i * step[0] + j * step[1] + k * step[2]; }
+  static int64_t offset(int64_t i, int64_t j, int64_t k, const int64_t* step) {
+    return i * step[0] + j * step[1] + k * step[2];
+  }
 
-  void next() {
-    if (++k < job.count[2]) return;
-    k = 0;
-    if (++j < job.count[1]) return;
-    j = 0;
-    ++i;
+  // Fills x and out in.
+  void take(int64_t positions) {
+    for (int64_t r = 0; r < positions;) {
+      const T* from = job.x + offset(i, j, k, job.x_step);
+      result_t<T>* to = job.out + offset(i, j, k, job.out_step);
+      const int64_t end = std::min(positions, r + job.count[2] - k);
+      k += end - r;
+      for (; r < end; ++r, from += job.x_step[2], to += job.out_step[2]) x[r] = from, out[r] = to;
+      if (k < job.count[2]) return;
+      k = 0;
+      if (++j == job.count[1]) j = 0, ++i;
+    }
   }
 };
 
@@ -74,25 +91,26 @@ struct Cursor {
 template <typename T>
 void run_tile(const TileKernels<T>& kernels, const TileJob<T>& job, Cursor<T>& cursor, int64_t positions) {
   using A = accumulate_t<T>;
-  alignas(64) A sums[TileKernels<T>::kMaxPositions * TileKernels<T>::kMaxVectors * 16];
-  const T* x[TileKernels<T>::kMaxPositions] = {};
-  result_t<T>* out[TileKernels<T>::kMaxPositions];
+  constexpr int64_t most = TileKernels<T>::kMaxPositions;
   const int64_t width = job.vectors * kernels.lanes;
-  for (int64_t r = 0; r < positions; ++r, cursor.next()) {
-    x[r] = job.x + cursor.offset(job.x_step);
-    out[r] = job.out + cursor.offset(job.out_step);
+  cursor.take(positions);
+  const auto run = [&](A* const* sums) {
+    kernels.tile[job.vectors - 1][positions - 1](job.segments->data(), job.segments->size(), job.steps,
+                                                 job.panel_step, job.segment_step, cursor.x, job.init, sums);
+  };
+  // Whole vectors that need no rounding are written where they belong.
+  if constexpr (std::is_same_v<A, T>) {
+    if (job.channel_step == 1 && job.channels == width) return run(cursor.out);
   }
-  kernels.tile[job.vectors - 1][positions - 1](job.segments->data(), job.segments->size(), job.steps,
-                                               job.panel_step, job.segment_step, x, job.init, sums);
+  alignas(64) A sums[most * TileKernels<T>::kMaxVectors * 16];
+  A* rows[most] = {};
+  for (int64_t r = 0; r < positions; ++r) rows[r] = sums + r * width;
+  run(rows);
   if (job.channel_step == 1) {
-    for (int64_t r = 0; r < positions; ++r) {
-      if constexpr (std::is_same_v<A, T>)
-        std::copy_n(sums + r * width, job.channels, out[r]);
-      else
-        for (int64_t m = 0; m < job.channels; ++m) out[r][m] = static_cast<result_t<T>>(sums[r * width + m]);
-    }
+    for (int64_t r = 0; r < positions; ++r)
+      for (int64_t m = 0; m < job.channels; ++m) cursor.out[r][m] = static_cast<result_t<T>>(rows[r][m]);
   } else {
-    kernels.scatter(sums, width, positions, job.channels, out, job.channel_step);
+    kernels.scatter(sums, width, positions, job.channels, cursor.out, job.channel_step);
   }
 }
 
@@ -132,6 +150,7 @@ void run_jobs(const TileKernels<T>& kernels, int64_t jobs, int64_t products, Sha
       segments.clear();
       make(j, job, segments, scratch);
       job.segments = &segments;
+      job.squeeze();
       const int64_t n = job.positions();
       int64_t position = first * n / count;
       Cursor<T> cursor(job, position);

@@ -32,9 +32,9 @@ void forward(const LocallySharedGeometry& g, Strided4<const T> input, const T* w
              Strided4<T> output) {
   if (is_along_rows_faster<T>(g)) return along_rows_forward(g, input, weight, bias, output);
   if constexpr (std::is_same_v<T, accumulate_t<T>>) {
-    // Small filters are soon packed, and an input in channels_last is read in place.
+    // Filters that fit the cache are soon packed, and an input in channels_last is read in place.
     const int64_t filters = g.out_channels * g.in_channels * g.kernel_height * g.kernel_width;
-    if (is_batch_inner_faster<T>(g) && (input.c != 1 || filters > 8192))
+    if (is_batch_inner_faster<T>(g) && (input.c != 1 || filters > 65536))
       return batch_inner_forward(g, input, weight, bias, output);
   }
   const TapConvolution<T> convolution{plan_forward(rows_of(g)),

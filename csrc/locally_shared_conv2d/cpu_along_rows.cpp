@@ -71,6 +71,7 @@ void along_rows_forward(const LocallySharedGeometry& g, Strided4<const T> input,
     alignas(64) const A zeros[TileKernels<T>::kMaxVectors * 16] = {};
     alignas(64) A sums[TileKernels<T>::kMaxPositions * TileKernels<T>::kMaxVectors * 16];
     const T* filters[TileKernels<T>::kMaxPositions] = {};
+    A* sums_of[TileKernels<T>::kMaxPositions] = {};
     for (int64_t i = begin; i < end; ++i) {
       const int64_t image = i / strips, first = i % strips * height;
       rows.read(g, input, image, first * g.stride_y);
@@ -93,13 +94,16 @@ void along_rows_forward(const LocallySharedGeometry& g, Strided4<const T> input,
               const int64_t o = block * g.out_channels / blocks;
               const int64_t here = (block + 1) * g.out_channels / blocks - o;
               const int64_t filter = cell * g.out_channels + o;
-              for (int64_t r = 0; r < here; ++r) filters[r] = weight + (filter + r) * length;
+              for (int64_t r = 0; r < here; ++r) {
+                filters[r] = weight + (filter + r) * length;
+                sums_of[r] = sums + r * vectors * lanes;
+              }
               kernels.tile[vectors - 1][here - 1](
                   segments.data(), segments.size(), over_channels ? g.in_channels : g.kernel_width,
-                  over_channels ? plane : g.dilation_x, over_channels ? taps : 1, filters, zeros, sums);
+                  over_channels ? plane : g.dilation_x, over_channels ? taps : 1, filters, zeros, sums_of);
               for (int64_t r = 0; r < here; ++r) {
                 T* to = &output(image, o + r, y, x);
-                const A* sum = sums + r * vectors * lanes;
+                const A* sum = sums_of[r];
                 const A add = bias ? static_cast<A>(bias[filter + r]) : A(0);
                 if (output.w == 1)
                   for (int64_t k = 0; k < width; ++k) to[k] = static_cast<T>(sum[k] + add);

@@ -131,6 +131,7 @@ class RowProducts {
     alignas(64) static const T zeros[TileKernels<T>::kMaxVectors * 16] = {};
     alignas(64) T sums[TileKernels<T>::kMaxPositions * TileKernels<T>::kMaxVectors * 16];
     const T* at[TileKernels<T>::kMaxPositions] = {};
+    T* to[TileKernels<T>::kMaxPositions] = {};
     const int64_t most = kernels_.max_positions[groups_.vectors_in(groups_.groups - 1) - 1];
     const int64_t blocks = ceil_div(rows, most);
     for (int64_t block = 0; block < blocks; ++block) {
@@ -138,9 +139,10 @@ class RowProducts {
       for (int64_t r = 0; r < count; ++r) at[r] = x + (first + r) * row_step;
       for (int64_t group = 0; group < groups_.groups; ++group) {
         const int64_t vectors = groups_.vectors_in(group), width = vectors * kernels_.lanes;
+        for (int64_t r = 0; r < count; ++r) to[r] = sums + r * width;
         kernels_.tile[vectors - 1][count - 1](shifted_.data() + group * segments.size(), segments.size(),
-                                              steps, pitch, x_step, at, zeros, sums);
-        for (int64_t r = 0; r < count; ++r) store(first + r, groups_.first(group), width, sums + r * width);
+                                              steps, pitch, x_step, at, zeros, to);
+        for (int64_t r = 0; r < count; ++r) store(first + r, groups_.first(group), width, to[r]);
       }
     }
   }
@@ -308,6 +310,29 @@ void input_grad_of_strip(const LocallySharedGeometry& g, Strided4<const T> grad,
   put_back(kernels, input_size(g), result, input_grad);
 }
 
+// In so many sums as fill vectors.
+template <typename T>
+T sum_of(const T* from, int64_t count) {
+  T sums[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16)
+    for (int64_t k = 0; k < 16; ++k) sums[k] += from[i + k];
+  for (; i < count; ++i) sums[i % 16] += from[i];
+  for (int64_t half = 8; half > 0; half /= 2)
+    for (int64_t k = 0; k < half; ++k) sums[k] += sums[k + half];
+  return sums[0];
+}
+
+// Side by side to `step` apart.
+template <typename T>
+void spread_out(const T* from, int64_t count, T* to, int64_t step) {
+  if (step == 1) {
+    std::copy_n(from, count, to);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) to[i * step] = from[i];
+}
+
 template <typename T>
 void weight_grad_of_strip(const LocallySharedGeometry& g, Strided4<const T> grad, Strided4<const T> input,
                           T* weight_grad, T* bias_grad) {
@@ -331,18 +356,16 @@ void weight_grad_of_strip(const LocallySharedGeometry& g, Strided4<const T> grad
     const auto patches = make_buffer<T>(most * pitch + kernels.lanes), rows = make_buffer<T>(step * most);
     for (int64_t i = begin; i < end; ++i) {
       const Cell cell(g, i / quads);
-      // The patches of a single position of 1x1 filters are the inputs as they lie.
-      const bool as_they_lie = most == g.batch && taps == 1 && g.padding_y + g.padding_x == 0;
+      // The patches of a single position of 1x1 filters are the inputs as they lie, in the copy: images of a
+      // map that was not copied may all lie in the same few sets of the cache.
+      const bool as_they_lie = !in_place && most == g.batch && taps == 1 && g.padding_y + g.padding_x == 0;
       if (!as_they_lie && (i == begin || i % quads == 0)) {
         T* patch = patches.get();
         for_positions(g, cell, [&](int64_t position) {
           std::fill(patch, patch + g.batch * pitch, T(0));
           for_taps(g, position, [&](int64_t tap, int64_t at) {
-            for (int64_t n = 0; n < g.batch; ++n) {
-              const T* from = input_at(at) + n * image_step;
-              T* to = patch + n * pitch + tap;
-              for (int64_t c = 0; c < g.in_channels; ++c) to[c * taps] = from[c];
-            }
+            for (int64_t n = 0; n < g.batch; ++n)
+              spread_out(input_at(at) + n * image_step, g.in_channels, patch + n * pitch + tap, taps);
           });
           patch += g.batch * pitch;
         });
@@ -351,7 +374,7 @@ void weight_grad_of_strip(const LocallySharedGeometry& g, Strided4<const T> grad
       const int64_t filter = i / quads * g.out_channels + first;
       const T* factors[step];
       T* filters[step];
-      int64_t positions = 0;
+      const int64_t positions = g.batch * (cell.bottom - cell.top) * (cell.right - cell.left);
       for (int64_t j = 0; j < step; ++j) {
         T* to = rows.get() + j * most;
         factors[j] = j < count ? to : rows.get();
@@ -359,10 +382,7 @@ void weight_grad_of_strip(const LocallySharedGeometry& g, Strided4<const T> grad
         if (j >= count) continue;
         for_positions(
             g, cell, [&](int64_t position) { to = std::copy_n(grads.at(position, first + j), g.batch, to); });
-        positions = to - factors[j];
-        T sum = 0;
-        for (int64_t r = 0; r < positions; ++r) sum += factors[j][r];
-        bias_grad[filter + j] = sum;
+        bias_grad[filter + j] = sum_of(factors[j], positions);
       }
       const T* read = patches.get();
       if (as_they_lie)

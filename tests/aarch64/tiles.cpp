@@ -56,7 +56,9 @@ void check_tile(const TileKernels<T>& kernels) {
       std::vector<const T*> at;
       for (int i = 0; i < r; ++i) at.push_back(x.data() + 7 * i);
       std::vector<A> out(r * width);
-      kernels.tile[v - 1][r - 1](segments, 2, steps, width, x_step, at.data(), init.data(), out.data());
+      std::vector<A*> rows;
+      for (int i = 0; i < r; ++i) rows.push_back(out.data() + i * width);
+      kernels.tile[v - 1][r - 1](segments, 2, steps, width, x_step, at.data(), init.data(), rows.data());
       for (int i = 0; i < r; ++i)
         for (int m = 0; m < width; ++m) {
           double sum = init[m];

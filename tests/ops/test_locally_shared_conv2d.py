@@ -343,6 +343,7 @@ def test_gradient_operators_check_their_shapes():
         (528, 16, 17, (16, 8), (1, 1), (16, 8), 1, 0, 1),  # some rows of cells at a time, as the next two
         (176, 16, 17, (50, 8), (3, 1), (16, 8), (3, 1), 0, 1),  # whose last inputs nothing reads
         (528, 16, 17, (18, 8), (3, 1), (16, 8), 1, 0, 1),  # whose inputs two such rows read
+        (32, 96, 88, (4, 4), (3, 3), (2, 2), 1, 0, 1),  # filters that are not packed
         (20, 48, 72, (20, 36), (3, 3), (1, 2), 1, 1, 1),  # too many positions for it: some images at a time
     ],
 )
