@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faceattr import ops
@@ -14,7 +14,8 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, tor
 dtypes = st.sampled_from(list(TOLERANCE))
 layouts = st.sampled_from(["contiguous", "channels_last", "sliced", "transposed", "expanded"])
 seeds = st.integers(0, 2**31)
-fuzz = settings(max_examples=120, deadline=None)
+# How fast examples come depends on what else runs.
+fuzz = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def tensor(shape, dtype, layout, nonfinite=0):
