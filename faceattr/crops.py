@@ -26,6 +26,20 @@ class CropSettings:
         rows, columns = self.positions
         return input_size[0] + step * (rows - 1), input_size[1] + step * (columns - 1)
 
+    def corrected(
+        self, box: Sequence[float] | np.ndarray, correction: Sequence[float]
+    ) -> tuple[float, float, float, float]:
+        """The box whose crop a `FrameCorrection` asks for instead of this one's; x0, y0, x1, y1 both."""
+        x0, y0, x1, y1 = map(float, box)
+        right, down, log_scale = correction
+        face, scale = y1 - y0, math.exp(log_scale)
+        # The middle of the crop moves and the box grows about it.
+        x, y = (x0 + x1) / 2 + self.centre[0] * face, (y0 + y1) / 2 + self.centre[1] * face
+        x, y = x + right * self.height * face, y + down * self.height * face
+        x, y = x - self.centre[0] * face * scale, y - self.centre[1] * face * scale
+        half_width, half_height = (x1 - x0) / 2 * scale, face / 2 * scale
+        return x - half_width, y - half_height, x + half_width, y + half_height
+
     def window(
         self, box: Sequence[float] | np.ndarray, input_size: tuple[int, int], step: int
     ) -> tuple[float, float, float, float]:

@@ -15,6 +15,7 @@ from faceattr.crops import CropSettings
 from faceattr.localization import LocalizerSettings
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import Checkpoint
+from faceattr.models.frame import FrameCorrection
 from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
 
@@ -43,17 +44,19 @@ class _Attributes(nn.Module):
 
 
 class _Face(nn.Module):
-    """crops as above and the localiser's log-odds [N] -> the probability [N] that each is a face."""
+    """crops as above and the localiser's log-odds [N] -> the probability [N] that each is a face and, where the
+    checkpoint has that, how to put its frame right [N, 3]."""
 
-    def __init__(self, anet: ANet, face: LinearSVM):
+    def __init__(self, anet: ANet, face: LinearSVM, frame: FrameCorrection | None):
         super().__init__()
-        self.anet, self.face = anet, face
+        self.anet, self.face, self.frame = anet, face, frame
 
-    def forward(self, crops: Tensor, log_odds: Tensor) -> Tensor:
+    def forward(self, crops: Tensor, log_odds: Tensor) -> tuple[Tensor, ...]:
         height, width = self.anet.config["input_size"]
         top, left = (crops.shape[2] - height) // 2, (crops.shape[3] - width) // 2
-        features = self.anet.features(crops[:, :, top : top + height, left : left + width])
-        return self.face(torch.cat([features, log_odds[:, None]], 1))[:, 0]
+        responses = self.anet.responses(crops[:, :, top : top + height, left : left + width])
+        probability = self.face(torch.cat([responses.fc, log_odds[:, None]], 1))[:, 0]
+        return (probability,) if self.frame is None else (probability, self.frame(responses))
 
 
 class _Program(NamedTuple):
@@ -127,12 +130,13 @@ def _programs(checkpoint: Checkpoint, size: tuple[int, int]) -> dict[str, _Progr
     anet = checkpoint.anet
     pictures, crops = torch.rand(2, 3, 97, 113), torch.rand(2, 3, *size)
     batch, pixels = {0: "n"}, {0: "n", 2: "height", 3: "width"}
-    attributes, face = _Attributes(anet, checkpoint.svm), _Face(anet, checkpoint.face)
+    attributes, face = _Attributes(anet, checkpoint.svm), _Face(anet, checkpoint.face, checkpoint.frame)
+    outputs = ["probability"] if checkpoint.frame is None else ["probability", "correction"]
     return {
         "lnet_o": _Program(_Sizes(checkpoint.lnet_o), {"images": pictures}, (pixels,), ["size_maps"]),
         "lnet_s": _Program(_Sizes(checkpoint.lnet_s), {"images": pictures}, (pixels,), ["size_maps"]),
         "attributes": _Program(attributes, {"crops": crops}, (batch,), ["features", "probabilities"]),
-        "face": _Program(face, {"crops": crops, "log_odds": torch.rand(2)}, (batch, batch), ["probability"]),
+        "face": _Program(face, {"crops": crops, "log_odds": torch.rand(2)}, (batch, batch), outputs),
     }
 
 

@@ -28,7 +28,8 @@ from faceattr.ages import Age, read_ages
 from faceattr.attributes import AGE
 from faceattr.crops import CropSettings, crop_window
 from faceattr.images import ImageError, Photo, Picture, describe, load_photo
-from faceattr.localization import Localizer, LocalizerSettings
+from faceattr.localization import Localization, Localizer, LocalizerSettings
+from faceattr.models.anet import LayerResponses
 from faceattr.models.checkpoint import Checkpoint, load_checkpoint
 from faceattr.models.quantized import QuantizedShared
 from faceattr.video import Frame, frames, is_video
@@ -129,7 +130,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class _Located:
-    """A photo between localisation and attributes: its faces with the LNets' score, of which some may be none.
+    """A photo between localisation and attributes.
 
     crops: what ANet is to see of each face, uint8 [h, w, 3].
     """
@@ -143,6 +144,14 @@ def _shared(a: Sequence[float], b: Sequence[float]) -> float:
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return max(width, 0) * max(height, 0) / max(smaller, 1e-12)
+
+
+def _differ(a: Sequence[float], b: Sequence[float], overlap: float) -> bool:
+    """Whether two boxes can be of two faces, of which no larger part than ``overlap``, common to all, is the same."""
+    shared = _shared(a, b)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    common = shared * min(areas)
+    return shared <= _NESTED and common <= overlap * (sum(areas) - common)
 
 
 class FaceAttributes:
@@ -188,6 +197,7 @@ class FaceAttributes:
         self._thresholds = dict(zip(names, metadata["thresholds"][thresholds], strict=True))
         self._min_score, self._max_faces = min_score, max_faces
         self._anet, self._svm, self._face = checkpoint.anet, checkpoint.svm, checkpoint.face
+        self._frame = checkpoint.frame
         try:
             localization = LocalizerSettings(**preprocessing["localization"])
             self._crops = CropSettings(**preprocessing["crop"])
@@ -337,119 +347,137 @@ class FaceAttributes:
     def _locate(self, name: str, photo: Photo, boxes: Boxes | None) -> _Located:
         maps: dict[str, np.ndarray] = {}
         seen: np.ndarray | None = None
-        found: list[tuple[np.ndarray, float | None, np.ndarray]]
         if boxes is None:
-            # Photo by photo: what else is in a batch then cannot move a box.
+            # Photo by photo: what else is in a batch then cannot move a box, nor what ANet makes of it.
             result = self.localizer(torch.from_numpy(photo.pixels).permute(2, 0, 1))
             maps = {key: response.cpu().numpy() for key, response in result.response_maps.items()}
             seen = result.windows.numpy()
-            found = [
-                (photo.to_original(each.box), each.score, photo.to_original(each.frame, clip=False))
-                for each in result.proposals
-            ]
+            faces = self._select(self._judged(photo, self._proposed(photo, result)))
         elif _are_faces(boxes):
-            found = [(np.array(face.box), None, np.array(face.frame)) for face in boxes]
+            faces = [Face(face.box, None, frame=face.frame) for face in boxes]
         else:
-            found = [(box, None, box) for box in _check_boxes(boxes, photo, name)]
-        # By way of the original's pixels: a face that comes back is cut as when it was found.
-        frames = [photo.from_original(frame) for _, _, frame in found]
-        windows = [self._crops.window(frame, self._input_size, self._anet.step) for frame in frames]
-        size = self._crops.size(self._input_size, self._anet.step)
-        faces = []
-        for (box, score, frame), window in zip(found, windows, strict=True):
-            # Enlarged to more than twice its size for ANet, a face shows little of what its attributes are read from.
-            small = (window[3] - window[1]) * photo.scale < size[0] / 2
-            notes = ("small face, attributes uncertain",) if small else ()
-            faces.append(Face(tuple(box.tolist()), score, notes=notes, frame=tuple(frame.tolist())))
-        crops = [crop_window(photo.pixels, window, size) for window in windows]
+            faces = [Face(tuple(box.tolist()), None) for box in _check_boxes(boxes, photo, name)]
         prediction = Prediction(
             name,
             photo.width,
             photo.height,
-            faces,
+            [replace(face, notes=self._notes(photo, face)) for face in faces],
             orientation=photo.orientation,
             photo=photo,
             response_maps=maps,
             windows=seen,
         )
-        return _Located(prediction, crops)
+        return _Located(prediction, [self._cut(photo, face, self._crops) for face in faces])
+
+    def _proposed(self, photo: Photo, result: Localization) -> list[Face]:
+        """What the LNets propose, with their scores."""
+        faces = []
+        for each in result.proposals:
+            box, frame = photo.to_original(each.box), photo.to_original(each.frame, clip=False)
+            faces.append(Face(tuple(box.tolist()), each.score, frame=tuple(frame.tolist())))
+        return faces
+
+    def _window(self, photo: Photo, face: Face, crops: CropSettings) -> tuple[float, float, float, float]:
+        """What ANet is to see of a face, in the photo's pixels."""
+        # By way of the original's: a face that comes back is cut as when it was found.
+        return crops.window(photo.from_original(np.array(face.frame)), self._input_size, self._anet.step)
+
+    def _cut(self, photo: Photo, face: Face, crops: CropSettings) -> np.ndarray:
+        """The face's crop, uint8 [h, w, 3]."""
+        size = crops.size(self._input_size, self._anet.step)
+        return crop_window(photo.pixels, self._window(photo, face, crops), size)
+
+    def _notes(self, photo: Photo, face: Face) -> tuple[str, ...]:
+        """What speaks against trusting what is said of a face."""
+        notes = []
+        # Odds of less than twice those that make a face at all.
+        least = self._least_score
+        if face.score is not None and face.score * (1 - least) < 2 * least * (1 - face.score):
+            notes.append("low score, perhaps no face")
+        # Enlarged to more than twice its size for ANet, a face shows little of what its attributes are read from.
+        _, top, _, bottom = self._window(photo, face, self._crops)
+        if (bottom - top) * photo.scale < self._crops.size(self._input_size, self._anet.step)[0] / 2:
+            notes.append("small face, attributes uncertain")
+        return tuple(notes)
 
     def candidates(self, image: Picture) -> tuple[list[Face], np.ndarray]:
         """What the LNets propose in a photo, before ANet has its say: K faces with the LNets' score, best first.
 
         Beside them float32 [K, F + 1], what decides whether each is a face: ANet's features and the score's log-odds.
         """
-        located = self._locate(describe(image), load_photo(image), None)
-        faces = located.prediction.faces
-        return faces, self._evidence(faces, located.crops).float().cpu().numpy()
+        photo = load_photo(image)
+        faces = self._proposed(photo, self.localizer(torch.from_numpy(photo.pixels).permute(2, 0, 1)))
+        if not faces:
+            return faces, np.zeros((0, self.features + 1), dtype=np.float32)
+        return faces, self._evidence(faces, self._responses(photo, faces).fc).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def _responses(self, photo: Photo, faces: list[Face]) -> LayerResponses:
+        """ANet's layers on the faces that the LNets propose: on the middle of the crop alone, and not on its mirror
+        image, which is far cheaper than the attributes. Most of what the LNets propose is no face."""
+        middle = replace(self._crops, positions=(1, 1))
+        return self._anet.responses(self._images([self._cut(photo, face, middle) for face in faces]))
+
+    @torch.inference_mode()
+    def _evidence(self, faces: list[Face], features: torch.Tensor) -> torch.Tensor:
+        """What the plane sees of each face that the LNets propose, [K, F + 1]."""
+        scores = torch.tensor([face.score for face in faces], dtype=torch.float32, device=features.device)
+        log_odds = torch.logit(scores, eps=1e-6)
+        return torch.cat([features, log_odds.to(features)[:, None]], 1)
+
+    @torch.inference_mode()
+    def _judged(self, photo: Photo, faces: list[Face]) -> list[Face]:
+        """The faces with what ANet makes of their score and frame."""
+        if not faces:
+            return []
+        responses = self._responses(photo, faces)
+        scores = self._face(self._evidence(faces, responses.fc))[:, 0].float().cpu().tolist()
+        faces = [replace(face, score=score) for face, score in zip(faces, scores, strict=True)]
+        if self._frame is None:
+            return faces
+        corrections = self._frame(responses).float().cpu().tolist()
+        return [self._corrected(photo, face, each) for face, each in zip(faces, corrections, strict=True)]
+
+    def _corrected(self, photo: Photo, face: Face, correction: Sequence[float]) -> Face:
+        """The face with its frame put right; as it is where that would lead out of the photo."""
+        frame = self._crops.corrected(face.frame, correction)
+        x, y = (frame[0] + frame[2]) / 2, (frame[1] + frame[3]) / 2
+        if not (0 < x < photo.width and 0 < y < photo.height):
+            return face
+        box = np.clip(frame, 0, [photo.width, photo.height] * 2)
+        return replace(face, box=tuple(box.tolist()), frame=frame)
+
+    def _select(self, faces: list[Face]) -> list[Face]:
+        """Of what is proposed in a photo the faces to report, best first."""
+        faces = sorted(faces, key=lambda face: -face.score)  # type: ignore[operator]
+        # Where one face is, others are likelier: people come in company.
+        alone = not faces or faces[0].score < self._least_score  # type: ignore[operator]
+        least = max(self._least_score if alone else self._company_score, self._min_score)
+        overlap = self.localizer.settings.overlap
+        best: list[Face] = []
+        for face in faces:
+            # No face lies in another: the weaker of two is the other's surroundings, or a part of it. Two boxes of one
+            # face lie on each other once they are put right.
+            if face.score >= least and all(_differ(face.box, other.box, overlap) for other in best):  # type: ignore
+                best.append(face)
+        return best[: self._max_faces]
 
     def _complete(
         self, waiting: Sequence[_Located], detect_only: bool = False, batch_size: int = 32
     ) -> Iterator[Prediction]:
         """The predictions with what ANet says of their faces; crops of several photos share a batch."""
-        faces = [face for located in waiting for face in located.prediction.faces]
-        crops = [crop for located in waiting for crop in located.crops]
-        starts = range(0, len(faces), batch_size)
-        scored = chain.from_iterable(self._scored(faces[i : i + batch_size], crops[i : i + batch_size]) for i in starts)
-        # Of each photo the faces to report, with their crops.
-        kept = [self._select([(next(scored), crop) for crop in located.crops]) for located in waiting]
-        if not detect_only:
-            crops = [crop for pairs in kept for _, crop in pairs]
-            starts = range(0, len(crops), batch_size)
-            fields = chain.from_iterable(self._describe(crops[i : i + batch_size]) for i in starts)
-            kept = [[(replace(face, **next(fields)), crop) for face, crop in pairs] for pairs in kept]
-        for located, pairs in zip(waiting, kept, strict=True):
-            yield replace(located.prediction, faces=[face for face, _ in pairs])
-
-    def _select(self, pairs: list[tuple[Face, np.ndarray]]) -> list[tuple[Face, np.ndarray]]:
-        """The faces to report of a photo, best first, with their crops; all of them where the boxes were given."""
-        if any(face.score is None for face, _ in pairs):
-            return pairs
-        scored = [(face.score, face, crop) for face, crop in pairs if face.score is not None]
-        scored.sort(key=lambda one: -one[0])
-        # Where one face is, others are likelier: people come in company.
-        alone = not scored or scored[0][0] < self._least_score
-        least = max(self._least_score if alone else self._company_score, self._min_score)
-        best: list[tuple[Face, np.ndarray]] = []
-        for score, face, crop in scored:
-            # No face lies in another: the weaker of two is the other's surroundings, or a part of it.
-            if score >= least and all(_shared(face.box, other.box) <= _NESTED for other, _ in best):
-                best.append((face, crop))
-        return best[: self._max_faces]
+        crops = [] if detect_only else [crop for located in waiting for crop in located.crops]
+        starts = range(0, len(crops), batch_size)
+        fields = chain.from_iterable(self._describe(crops[i : i + batch_size]) for i in starts)
+        for located in waiting:
+            faces = located.prediction.faces
+            if not detect_only:
+                faces = [replace(face, **next(fields)) for face in faces]
+            yield replace(located.prediction, faces=faces)
 
     def _images(self, crops: list[np.ndarray]) -> torch.Tensor:
         weight = self._anet.head.weight
         return torch.from_numpy(np.stack(crops)).to(self.device).permute(0, 3, 1, 2).to(weight.dtype) / 255
-
-    @torch.inference_mode()
-    def _evidence(self, faces: list[Face], crops: list[np.ndarray]) -> torch.Tensor:
-        """What the plane sees of each face that the LNets propose, [K, F + 1]."""
-        if not faces:
-            return torch.zeros(0, self.features + 1)
-        images = self._images(crops)
-        # The middle alone, and not its mirror image, far cheaper than the attributes: most of what the LNets propose is
-        # no face.
-        top, left = ((images.shape[2 + axis] - self._input_size[axis]) // 2 for axis in (0, 1))
-        features = self._anet.features(images[:, :, top : top + self._input_size[0], left : left + self._input_size[1]])
-        scores = torch.tensor([face.score for face in faces], dtype=torch.float32, device=features.device)
-        log_odds = torch.logit(scores, eps=1e-6)
-        return torch.cat([features, log_odds.to(features)[:, None]], 1)
-
-    def _scored(self, faces: list[Face], crops: list[np.ndarray]) -> list[Face]:
-        """The faces with their final score; those whose boxes were given as they are."""
-        proposed = [i for i, face in enumerate(faces) if face.score is not None]
-        if not proposed:
-            return faces
-        evidence = self._evidence([faces[i] for i in proposed], [crops[i] for i in proposed])
-        with torch.inference_mode():
-            scores = self._face(evidence)[:, 0].float().cpu().tolist()
-        faces = list(faces)
-        for i, score in zip(proposed, scores, strict=True):
-            # Odds of less than twice those that make a face at all.
-            low = score * (1 - self._least_score) < 2 * self._least_score * (1 - score)
-            notes = ("low score, perhaps no face", *faces[i].notes) if low else faces[i].notes
-            faces[i] = replace(faces[i], score=score, notes=notes)
-        return faces
 
     @torch.inference_mode()
     def _describe(self, crops: list[np.ndarray]) -> list[dict]:
@@ -485,8 +513,9 @@ def load(
     checkpoint.anet.to(dtype)
     checkpoint.svm.to(dtype)
     checkpoint.face.to(dtype)
-    if checkpoint.age is not None:
-        checkpoint.age.to(dtype)
+    for net in (checkpoint.age, checkpoint.frame):
+        if net is not None:
+            net.to(dtype)
     return FaceAttributes(checkpoint, **options)
 
 

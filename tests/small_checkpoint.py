@@ -11,6 +11,7 @@ from faceattr.ages import LIMITS
 from faceattr.localization import LocalizerSettings
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import save_checkpoint
+from faceattr.models.frame import FrameCorrection
 from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
 from faceattr.train.face import lnets_alone
@@ -58,7 +59,10 @@ def make_anet() -> ANet:
     return net.eval()
 
 
-def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5, face=None, age=None, **preprocessing) -> None:
+def save_small_checkpoint(
+    path, positions=(1, 1), score_threshold=0.5, face=None, age=None, correction=None, **preprocessing
+) -> None:
+    """correction: by which every frame is put right."""
     centre = torch.zeros(5, 5)
     centre[1:4, 1:4] = 1 / 9
     svm = LinearSVM(len(ATTRIBUTES), 4)
@@ -66,14 +70,19 @@ def save_small_checkpoint(path, positions=(1, 1), score_threshold=0.5, face=None
         svm.weight[0, 0], svm.bias[0] = 40, -7  # a neutral disc's green is 0, a smiling one's 0.35
         svm.weight[1, 0], svm.bias[1] = -40, 7
         svm.bias[2] = 5
+    anet, frame = make_anet(), None
+    if correction is not None:
+        frame = FrameCorrection(anet.responses_size).requires_grad_(False)
+        frame.bias[:] = torch.tensor(correction)
     save_checkpoint(
         path,
         lnet_o=make_lnet(centre - (centre == 0) / 16),
         lnet_s=make_lnet(centre),
-        anet=make_anet(),
+        anet=anet,
         svm=svm,
         face=face or lnets_alone(4),
         age=age,
+        frame=frame,
         metadata={
             "attributes": list(ATTRIBUTES),
             "preprocessing": {

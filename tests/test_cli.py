@@ -299,7 +299,7 @@ def test_info(weights, capsys):
     out = capsys.readouterr().out
     assert f"faceattr {faceattr.__version__}" in out and "torch " in out and f"weights {weights}" in out
     lines = dict(line.strip().split(": ", 1) for line in out.splitlines() if line.startswith("  "))
-    assert json.loads(lines["attributes"]) == list(ATTRIBUTES) and json.loads(lines["format_version"]) == 3
+    assert json.loads(lines["attributes"]) == list(ATTRIBUTES) and json.loads(lines["format_version"]) == 4
 
 
 def test_info_times_the_cascade(weights, capsys, tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -61,3 +63,18 @@ class TestCropSettings:
         settings = CropSettings(height=1.0, positions=(3, 2))
         assert settings.size((100, 50), step=4) == (108, 54)
         assert settings.window((0, 0, 20, 50), (100, 50), step=4) == pytest.approx((-3.5, -2, 23.5, 52))
+
+
+def test_a_corrected_box_has_the_crop_that_was_asked_for():
+    settings, box = CropSettings(centre=(0.1, -0.05), height=1.5), (40.0, 30.0, 100.0, 110.0)
+    assert settings.corrected(box, (0, 0, 0)) == pytest.approx(box)
+    x0, y0, x1, y1 = settings.window(box, (48, 40), 8)
+    height = y1 - y0
+    corrected = settings.corrected(box, (0.2, -0.1, math.log(1.25)))
+    left, top, right, bottom = settings.window(corrected, (48, 40), 8)
+    assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx(
+        ((x0 + x1) / 2 + 0.2 * height, (y0 + y1) / 2 - 0.1 * height)
+    )
+    assert bottom - top == pytest.approx(1.25 * height)
+    # The box keeps its shape.
+    assert (corrected[2] - corrected[0]) / (corrected[3] - corrected[1]) == pytest.approx(60 / 80)

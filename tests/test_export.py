@@ -14,6 +14,7 @@ import faceattr
 from faceattr import export
 from faceattr.cli import main
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
+from faceattr.models.frame import FrameCorrection
 from faceattr.models.lnet import LNet
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnx, onnxscript and onnxruntime")
@@ -24,12 +25,15 @@ PYRAMID = {"kind": "pyramid", "widths": [4, 6, 8, 6], "depths": [0, 1, 2]}
 
 
 def with_pyramids(checkpoint):
-    """The checkpoint with LNets of the other trunk, of random weights; windows are seen mirrored too."""
+    """The checkpoint with LNets of the other trunk, of random weights; windows are seen mirrored too, and boxes are put
+    right."""
     nets = {name: LNet(["a"], [24.0, 30.2, 38.1], PYRAMID).eval() for name in ("lnet_o", "lnet_s")}
     for net in nets.values():
         torch.nn.init.normal_(net.head.weight)
-    localization = {**checkpoint.metadata["preprocessing"]["localization"], "mirrored": True}
+    localization = {**checkpoint.metadata["preprocessing"]["localization"], "mirrored": True, "box_below": 0.05}
     preprocessing = {**checkpoint.metadata["preprocessing"], "localization": localization}
+    nets["frame"] = FrameCorrection(checkpoint.anet.responses_size).requires_grad_(False)
+    torch.nn.init.normal_(nets["frame"].weight, std=0.01)
     return replace(checkpoint, **nets, metadata={**checkpoint.metadata, "preprocessing": preprocessing})
 
 
@@ -78,12 +82,16 @@ def test_attributes_and_face(exported, batch):
     with torch.no_grad():
         features = anet.pooled_features(crops)
         top, left = (crops.shape[2] - height) // 2, (crops.shape[3] - width) // 2
-        middle = anet.features(crops[:, :, top : top + height, left : left + width])
-        expected = checkpoint.face(torch.cat([middle, log_odds[:, None]], 1))[:, 0]
+        middle = anet.responses(crops[:, :, top : top + height, left : left + width])
+        expected = [checkpoint.face(torch.cat([middle.fc, log_odds[:, None]], 1))[:, 0]]
+        if checkpoint.frame is not None:
+            expected.append(checkpoint.frame(middle))
+            assert expected[1].abs().max() > 1e-3
         ours = run(folder, "attributes", crops)
         assert_equal(ours[0], features)
         assert_equal(ours[1], checkpoint.svm(features))
-        assert_equal(run(folder, "face", crops, log_odds)[0], expected)
+        for result, right in zip(run(folder, "face", crops, log_odds), expected, strict=True):
+            assert_equal(result, right)
 
 
 def test_description_names_everything(exported):

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -156,9 +157,36 @@ class TestPredict:
         ]
         scores = [0.9, 0.8, 0.95, 0.7]
         faces = [replace(face, box=box, frame=box, score=score) for box, score in zip(boxes, scores, strict=True)]
-        crop = np.zeros((1, 1, 3), np.uint8)
-        kept = [face.score for face, _ in model._select([(face, crop) for face in faces])]
+        kept = [face.score for face in model._select(faces)]
         assert kept == [0.95, 0.7]
+
+    def test_frames_are_put_right(self, tmp_path, model):
+        photo, crops = draw_photo(DISCS), model._crops
+        before = model.predict(photo)
+        correction = (0.05, -0.1, math.log(1.2))
+        save_small_checkpoint(tmp_path / "moved.safetensors", correction=correction)
+        moved = faceattr.load(tmp_path / "moved.safetensors")
+        faces = moved.predict(photo)
+        for face, old in zip(faces, before, strict=True):
+            assert face.frame == pytest.approx(crops.corrected(old.frame, correction), abs=1e-3)
+            assert face.box == face.frame and face.score == old.score
+        # What is said of a face is said of its new frame; a face that comes back stays where it is.
+        same(model.predict(photo, [face.frame for face in faces]), [replace(face, score=None) for face in faces])
+        (back,) = moved.iter_predict([photo], [faces])
+        assert [face.frame for face in back.faces] == [face.frame for face in faces]
+        np.testing.assert_array_equal(back.faces[0].features, faces[0].features)
+        # Where that would lead out of the photo, the frame stays.
+        wide = {"centre": [0.0, 0.0], "height": 2.0, "positions": [1, 1]}
+        save_small_checkpoint(tmp_path / "out.safetensors", correction=(-1000.0, 0.0, 0.0), crop=wide)
+        (face,) = faceattr.load(tmp_path / "out.safetensors").detect(draw_photo([(20, 120, 32, NEUTRAL)]))
+        (old,) = model.detect(draw_photo([(20, 120, 32, NEUTRAL)]))
+        assert (face.box, face.frame) == (old.box, old.frame)
+
+    def test_two_boxes_of_one_face_are_one(self, model):
+        face = model.detect(draw_photo(DISCS))[0]
+        boxes = [(100.0, 100.0, 200.0, 240.0), (150.0, 100.0, 250.0, 240.0), (152.0, 180.0, 252.0, 320.0)]
+        faces = [replace(face, box=box, frame=box, score=0.9 - i / 10) for i, box in enumerate(boxes)]
+        assert [face.box for face in model._select(faces)] == [boxes[0], boxes[2]]
 
     def test_more_patch_positions(self, tmp_path, model):
         # The disc is wider than the crop: at every position of the field ANet sees the same.

@@ -8,9 +8,7 @@ of them, are looked at, but for the fifth of small folders that is kept to measu
 """
 
 import argparse
-import csv
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from tqdm import tqdm
 from faceattr.crops import carried
 from faceattr.data.faces import FACE
 from faceattr.data.photos import LARGE, hold_out, without_faces
+from faceattr.data.tag_csv import write_face_tags
 from faceattr.data.warping import to_images
 from faceattr.evaluation.parts import place_by_box
 from faceattr.localization import Localizer, LocalizerSettings
@@ -67,11 +66,7 @@ def main():
                 Image.fromarray(placed).save(arguments.out / names[-1], quality=95)
     if not names:
         sys.exit("false_faces.py: the nets propose nothing in these pictures; lower --least")
-    # Written last: its presence says that the pictures are there.
-    partial = arguments.out / "tags.partial"
-    with partial.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([["image", "Face", "partition"], *([n, 0, 0] for n in names)])
-    os.replace(partial, arguments.out / "tags.csv")
+    write_face_tags(arguments.out / "tags.csv", names, face=False)
     print(f"{len(names)} false faces")
 
 

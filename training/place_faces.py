@@ -23,9 +23,12 @@ from faceattr.data.warping import to_images
 from faceattr.evaluation.parts import place_by_box
 from faceattr.images import load_image
 from faceattr.localization import Localizer, LocalizerSettings
+from faceattr.models.checkpoint import load_checkpoint
 from faceattr.models.lnet import LNet
+from faceattr.pipeline import FaceAttributes
 from faceattr.train import parallel
 from faceattr.train.arguments import add_machine, prepare
+from faceattr.train.face import by_lnets
 from faceattr.train.loop import load_model
 
 
@@ -40,6 +43,7 @@ def main():
     parser.add_argument("--lnet-s", type=Path)
     parser.add_argument("--localization", type=Path, help="JSON with the localiser's settings")
     parser.add_argument("--box", type=Path, help="JSON of measure_geometry.py")
+    parser.add_argument("--weights", type=Path, help="checkpoint of fit_frame.py, in place of these")
     parser.add_argument(
         "--face",
         type=float,
@@ -53,8 +57,8 @@ def main():
     arguments = parser.parse_args()
 
     nets = [arguments.lnet_o, arguments.lnet_s, arguments.localization, arguments.box]
-    if arguments.face is None and None in nets:
-        parser.error("--lnet-o, --lnet-s, --localization and --box are needed, or --face")
+    if arguments.face is None and arguments.weights is None and None in nets:
+        parser.error("--lnet-o, --lnet-s, --localization and --box are needed, or --weights, or --face")
 
     device, dtype = prepare(arguments)
     if arguments.celeba:
@@ -62,7 +66,12 @@ def main():
     else:
         data = read_tag_csv(arguments.csv, arguments.root, arguments.skip_missing)
         data = data.select(np.array([name.startswith(arguments.only) for name in data.names]))
-    if arguments.face is None:
+    if arguments.weights is not None:
+        checkpoint = load_checkpoint(arguments.weights, device)
+        integers = None if arguments.precision == "auto" else dtype
+        model = FaceAttributes(by_lnets(checkpoint), max_faces=1, localization_dtype=integers)
+        aligned_box = model.metadata["preprocessing"]["aligned_box"]
+    elif arguments.face is None:
         lnets = [load_model(LNet, path)[0].fold_batch_norm().to(device) for path in nets[:2]]
         localizer = Localizer(*lnets, LocalizerSettings(**json.loads(arguments.localization.read_text())), dtype)
         aligned_box = json.loads(arguments.box.read_text())["aligned_box"]
@@ -72,6 +81,9 @@ def main():
         if arguments.face is not None:
             height, width = pixels.shape[:2]
             return [edge * side for edge, side in zip(arguments.face, (width, height) * 2, strict=True)]
+        if arguments.weights is not None:
+            faces = model.detect(pixels)
+            return carried(faces[0].frame, aligned_box, FACE) if faces else None
         proposals = localizer(to_images(pixels[None])[0]).proposals
         return carried(proposals[0].frame, aligned_box, FACE) if proposals else None
 

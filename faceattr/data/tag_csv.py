@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +89,13 @@ def read_tag_csv(path: str | Path, root: str | Path | None = None, skip_missing:
         np.array(ages) if ages else None,
     )
     return data.present(path, lines, skip_missing)
+
+
+def write_face_tags(path: Path, names: Sequence[str], face: bool) -> None:
+    """Writes a CSV by which each of these pictures, all of partition 0, has a face or none; after the pictures, for its
+    presence says that they are there."""
+    unfinished = path.with_suffix(".partial")
+    with unfinished.open("w", newline="") as file:
+        rows = ([name, int(face), 0] for name in names)
+        csv.writer(file, lineterminator="\n").writerows([["image", "Face", "partition"], *rows])
+    os.replace(unfinished, path)

@@ -165,10 +165,11 @@ class ANet(nn.Module):
         _check_cells("c4", c4[2], self._size4, pool=1)
         self.c4, self.norm4 = LocallySharedConv2d(c3[0], c4[0], c4[1], tuple(c4[2])), norm(c4[0])
 
-        inputs = c4[0] * self._size4[0] * self._size4[1]
-        if "c3" in fc_inputs:
-            inputs += c3[0] * self._size3[0] * self._size3[1]
-        self.fc = nn.Linear(inputs, features)
+        size3 = c3[0] * self._size3[0] * self._size3[1]
+        size4 = c4[0] * self._size4[0] * self._size4[1]
+        self.responses_size = size3 + size4 + features
+        """Of a crop, over all the layers of :class:`LayerResponses`."""
+        self.fc = nn.Linear(size4 + (size3 if "c3" in fc_inputs else 0), features)
         self.norm_fc = nn.BatchNorm1d(features) if batch_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, attributes)

@@ -1,11 +1,12 @@
-"""The whole cascade in one safetensors file: five nets or six, and in its header what it takes to use them.
+"""The whole cascade in one safetensors file: five nets to seven, and in its header what it takes to use them.
 
 The header's metadata has one key, ``faceattr``, whose value is JSON:
 
-- ``format_version``: 3; files of version 2, which have no ``age``, are read too
-- ``configs``: for each of ``lnet_o``, ``lnet_s``, ``anet``, ``svm``, ``face``, ``age`` the arguments that rebuild it;
-  ``face`` is one plane over ANet's features and, last, the log-odds of the localiser's score; ``age``, which may be
-  left out, has a plane for each of :data:`faceattr.ages.LIMITS`: is somebody at least so old?
+- ``format_version``: 4; files of version 2, which have no ``age``, and 3, which have no ``frame``, are read too
+- ``configs``: for each of ``lnet_o``, ``lnet_s``, ``anet``, ``svm``, ``face``, ``age``, ``frame`` the arguments that
+  rebuild it; ``face`` is one plane over ANet's features and, last, the log-odds of the localiser's score; ``age``,
+  which may be left out, has a plane for each of :data:`faceattr.ages.LIMITS`: is somebody at least so old? ``frame``,
+  which may be left out too, puts the localiser's boxes right
 - ``attributes``: their names, in the order of the logits
 - ``preprocessing``: how photos become input: the localiser's settings, whose own threshold is for what ``face`` is to
   look at, ``score_threshold`` for what it then takes for a face and, which may be left out, the lower
@@ -15,7 +16,7 @@ The header's metadata has one key, ``faceattr``, whose value is JSON:
 - ``training``, ``metrics``: on what data the weights were trained and how they do
 - ``sha256``: of the metadata without this key and of every tensor; safetensors itself notices no flipped bit
 
-Weights are stored as float16, except vectors (biases) and the SVMs.
+Weights are stored as float16, except vectors (biases), the SVMs and ``frame``.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ from torch import Tensor, nn
 
 from faceattr.ages import LIMITS
 from faceattr.models.anet import ANet
+from faceattr.models.frame import FrameCorrection
 from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 OLDEST_VERSION = 2
 MADE_ON_SAVING = ("format_version", "configs", "sha256")
 """Keys of the metadata that follow from the rest."""
 NETS: dict[str, type[nn.Module]] = {"lnet_o": LNet, "lnet_s": LNet, "anet": ANet, "svm": LinearSVM, "face": LinearSVM}
-OPTIONAL_NETS: dict[str, type[nn.Module]] = {"age": LinearSVM}
+OPTIONAL_NETS: dict[str, type[nn.Module]] = {"age": LinearSVM, "frame": FrameCorrection}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Checkpoint:
     face: LinearSVM
     metadata: dict[str, Any]
     age: LinearSVM | None = None
+    frame: FrameCorrection | None = None
 
     def nets(self) -> dict[str, nn.Module]:
         """The nets that it has, by name, as :func:`save_checkpoint` takes them."""
@@ -73,6 +76,7 @@ def save_checkpoint(
     face: LinearSVM,
     metadata: dict[str, Any],
     age: LinearSVM | None = None,
+    frame: FrameCorrection | None = None,
 ) -> None:
     """Writes the nets and ``metadata`` to ``path``, all or nothing.
 
@@ -83,7 +87,7 @@ def save_checkpoint(
         ValueError: a key is missing or unknown, or a list has not one value an attribute.
     """
     nets: dict[str, nn.Module] = {"lnet_o": lnet_o, "lnet_s": lnet_s, "anet": anet, "svm": svm, "face": face}
-    nets |= {} if age is None else {"age": age}
+    nets |= {name: net for name, net in (("age", age), ("frame", frame)) if net is not None}
     metadata = {
         "format_version": FORMAT_VERSION,
         "configs": {name: net.config for name, net in nets.items()},
@@ -127,6 +131,11 @@ def load_checkpoint(
     foreign = sorted(key for key in tensors if key.split(".")[0] not in every)
     if foreign:
         raise ValueError(f"{path}: holds the tensor {foreign[0]!r}, which belongs to no net of faceattr")
+    if "frame" in nets and nets["frame"].config["inputs"] != nets["anet"].responses_size:
+        raise ValueError(
+            f"{path}: frame takes {nets['frame'].config['inputs']} responses, anet has {nets['anet'].responses_size}; "
+            "make it again with training/fit_frame.py"
+        )
     if metadata["sha256"] != _checksum(metadata, tensors):
         raise ValueError(f"{path}: damaged (its checksum does not fit its contents); copy or download it again")
     return Checkpoint(**nets, metadata=metadata)
@@ -204,7 +213,9 @@ def _metadata_problem(metadata: dict[str, Any]) -> str | None:
 def _stored(net: str, tensor: Tensor) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
     if tensor.is_floating_point():
-        tensor = tensor.to(torch.float32 if net in ("svm", "face", "age") or tensor.dim() < 2 else torch.float16)
+        tensor = tensor.to(
+            torch.float32 if net in ("svm", "face", "age", "frame") or tensor.dim() < 2 else torch.float16
+        )
     return tensor.clone()
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from faceattr.data.faces import CROP, FACE, PICTURE, Augmentation, FaceCache, _change_tone, augment, crop
+from faceattr.data.faces import CROP, FACE, PICTURE, Augmentation, FaceCache, _change_tone, augment, crop, displace
 
 SIZE = (55, 47)
 PLAIN = Augmentation(scale=0, shift=0, rotation=0, tone=0, coarse=0, noise=0, flip=False, grey=0, tight=0)
@@ -105,6 +105,24 @@ def test_flips_scales_shifts_and_rotations_stay_within_their_limits():
         torch.atan2(turned[:, 1, 27, 24] - turned[:, 1, 27, 23], turned[:, 0, 27, 24] - turned[:, 0, 27, 23])
     )
     assert -10.5 < angles.min() < -9 and 9 < angles.max() < 10.5
+
+
+def test_displaced_crops_and_the_way_back():
+    images, corrections = displace(ramp().expand(300, -1, -1, -1), SIZE, torch.Generator().manual_seed(0))
+    # What is seen in the middle of the crop, and how that changes to the right and down: the affine map that was drawn.
+    seen = images[:, :2, 27, 23] * 255 + 0.5
+    right = (images[:, :2, 27, 26] - images[:, :2, 27, 20]) * 255 / 6
+    down = (images[:, :2, 30, 23] - images[:, :2, 24, 23]) * 255 / 6
+    jacobian = torch.stack([right, down], 2)
+    middle = torch.tensor([CROP[0] + CROP[2], CROP[1] + CROP[3]]) / 2
+    # Where the face's own crop would have its middle, in heights of this one.
+    expected = torch.linalg.solve(jacobian, (middle - seen)[:, :, None])[:, :, 0] / SIZE[0]
+    log_scale = ((CROP[3] - CROP[1]) / SIZE[0] / jacobian.det().abs().sqrt()).log()
+    # Noise, and cuts through the middle, hide the map of a few.
+    assert ((corrections[:, :2] - expected).abs() < 0.01).all(1).float().mean() > 0.85
+    assert ((corrections[:, 2] - log_scale).abs() < 0.02).float().mean() > 0.85
+    assert 0.4 < (jacobian.det() < 0).float().mean() < 0.6  # mirrored
+    assert 0.04 < corrections[:, 0].std() < 0.08 and 0.1 < corrections[:, 2].std() < 0.18
 
 
 def test_tight_pictures_end_beside_the_face():

@@ -13,6 +13,7 @@ from faceattr.ages import LIMITS
 from faceattr.models import checkpoint
 from faceattr.models.anet import ANet
 from faceattr.models.checkpoint import NETS, load_checkpoint, save_checkpoint
+from faceattr.models.frame import FrameCorrection
 from faceattr.models.lnet import LNet
 from faceattr.models.svm import LinearSVM
 from faceattr.train.loop import save_model
@@ -96,12 +97,27 @@ def test_ages_go_with_the_rest(parts, tmp_path):
         save_checkpoint(path, **parts, age=LinearSVM(3, 9))
 
 
-def test_a_file_of_the_version_before_is_read(path):
+def test_corrections_go_with_the_rest(parts, tmp_path):
+    frame = FrameCorrection(parts["anet"].responses_size).eval()
+    torch.nn.init.normal_(frame.weight)
+    path = tmp_path / "corrected.safetensors"
+    save_checkpoint(path, **parts, frame=frame)
+    loaded = load_checkpoint(path)
+    assert torch.equal(loaded.frame.weight, frame.weight) and set(loaded.nets()) == {*NETS, "frame"}
+    save_checkpoint(tmp_path / "again.safetensors", **loaded.nets(), metadata=loaded.metadata)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    save_checkpoint(path, **parts, frame=FrameCorrection(9))
+    refused(path, f"frame takes 9 responses, anet has {parts['anet'].responses_size}")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_file_of_a_version_before_is_read(path, version):
     tensors, metadata = content(path)
-    metadata["format_version"] = 2
+    metadata["format_version"] = version
     metadata["sha256"] = checkpoint._checksum(metadata, tensors)
     save_file(tensors, path, {"faceattr": json.dumps(metadata)})
-    assert load_checkpoint(path).age is None
+    loaded = load_checkpoint(path)
+    assert loaded.age is None and loaded.frame is None
 
 
 def test_matrices_are_stored_as_float16_and_the_rest_as_float32(path):
@@ -192,12 +208,12 @@ def rewrite(path, change):
     ("change", "message"),
     [
         (
-            lambda tensors, metadata: metadata.update(format_version=4),
-            r"newer faceattr \(format 4, this one reads 3\); upgrade",
+            lambda tensors, metadata: metadata.update(format_version=5),
+            r"newer faceattr \(format 5, this one reads 4\); upgrade",
         ),
         (
             lambda tensors, metadata: metadata.update(format_version=1),
-            r"older faceattr \(format 1, this one reads 2 to 3\); make it again",
+            r"older faceattr \(format 1, this one reads 2 to 4\); make it again",
         ),
         (
             lambda tensors, metadata: metadata["configs"]["face"].update(features=9),
