@@ -24,6 +24,7 @@ LEVELS = 127
 # maps are alike.
 _SMALL, _LARGE = 512, (64, 64)  # positions; rows and columns
 _PACKINGS = 32  # that are kept of a layer's weights
+_STRIP, _WHOLE = 64, 2**19  # rows of the first convolution's maps that are computed at a time; pixels that need none
 
 
 @cache
@@ -118,18 +119,33 @@ class QuantizedTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         count, size = len(images), tuple(images.shape[2:])
-        x = _of_few_counts(torch.addcmul(self.shift, images, self.gain))
-        height, width = (_few(length) if self.many_sizes else length for length in size)
-        if (height, width) != size:
-            x = F.pad(x, (0, width - size[1], 0, height - size[0]))
+        x = _of_few_counts(images)
+        rows, columns = (_few(length) if self.many_sizes else length for length in size)
         size = _after(self.first.stride, size)
-        x = _clear(_bytes(self.first(x)), size)
+        x = _clear(self._first(x, rows, columns), size)
         fine, size = _through(self.fine, x, size)
         coarse, coarse_size = _through(self.coarse, fine, size)
         doubled = double(coarse[:, :, : coarse_size[0], : coarse_size[1]], size)
         x = fine.float().mul_(self.scale_fine)
         x[:, :, : size[0], : size[1]] += doubled
         return self.out(_bytes(x.mul_(1 / self.scale_sum).add_(0.5)))[:count, :, : size[0], : size[1]]
+
+    def _first(self, images: Tensor, rows: int, columns: int) -> Tensor:
+        """The bytes that the first convolution makes of images which lie in larger ones, zeros beyond them, rows by
+        columns: of a large one a strip of rows at a time, whose float32 stay in the cache and take little memory."""
+        first = self.first
+        kernel, stride, padding = int(first.kernel_size[0]), int(first.stride[0]), int(first.padding[0])
+        strips = []
+        last = -(-rows // stride)
+        step = _STRIP if rows * columns > _WHOLE else last
+        for start in range(0, last, step):
+            stop = min(start + step, last)
+            top, bottom = start * stride - padding, (stop - 1) * stride - padding + kernel
+            strip = images[:, :, max(0, top) : bottom]
+            right, below = columns - images.shape[3] + padding, bottom - max(0, top) - strip.shape[2]
+            strip = F.pad(torch.addcmul(self.shift, strip, self.gain), (padding, right, max(0, -top), below))
+            strips.append(_bytes(F.conv2d(strip, first.weight, first.bias, stride)))
+        return strips[0] if len(strips) == 1 else torch.cat(strips, 2)
 
 
 def _few(length: int) -> int:

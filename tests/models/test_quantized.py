@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from faceattr.localization import Localizer, LocalizerSettings
+from faceattr.models import quantized
 from faceattr.models.anet import ANet
 from faceattr.models.lnet import LNet, LNetTrunk, PyramidTrunk
 from faceattr.models.quantized import (
@@ -53,6 +54,24 @@ def test_maps_within_larger_ones_are_the_same(shape):
     for maps in (of_one(images), of_many(images)):
         torch.testing.assert_close(maps, alone, rtol=0.02, atol=0.02 * alone.max().item())
         assert (maps != alone).float().mean() < 0.05
+
+
+@pytest.mark.parametrize("shape", [(1, 65, 150), (2, 33, 17), (1, 1, 1), (1, 2, 300), (1, 129, 40)])
+@pytest.mark.parametrize("many_sizes", [False, True])
+@torch.inference_mode()
+def test_strips_are_the_whole(monkeypatch, shape, many_sizes):
+    trunk = make_trunk()
+    images = torch.rand(shape[0], 3, *shape[1:])
+    with largest_outputs(trunk) as largest:
+        trunk(images)
+    net = QuantizedTrunk(trunk, largest, many_sizes)
+    whole = net(images)
+    monkeypatch.setattr(quantized, "_WHOLE", 0)
+    for rows in (1, 7, 64):
+        monkeypatch.setattr(quantized, "_STRIP", rows)
+        maps = net(images)
+        torch.testing.assert_close(maps, whole, rtol=0.02, atol=0.02 * whole.max().item())
+        assert (maps != whole).float().mean() < 0.05
 
 
 @torch.inference_mode()
