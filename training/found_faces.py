@@ -7,6 +7,7 @@ finetune_anet.py learns what faces look like in crowds and snapshots, and fit_fr
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,8 @@ def main():
                 names.append(f"{len(names):06}.jpg")
                 placed = place_by_box(prediction.photo.pixels, carried(frame, aligned_box, FACE))
                 Image.fromarray(placed).save(arguments.out / names[-1], quality=95)
+    if not names:
+        sys.exit("found_faces.py: no face is reported in these photos; give others, or other weights")
     write_face_tags(arguments.out / "tags.csv", names, face=True)
     print(f"{len(names)} faces")
 
