@@ -1,6 +1,7 @@
 """Photo to faces: LNet_o and LNet_s localise, ANet and one linear SVM an attribute tell what they look like.
 
-One more linear SVM on ANet's features says whether what was localised is a face at all.
+One more linear SVM on ANet's features says whether what was localised is a face at all, and where the weights have it a
+linear map of ANet's layers puts its box right.
 """
 
 import ctypes
@@ -56,7 +57,7 @@ _Picture = TypeVar("_Picture", bound=Picture)
 class Face:
     """One face of a photo.
 
-    box: x0, y0, x1, y1 in pixels of the upright original photo.
+    box: x0, y0, x1, y1 in pixels of the upright original photo; where LNets saw it, put right by ANet.
     score: how sure LNets and ANet together are that it is a face, 0 to 1; None where the box was given.
     attributes: calibrated probability of each attribute. labels: those that reach their threshold.
     features: float32 [F], what the SVMs see; None where only boxes were asked for.
@@ -267,8 +268,9 @@ class FaceAttributes:
     ) -> Iterator[Prediction]:
         """One record a photo, in order, as they come, in memory that does not grow with their number.
 
-        `workers` threads decode and localise ahead, a photo each; ANet sees `batch_size` faces at a time, of several
-        photos where need be. A photo that cannot be read, or whose boxes cannot be used, gives a record with its error.
+        `workers` threads decode and localise ahead, a photo each, and ANet judges what is proposed in it; it describes
+        `batch_size` faces at a time, of several photos where need be. A photo that cannot be read, or whose boxes are
+        of no use, gives a record with its error.
         boxes: for each photo [K, 4] or None, as in `predict`, or a list of `Face` that were found there before, which
         are described anew. The path of a video gives a record for a frame `every` so many seconds. keep_photos: the
         records also hold the decoded photo, response maps and windows.
@@ -290,17 +292,16 @@ class FaceAttributes:
         self, tasks: Iterable[tuple], detect_only: bool, batch_size: int, workers: int, keep_photos: bool
     ) -> Iterator[Prediction]:
         def locate(source: Any, boxes_of_photo: Boxes | None) -> _Located:
-            name = source.video if isinstance(source, Frame) else describe(source)
+            is_frame = isinstance(source, Frame)
+            name, time = (source.video, source.time) if is_frame else (describe(source), None)
             try:
-                pixels = source.pixels if isinstance(source, Frame) else source
+                pixels = source.pixels if is_frame else source
                 if isinstance(pixels, ImageError):
                     raise pixels
-                located = self._locate(name, load_photo(pixels), boxes_of_photo)
+                located = self._locate(name, load_photo(pixels), boxes_of_photo, detect_only)
             except Exception as error:
-                return _Located(Prediction(name, error=_in_words(name, error)))
-            prediction = located.prediction
-            if isinstance(source, Frame):
-                prediction = replace(prediction, time=source.time)
+                return _Located(Prediction(name, error=_in_words(name, error), time=time))
+            prediction = replace(located.prediction, time=time)
             return replace(located, prediction=prediction if keep_photos else _without_pixels(prediction))
 
         _allocator()
@@ -335,7 +336,7 @@ class FaceAttributes:
 
     def _faces(self, image: Any, boxes: Any, detect_only: bool) -> list:
         if not isinstance(image, list | tuple):
-            located = self._locate(describe(image), load_photo(image), boxes)
+            located = self._locate(describe(image), load_photo(image), boxes, detect_only)
             return next(self._complete([located], detect_only)).faces
         faces = []
         for prediction in self.iter_predict(image, boxes, detect_only=detect_only):
@@ -344,7 +345,7 @@ class FaceAttributes:
             faces.append(prediction.faces)
         return faces
 
-    def _locate(self, name: str, photo: Photo, boxes: Boxes | None) -> _Located:
+    def _locate(self, name: str, photo: Photo, boxes: Boxes | None, detect_only: bool = False) -> _Located:
         maps: dict[str, np.ndarray] = {}
         seen: np.ndarray | None = None
         if boxes is None:
@@ -367,7 +368,7 @@ class FaceAttributes:
             response_maps=maps,
             windows=seen,
         )
-        return _Located(prediction, [self._cut(photo, face, self._crops) for face in faces])
+        return _Located(prediction, [] if detect_only else [self._cut(photo, face, self._crops) for face in faces])
 
     def _proposed(self, photo: Photo, result: Localization) -> list[Face]:
         """What the LNets propose, with their scores."""
@@ -416,7 +417,12 @@ class FaceAttributes:
         """ANet's layers on the faces that the LNets propose: on the middle of the crop alone, and not on its mirror
         image, which is far cheaper than the attributes. Most of what the LNets propose is no face."""
         middle = replace(self._crops, positions=(1, 1))
-        return self._anet.responses(self._images([self._cut(photo, face, middle) for face in faces]))
+        crops = [self._cut(photo, face, middle) for face in faces]
+        try:
+            return self._anet.responses(self._images(crops))
+        except RuntimeError:  # the device's memory, say, of which one at a time takes less
+            alone = [self._anet.responses(self._images([crop])) for crop in crops]
+            return LayerResponses(*(torch.cat(layer) for layer in zip(*alone, strict=True)))
 
     @torch.inference_mode()
     def _evidence(self, faces: list[Face], features: torch.Tensor) -> torch.Tensor:
@@ -466,7 +472,7 @@ class FaceAttributes:
         self, waiting: Sequence[_Located], detect_only: bool = False, batch_size: int = 32
     ) -> Iterator[Prediction]:
         """The predictions with what ANet says of their faces; crops of several photos share a batch."""
-        crops = [] if detect_only else [crop for located in waiting for crop in located.crops]
+        crops = [crop for located in waiting for crop in located.crops]
         starts = range(0, len(crops), batch_size)
         fields = chain.from_iterable(self._describe(crops[i : i + batch_size]) for i in starts)
         for located in waiting:

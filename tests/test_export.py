@@ -14,7 +14,6 @@ import faceattr
 from faceattr import export
 from faceattr.cli import main
 from faceattr.models.checkpoint import load_checkpoint, save_checkpoint
-from faceattr.models.frame import FrameCorrection
 from faceattr.models.lnet import LNet
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnx, onnxscript and onnxruntime")
@@ -25,15 +24,12 @@ PYRAMID = {"kind": "pyramid", "widths": [4, 6, 8, 6], "depths": [0, 1, 2]}
 
 
 def with_pyramids(checkpoint):
-    """The checkpoint with LNets of the other trunk, of random weights; windows are seen mirrored too, and boxes are put
-    right."""
+    """The checkpoint with LNets of the other trunk, of random weights; windows are seen mirrored too."""
     nets = {name: LNet(["a"], [24.0, 30.2, 38.1], PYRAMID).eval() for name in ("lnet_o", "lnet_s")}
     for net in nets.values():
         torch.nn.init.normal_(net.head.weight)
-    localization = {**checkpoint.metadata["preprocessing"]["localization"], "mirrored": True, "box_below": 0.05}
+    localization = {**checkpoint.metadata["preprocessing"]["localization"], "mirrored": True}
     preprocessing = {**checkpoint.metadata["preprocessing"], "localization": localization}
-    nets["frame"] = FrameCorrection(checkpoint.anet.responses_size).requires_grad_(False)
-    torch.nn.init.normal_(nets["frame"].weight, std=0.01)
     return replace(checkpoint, **nets, metadata={**checkpoint.metadata, "preprocessing": preprocessing})
 
 
@@ -45,10 +41,13 @@ def save(checkpoint, path):
 def exported(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     weights = folder / "small.safetensors"
-    save_small_checkpoint(weights)
+    save_small_checkpoint(weights, correction=(0.05, -0.1, 0.2))
+    checkpoint = load_checkpoint(weights)
+    checkpoint.metadata["preprocessing"]["localization"]["box_below"] = 0.05
     if request.param == "pyramid":
         torch.manual_seed(0)
-        save(with_pyramids(load_checkpoint(weights)), weights)
+        checkpoint = replace(with_pyramids(checkpoint), frame=None)
+    save(checkpoint, weights)
     assert main(["export", "--format", "onnx", "--output", str(folder / "nets"), "--weights", str(weights)]) == 0
     return load_checkpoint(weights), folder / "nets"
 
@@ -122,9 +121,10 @@ def test_cascade_of_the_documentation(exported, tmp_path, monkeypatch, capsys):
         boxes, scores, probabilities = names["predict"](pixels)
         assert len(faces) == len(boxes)
         if faces:
-            np.testing.assert_allclose(boxes, [face.box for face in faces], atol=0.05)
+            np.testing.assert_allclose(boxes, [face.box for face in faces], atol=0.2)
             np.testing.assert_allclose(scores, [face.score for face in faces], atol=1e-3)
-            np.testing.assert_allclose(probabilities, [list(face.attributes.values()) for face in faces], atol=1e-3)
+            # A tenth of a pixel shows in a face of sixteen.
+            np.testing.assert_allclose(probabilities, [list(face.attributes.values()) for face in faces], atol=0.01)
     if checkpoint.lnet_o.trunk.stride == 16:
         assert len(names["predict"](photo)[0]) == 3
 

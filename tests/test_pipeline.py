@@ -418,6 +418,19 @@ class TestStreamsGoOn:
         (record,) = model.iter_predict(photos[:1])
         assert "failed (ZeroDivisionError: division by zero)" in record.error and record.faces == []
 
+    def test_what_is_proposed_is_judged_alone_where_memory_is_short(self, model, monkeypatch):
+        photos, responses = [draw_photo(DISCS), draw_photo([DISCS[1]])], type(model._anet).responses
+        expected = [model.predict(photo) for photo in photos]
+
+        def short_of_memory(self, images):
+            if len(images) > 1:
+                raise RuntimeError("out of memory")
+            return responses(self, images)
+
+        monkeypatch.setattr(type(model._anet), "responses", short_of_memory)
+        for record, faces in zip(model.iter_predict(photos, detect_only=True), expected, strict=True):
+            assert [face.box for face in record.faces] == [face.box for face in faces] and record.error is None
+
     def test_one_photo_is_no_list(self, model, tmp_path):
         photo = draw_photo([])
         pixels = np.asarray(photo)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from faceattr.crops import carried
 from faceattr.data.faces import FACE
 from faceattr.data.photos import LARGE, hold_out, without_faces
-from faceattr.data.tag_csv import write_face_tags
+from faceattr.data.tag_csv import numbered_faces, write_face_tags
 from faceattr.data.warping import to_images
 from faceattr.evaluation.parts import place_by_box
 from faceattr.localization import Localizer, LocalizerSettings
@@ -51,7 +51,7 @@ def main():
     localizer = Localizer(*nets, LocalizerSettings(**values), dtype)
     aligned_box = json.loads(arguments.box.read_text())["aligned_box"]
     random = np.random.default_rng(arguments.seed)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    numbered_faces(arguments.out)
     names = []
     for folder in arguments.without:
         paths = without_faces(folder, arguments.undecided)

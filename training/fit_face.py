@@ -5,10 +5,10 @@
 
 It is told whether a picture has a face, never where. With one: CelebA's whole photos and aligned pictures of partition
 0, the latter cut tightly, and --people; of each the LNets' best proposal counts. Without: the pictures of each folder,
-at several sizes, and pieces of them; all proposals count. A fifth of each small folder is kept: each half of it chooses
-the least score of a face by which the folder's share of pictures gets one, which is measured on the other half; the
-mean of the two is the folder's, and the largest of the folders' is kept. Beside a face of that score a part of it,
---company, is enough.
+at several sizes, and pieces of them; all proposals count. A fifth of each small folder is kept and chooses the least
+score of a face by which no more than the folder's share of pictures gets one; the largest of the folders' counts. What
+that is worth elsewhere each half of a folder tells, whose choice is measured on the other half. Beside a face of that
+score a part of it, --company, is enough.
 """
 
 import argparse
@@ -58,8 +58,8 @@ def main():
     parser.add_argument(
         "--company",
         type=float,
-        default=0.6,
-        help="part of the least score that is enough beside a face that comes to it (default: 0.6)",
+        default=0.7,
+        help="part of the least score that is enough beside a face that comes to it (default: 0.7)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-missing", action="store_true", help="the folder holds a part of CelebA")
@@ -113,9 +113,9 @@ def main():
             continue
         apart = propose(checkpoint, pictures(kept[folder], lambda image: image, "kept"), args.least, localization_dtype)
         best = apart.best(scores(plane, apart))
+        threshold = max(threshold, least_score(best, share))
         halves = best[::2], best[1::2]
         chosen = [least_score(half, share) for half in halves]
-        threshold = max(threshold, float(np.mean(chosen)))
         wrong = sum((half >= other).sum() for half, other in zip(halves, reversed(chosen), strict=True))
         notes[folder.name] = {
             "chosen": chosen,

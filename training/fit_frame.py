@@ -9,6 +9,7 @@ place is only as true as the nets that laid them, on average over many.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -51,9 +52,13 @@ def main():
         return [paths[row] for row in random.permutation(len(paths))[:count]]
 
     aligned = read_celeba(args.celeba, "img_align_celeba", args.skip_missing, partition=0).paths
-    sets = {"celeba": some(aligned, args.pictures)}
-    sets |= {folder.name: some(list_pictures(folder), args.others) for folder in args.faces}
-    paths = some([path for part in sets.values() for path in part], sum(map(len, sets.values())))
+    sets = [("CelebA", some(aligned, args.pictures))]
+    sets += [(folder.name, some(list_pictures(folder), args.others)) for folder in args.faces]
+    paths = [path for _, part in sets for path in part]
+    paths = some(paths, len(paths))
+    pictures = Counter()
+    for name, part in sets:
+        pictures[name] += len(part)
 
     @torch.inference_mode()
     def crops() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -67,7 +72,7 @@ def main():
             yield torch.cat([each.flatten(1).half().cpu() for each in responses], 1), truth
 
     correction, explained = fit_frame(crops())
-    notes = {"pictures": {name: len(part) for name, part in sets.items()}, "explained": rounded(explained)}
+    notes = {"pictures": pictures, "explained": rounded(explained)}
     print(f"explained of what crops are off to the side, in height and in size: {notes['explained']}")
     metadata = {**checkpoint.metadata, "training": {**checkpoint.metadata["training"], "frame": notes}}
     save_checkpoint(args.output, **(checkpoint.nets() | {"frame": correction}), metadata=metadata)

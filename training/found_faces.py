@@ -17,7 +17,7 @@ from tqdm import tqdm
 from faceattr.crops import carried
 from faceattr.data.faces import FACE
 from faceattr.data.photos import list_pictures
-from faceattr.data.tag_csv import write_face_tags
+from faceattr.data.tag_csv import numbered_faces, write_face_tags
 from faceattr.evaluation.parts import place_by_box
 from faceattr.models.checkpoint import load_checkpoint
 from faceattr.pipeline import FaceAttributes
@@ -39,7 +39,7 @@ def main():
     checkpoint = load_checkpoint(arguments.weights, device)
     model = FaceAttributes(checkpoint, max_faces=arguments.most, localization_dtype=localization_dtype)
     aligned_box = model.metadata["preprocessing"]["aligned_box"]
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    numbered_faces(arguments.out)
     names = []
     for folder in arguments.photos:
         paths = list_pictures(folder)[: arguments.pictures]

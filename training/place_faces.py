@@ -9,6 +9,7 @@ same place in every picture, as in sets of tight pictures.
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,8 @@ def main():
     if arguments.weights is not None:
         checkpoint = load_checkpoint(arguments.weights, device)
         integers = None if arguments.precision == "auto" else dtype
-        model = FaceAttributes(by_lnets(checkpoint), max_faces=1, localization_dtype=integers)
+        checkpoint = replace(by_lnets(checkpoint), frame=checkpoint.frame)
+        model = FaceAttributes(checkpoint, max_faces=1, localization_dtype=integers)
         aligned_box = model.metadata["preprocessing"]["aligned_box"]
     elif arguments.face is None:
         lnets = [load_model(LNet, path)[0].fold_batch_norm().to(device) for path in nets[:2]]

@@ -91,6 +91,14 @@ def read_tag_csv(path: str | Path, root: str | Path | None = None, skip_missing:
     return data.present(path, lines, skip_missing)
 
 
+def numbered_faces(folder: Path) -> None:
+    """Makes a folder for pictures that :func:`write_face_tags` will tell of; what is there of a run before goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tags.csv").unlink(missing_ok=True)
+    for path in folder.glob("[0-9]*.jpg"):
+        path.unlink()
+
+
 def write_face_tags(path: Path, names: Sequence[str], face: bool) -> None:
     """Writes a CSV by which each of these pictures, all of partition 0, has a face or none; after the pictures, for its
     presence says that they are there."""

@@ -231,7 +231,7 @@ def _checksum(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 def _build(path: str | os.PathLike, name: str, cls: type[nn.Module], config: dict[str, Any]) -> nn.Module:
     try:
         return cls(**config)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{path}: the configuration of {name} does not do ({error}); copy or download it again"
         ) from None

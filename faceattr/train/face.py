@@ -41,11 +41,12 @@ def with_plane(
 
 
 def by_lnets(checkpoint: Checkpoint, least: float | None = None) -> Checkpoint:
-    """The checkpoint, for which a face is what the LNets score at ``least``, by default what they propose at all."""
+    """The checkpoint, for which a face is what the LNets score at ``least``, by default what they propose at all, and
+    where they see it."""
     if least is None:
         least = checkpoint.metadata["preprocessing"]["localization"]["score_threshold"]
     plane = lnets_alone(checkpoint.anet.config["features"]).to(checkpoint.anet.head.weight.device)
-    return with_plane(checkpoint, plane, least, least)
+    return replace(with_plane(checkpoint, plane, least, least), frame=None)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def fit_frame(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[FrameCorrection
     explains in the batches that are kept for that.
 
     Raises:
-        ValueError: there are fewer than KEPT batches.
+        ValueError: there are fewer than KEPT batches, or responses that are not finite.
     """
     learnt, kept = [], []
     for number, batch in enumerate(batches):
@@ -34,9 +34,12 @@ def fit_frame(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[FrameCorrection
         raise ValueError(f"fit_frame: one batch in {KEPT} is kept to measure on, and there are too few for that")
     count, size = sum(len(truth) for _, truth in learnt), learnt[0][0].shape[1]
     products, truths = np.zeros((size, size + 4)), np.zeros(3)
+    # From near the mean, so that small differences of large responses are not lost.
+    origin = learnt[0][0].float().mean(0)
     # Of few rows float32 is exact enough, of their sum it is not.
     for start in range(0, len(learnt), TOGETHER):
         responses, truth = (torch.cat(part).float() for part in zip(*learnt[start : start + TOGETHER], strict=True))
+        responses = responses - origin
         products += (responses.T @ torch.cat([responses, truth, torch.ones(len(truth), 1)], 1)).numpy()
         truths += truth.double().sum(0).numpy()
     mean, true_mean = products[:, -1] / count, truths / count
@@ -48,7 +51,9 @@ def fit_frame(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[FrameCorrection
     weight = np.linalg.solve(standardised, shared / deviation[:, None]) / deviation[:, None]
     correction = FrameCorrection(size).requires_grad_(False)
     correction.weight.copy_(torch.from_numpy(weight.T))
-    correction.bias.copy_(torch.from_numpy(true_mean - mean @ weight))
+    correction.bias.copy_(torch.from_numpy(true_mean - (mean + origin.double().numpy()) @ weight))
+    if not (correction.weight.isfinite().all() and correction.bias.isfinite().all()):
+        raise ValueError("fit_frame: ANet responds with values that are not finite, from which nothing can be learnt")
     truth = torch.cat([truth for _, truth in kept])
     left = truth - torch.cat(
         [torch.nn.functional.linear(x.float(), correction.weight, correction.bias) for x, _ in kept]

@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def batches(count, noise):
-    """Of 12 responses four tell the correction, one is constant, the rest are noise."""
+    """Of 12 responses four tell the correction, two are constant, the rest are noise."""
     random = torch.Generator().manual_seed(0)
     mix = torch.randn(3, 4, generator=random)
     for _ in range(count):
         truth = torch.randn(50, 3, generator=random) * torch.tensor([0.05, 0.05, 0.1])
         told = truth @ mix + 3 + noise * torch.randn(50, 4, generator=random)
-        rest = torch.randn(50, 7, generator=random)
-        yield torch.cat([told, torch.ones(50, 1), rest], 1), truth
+        rest = torch.randn(50, 6, generator=random)
+        yield torch.cat([told, torch.full((50, 1), 300.0), rest, torch.zeros(50, 1)], 1), truth
 
 
 def test_what_responses_tell_is_learnt():
@@ -37,6 +37,7 @@ def test_what_responses_tell_is_learnt():
     parts = LayerResponses(responses[:, :4].view(50, 4, 1, 1), responses[:, 4:8].view(50, 1, 2, 2), responses[:, 8:])
     found = correction(parts)
     assert torch.nn.functional.mse_loss(found, truth) < 0.3 * truth.var()
+    assert correction.bias.abs().max() < 10  # constants are not built on
     # Of responses that tell nothing it makes nothing.
     correction, explained = fit_frame(batches(100, 50.0))
     assert all(abs(share) < 0.05 for share in explained) and correction(parts).abs().max() < 0.1
@@ -53,6 +54,12 @@ def test_too_few_batches():
         fit_frame(batches(KEPT - 1, 0.0))
 
 
+def test_responses_that_are_not_finite():
+    spoilt = [(torch.where(responses > 3, torch.inf, responses), truth) for responses, truth in batches(10, 0.0)]
+    with pytest.raises(ValueError, match="not finite"):
+        fit_frame(spoilt)
+
+
 def run(script, *words):
     subprocess.run([sys.executable, ROOT / "training" / script, *map(str, words), "--threads", "1"], check=True)
 
@@ -65,6 +72,8 @@ def test_faces_that_are_found_teach_where_they_lie(tmp_path):
         draw_photo(DISCS[:number]).save(photos / f"{number}.png")
     (photos / "bad.jpg").write_bytes(b"no picture")
     found = tmp_path / "found"
+    found.mkdir()
+    (found / "000007.jpg").write_bytes(b"of a run before")
     run("found_faces.py", "--weights", weights, "--photos", photos, "--workers", "1", found)
     with (found / "tags.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -81,5 +90,5 @@ def test_faces_that_are_found_teach_where_they_lie(tmp_path):
     words = ["--weights", weights, "--celeba", celeba, "--faces", found, "--pictures", "298", "--workers", "0"]
     run("fit_frame.py", *words, "--output", tmp_path / "framed.safetensors")
     checkpoint = load_checkpoint(tmp_path / "framed.safetensors")
-    assert checkpoint.metadata["training"]["frame"]["pictures"] == {"celeba": 298, "found": 3}
+    assert checkpoint.metadata["training"]["frame"]["pictures"] == {"CelebA": 298, "found": 3}
     assert checkpoint.frame.weight.shape == (3, checkpoint.anet.responses_size)
