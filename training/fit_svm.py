@@ -119,8 +119,10 @@ def last_stage(args: argparse.Namespace, device: torch.device) -> None:
     weights, biases = (tensor.detach().cpu().double().numpy() for tensor in (anet.head.weight, anet.head.bias))
 
     def head(names: Sequence[str]) -> Planes:
-        rows = [tags.index(name) for name in names]
-        return weights[rows], biases[rows]
+        """ANet's own planes; zeros for tags that it has not learnt."""
+        known = np.array([name in tags for name in names])
+        rows = [tags.index(name) if name in tags else 0 for name in names]
+        return weights[rows] * known[:, None], biases[rows] * known
 
     svm, thresholds, probabilities, strength = fit_svm(
         features,

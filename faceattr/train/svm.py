@@ -48,7 +48,9 @@ def fit_planes(
     scaled = (features - mean) / scale
     weights, biases = [], []
     if prior is not None:
-        prior_weights = prior[0] / (features @ prior[0].T + prior[1]).std(0)[:, None] * PRIOR_SCALE
+        spread = (features @ prior[0].T + prior[1]).std(0)
+        spread[spread == 0] = 1  # a plane that says the same of all
+        prior_weights = prior[0] / spread[:, None] * PRIOR_SCALE
     for column, truth in enumerate(tags.T):
         inputs = scaled
         if prior is not None:

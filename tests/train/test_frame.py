@@ -92,3 +92,10 @@ def test_faces_that_are_found_teach_where_they_lie(tmp_path):
     checkpoint = load_checkpoint(tmp_path / "framed.safetensors")
     assert checkpoint.metadata["training"]["frame"]["pictures"] == {"CelebA": 298, "found": 3}
     assert checkpoint.frame.weight.shape == (3, checkpoint.anet.responses_size)
+
+    # Faces are laid by the checkpoint that puts them right.
+    (tmp_path / "photos.csv").write_text("image,Smiling\n1.png,1\n")
+    words = ["--csv", tmp_path / "photos.csv", "--root", photos, "--weights", tmp_path / "framed.safetensors"]
+    run("place_faces.py", *words, "--workers", "1", tmp_path / "laid")
+    with Image.open(tmp_path / "laid" / "1.png") as image:
+        assert image.size == (178, 218)

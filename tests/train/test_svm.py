@@ -34,6 +34,15 @@ def test_planes_separate_what_a_plane_separates():
         fit_planes(features, tags & [True, False], 1.0)
 
 
+def test_a_prior_of_nothing_changes_nothing():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(300, 4))
+    tags = features[:, :1] + 0.3 * random.normal(size=(300, 1)) > 0
+    alone, nothing = fit_planes(features, tags, 1.0), fit_planes(features, tags, 1.0, (np.zeros((1, 4)), np.zeros(1)))
+    for plane, same in zip(alone, nothing, strict=True):
+        np.testing.assert_allclose(plane, same, atol=1e-3)
+
+
 def test_a_prior_is_kept_where_there_is_little_to_learn_from():
     random = np.random.default_rng(0)
     truth = random.normal(size=50)
