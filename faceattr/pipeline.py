@@ -148,7 +148,8 @@ def _shared(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _differ(a: Sequence[float], b: Sequence[float], overlap: float) -> bool:
-    """Whether two boxes can be of two faces, of which no larger part than ``overlap``, common to all, is the same."""
+    """Whether two boxes can be of two faces: neither lies in the other, and their intersection over union is at most
+    ``overlap``."""
     shared = _shared(a, b)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
     common = shared * min(areas)
