@@ -133,7 +133,7 @@ class Prediction:
 class _Located:
     """A photo between localisation and attributes.
 
-    crops: what ANet is to see of each face, uint8 [h, w, 3].
+    crops: what ANet is to see of each face, uint8 [h, w, 3]; none where only boxes are asked for.
     """
 
     prediction: Prediction
@@ -316,16 +316,16 @@ class FaceAttributes:
                 held = sum(each.prediction.photo.pixels.nbytes for each in waiting if each.prediction.photo)
                 if faces >= batch_size or held >= _HELD_BYTES or len(waiting) >= batch_size:
                     with _torch_threads(share):
-                        finished = list(self._finish(waiting, detect_only, batch_size))
+                        finished = list(self._finish(waiting, batch_size))
                     yield from finished
                     waiting = []
                     _give_back_memory()
-            yield from self._finish(waiting, detect_only, batch_size)
+            yield from self._finish(waiting, batch_size)
 
-    def _finish(self, waiting: list[_Located], detect_only: bool, batch_size: int) -> Iterator[Prediction]:
+    def _finish(self, waiting: list[_Located], batch_size: int) -> Iterator[Prediction]:
         """As `_complete`; where it fails, a photo at a time, so that only those that fail alone have an error."""
         try:
-            yield from list(self._complete(waiting, detect_only, batch_size))
+            yield from list(self._complete(waiting, batch_size))
             return
         except Exception as error:  # the device's memory, say
             if len(waiting) == 1:
@@ -333,12 +333,12 @@ class FaceAttributes:
                 yield replace(prediction, faces=[], error=_in_words(prediction.image, error))
                 return
         for located in waiting:
-            yield from self._finish([located], detect_only, 1)
+            yield from self._finish([located], 1)
 
     def _faces(self, image: Any, boxes: Any, detect_only: bool) -> list:
         if not isinstance(image, list | tuple):
             located = self._locate(describe(image), load_photo(image), boxes, detect_only)
-            return next(self._complete([located], detect_only)).faces
+            return next(self._complete([located])).faces
         faces = []
         for prediction in self.iter_predict(image, boxes, detect_only=detect_only):
             if prediction.error is not None:
@@ -469,16 +469,15 @@ class FaceAttributes:
                 best.append(face)
         return best[: self._max_faces]
 
-    def _complete(
-        self, waiting: Sequence[_Located], detect_only: bool = False, batch_size: int = 32
-    ) -> Iterator[Prediction]:
-        """The predictions with what ANet says of their faces; crops of several photos share a batch."""
+    def _complete(self, waiting: Sequence[_Located], batch_size: int = 32) -> Iterator[Prediction]:
+        """The predictions with what ANet says of the faces whose crops are there; those of several photos share a
+        batch."""
         crops = [crop for located in waiting for crop in located.crops]
         starts = range(0, len(crops), batch_size)
         fields = chain.from_iterable(self._describe(crops[i : i + batch_size]) for i in starts)
         for located in waiting:
             faces = located.prediction.faces
-            if not detect_only:
+            if located.crops:
                 faces = [replace(face, **next(fields)) for face in faces]
             yield replace(located.prediction, faces=faces)
 

@@ -10,6 +10,7 @@ of them, are looked at, but for the fifth of small folders that is kept to measu
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from faceattr.crops import carried
 from faceattr.data.faces import FACE
 from faceattr.data.photos import LARGE, hold_out, without_faces
-from faceattr.data.tag_csv import numbered_faces, write_face_tags
+from faceattr.data.tag_csv import write_faces
 from faceattr.data.warping import to_images
 from faceattr.evaluation.parts import place_by_box
 from faceattr.localization import Localizer, LocalizerSettings
@@ -51,23 +52,22 @@ def main():
     localizer = Localizer(*nets, LocalizerSettings(**values), dtype)
     aligned_box = json.loads(arguments.box.read_text())["aligned_box"]
     random = np.random.default_rng(arguments.seed)
-    numbered_faces(arguments.out)
-    names = []
-    for folder in arguments.without:
-        paths = without_faces(folder, arguments.undecided)
-        paths = paths if len(paths) >= LARGE else hold_out(paths, 0.2)[0]
-        rows = np.concatenate([random.permutation(len(paths)) for _ in range(-(-arguments.pieces // len(paths)))])
-        for row in tqdm(rows[: arguments.pieces], desc=folder.name, unit="picture"):
-            with Image.open(paths[row]) as image:
-                pixels = np.array(piece(image.convert("RGB"), random, cut=True))
-            for proposal in localizer(to_images(pixels[None])[0]).proposals[: arguments.most]:
-                names.append(f"{len(names):06}.jpg")
-                placed = place_by_box(pixels, carried(proposal.frame, aligned_box, FACE))
-                Image.fromarray(placed).save(arguments.out / names[-1], quality=95)
-    if not names:
+
+    def proposed() -> Iterator[np.ndarray]:
+        for folder in arguments.without:
+            paths = without_faces(folder, arguments.undecided)
+            paths = paths if len(paths) >= LARGE else hold_out(paths, 0.2)[0]
+            rows = np.concatenate([random.permutation(len(paths)) for _ in range(-(-arguments.pieces // len(paths)))])
+            for row in tqdm(rows[: arguments.pieces], desc=folder.name, unit="picture"):
+                with Image.open(paths[row]) as image:
+                    pixels = np.array(piece(image.convert("RGB"), random, cut=True))
+                for proposal in localizer(to_images(pixels[None])[0]).proposals[: arguments.most]:
+                    yield place_by_box(pixels, carried(proposal.frame, aligned_box, FACE))
+
+    count = write_faces(arguments.out, proposed(), face=False)
+    if not count:
         sys.exit("false_faces.py: the nets propose nothing in these pictures; lower --least")
-    write_face_tags(arguments.out / "tags.csv", names, face=False)
-    print(f"{len(names)} false faces")
+    print(f"{count} false faces")
 
 
 if __name__ == "__main__":

@@ -8,16 +8,16 @@ finetune_anet.py learns what faces look like in crowds and snapshots, and fit_fr
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from faceattr.crops import carried
 from faceattr.data.faces import FACE
 from faceattr.data.photos import list_pictures
-from faceattr.data.tag_csv import numbered_faces, write_face_tags
+from faceattr.data.tag_csv import write_faces
 from faceattr.evaluation.parts import place_by_box
 from faceattr.models.checkpoint import load_checkpoint
 from faceattr.pipeline import FaceAttributes
@@ -39,24 +39,23 @@ def main():
     checkpoint = load_checkpoint(arguments.weights, device)
     model = FaceAttributes(checkpoint, max_faces=arguments.most, localization_dtype=localization_dtype)
     aligned_box = model.metadata["preprocessing"]["aligned_box"]
-    numbered_faces(arguments.out)
-    names = []
-    for folder in arguments.photos:
-        paths = list_pictures(folder)[: arguments.pictures]
-        found = model.iter_predict(paths, detect_only=True, keep_photos=True, workers=max(1, arguments.workers))
-        for prediction in tqdm(found, desc=folder.name, total=len(paths), unit="photo"):
-            if prediction.photo is None:
-                tqdm.write(f"left out: {prediction.error}")
-                continue
-            for face in prediction.faces:
-                frame = prediction.photo.from_original(np.array(face.frame))
-                names.append(f"{len(names):06}.jpg")
-                placed = place_by_box(prediction.photo.pixels, carried(frame, aligned_box, FACE))
-                Image.fromarray(placed).save(arguments.out / names[-1], quality=95)
-    if not names:
+
+    def found() -> Iterator[np.ndarray]:
+        for folder in arguments.photos:
+            paths = list_pictures(folder)[: arguments.pictures]
+            records = model.iter_predict(paths, detect_only=True, keep_photos=True, workers=max(1, arguments.workers))
+            for record in tqdm(records, desc=folder.name, total=len(paths), unit="photo"):
+                if record.photo is None:
+                    tqdm.write(f"left out: {record.error}")
+                    continue
+                for face in record.faces:
+                    frame = record.photo.from_original(np.array(face.frame))
+                    yield place_by_box(record.photo.pixels, carried(frame, aligned_box, FACE))
+
+    count = write_faces(arguments.out, found(), face=True)
+    if not count:
         sys.exit("found_faces.py: no face is reported in these photos; give others, or other weights")
-    write_face_tags(arguments.out / "tags.csv", names, face=True)
-    print(f"{len(names)} faces")
+    print(f"{count} faces")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from faceattr.data.ages import parse_age
 from faceattr.data.hub import is_dataset, unpacked
@@ -91,19 +92,22 @@ def read_tag_csv(path: str | Path, root: str | Path | None = None, skip_missing:
     return data.present(path, lines, skip_missing)
 
 
-def numbered_faces(folder: Path) -> None:
-    """Makes a folder for pictures that :func:`write_face_tags` will tell of; what is there of a run before goes."""
+def write_faces(folder: Path, pictures: Iterable[np.ndarray], face: bool) -> int:
+    """Writes pictures, uint8 [H, W, 3], as folder/NNNNNN.jpg and tags.csv, by which each, all of partition 0, has a face
+    or none. What is there of a run before goes. Returns how many there are; of none there is no CSV."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tags.csv").unlink(missing_ok=True)
-    for path in folder.glob("[0-9]*.jpg"):
-        path.unlink()
-
-
-def write_face_tags(path: Path, names: Sequence[str], face: bool) -> None:
-    """Writes a CSV by which each of these pictures, all of partition 0, has a face or none; after the pictures, for its
-    presence says that they are there."""
-    unfinished = path.with_suffix(".partial")
-    with unfinished.open("w", newline="") as file:
-        rows = ([name, int(face), 0] for name in names)
-        csv.writer(file, lineterminator="\n").writerows([["image", "Face", "partition"], *rows])
-    os.replace(unfinished, path)
+    tags = folder / "tags.csv"
+    for path in (tags, *folder.glob("[0-9]*.jpg")):
+        path.unlink(missing_ok=True)
+    names = []
+    for picture in pictures:
+        names.append(f"{len(names):06}.jpg")
+        Image.fromarray(picture).save(folder / names[-1], quality=95)
+    if names:
+        # Written last: its presence says that the pictures are there.
+        unfinished = tags.with_suffix(".partial")
+        with unfinished.open("w", newline="") as file:
+            rows = ([name, int(face), 0] for name in names)
+            csv.writer(file, lineterminator="\n").writerows([["image", "Face", "partition"], *rows])
+        os.replace(unfinished, tags)
+    return len(names)
