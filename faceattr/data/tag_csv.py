@@ -93,8 +93,8 @@ def read_tag_csv(path: str | Path, root: str | Path | None = None, skip_missing:
 
 
 def write_faces(folder: Path, pictures: Iterable[np.ndarray], face: bool) -> int:
-    """Writes pictures, uint8 [H, W, 3], as folder/NNNNNN.jpg and tags.csv, by which each, all of partition 0, has a face
-    or none. What is there of a run before goes. Returns how many there are; of none there is no CSV."""
+    """Writes pictures, uint8 [H, W, 3], as folder/NNNNNN.jpg, and tags.csv, by which each, all of partition 0, has a
+    face or none. What is there of a run before goes. Returns how many there are; of none there is no CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     tags = folder / "tags.csv"
     for path in (tags, *folder.glob("[0-9]*.jpg")):
