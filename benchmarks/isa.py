@@ -1,8 +1,8 @@
 """locally_shared_conv2d against the best recipe on one instruction set.
 
-python benchmarks/isa.py avx2|avx512 [THREADS [WORD]]; with a word, the rows alone whose names have it. Starts itself
-anew with torch and its libraries held to that instruction set. Medians of interleaved rounds; with one thread of CPU
-time, which other programs on the machine change less.
+python benchmarks/isa.py avx2|avx512|native [THREADS [WORD]]; with a word, the rows alone whose names have it. Starts
+itself anew with torch and its libraries held to that instruction set; native: to none. Medians of interleaved rounds;
+with one thread of CPU time, which other programs on the machine change less.
 """
 
 import os
@@ -19,6 +19,7 @@ LIMITS = {
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
     },
     "avx512": {"FACEATTR_CPU_ISA": "avx512", "ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+    "native": {},
 }
 
 # N, C, O, input, kernel, stride, grid, channels_last

@@ -1,11 +1,11 @@
-"""CPU time of whole photos, of checkpoints side by side:
+"""CPU time of whole photos, of checkpoints and dtypes of localisation side by side:
 
-    python benchmarks/photos.py avx2|avx512 WEIGHTS WEIGHTS ... [--photos DIR ...]
+    python benchmarks/photos.py avx2|avx512|native WEIGHTS ... [--precision P ...] [--photos DIR ...]
 
-Starts itself anew with torch and its libraries held to that instruction set. One thread, scikit-image's astronaut at
-300x300 and 1280x960 pixels, medians of interleaved rounds; then the photos of the folders, 30 of each at most, in a
-stream by two workers. Ratios are over the first checkpoint's; CPU time is changed less by other programs than the
-clock's.
+Starts itself anew with torch and its libraries held to that instruction set; native: to none. One thread,
+scikit-image's astronaut at 300x300 and 1280x960 pixels, medians of interleaved rounds; then the photos of the folders,
+30 of each at most, in a stream by two workers. Ratios are over the first checkpoint's;
+CPU time is changed less by other programs than the clock's.
 """
 
 import argparse
@@ -17,11 +17,14 @@ from pathlib import Path
 
 from isa import LIMITS, measure
 
+from faceattr.arguments import PRECISIONS
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("isa", choices=LIMITS)
     parser.add_argument("weights", nargs="+", help="checkpoints")
+    parser.add_argument("--precision", nargs="+", default=["auto"], choices=(*PRECISIONS, "int8"))
     parser.add_argument("--photos", type=Path, nargs="*", default=[], help="folders of photos")
     parser.add_argument("--seconds", type=float, default=20, help="for each size (default: 20)")
     options = parser.parse_args()
@@ -36,27 +39,32 @@ def main():
     import faceattr
     from faceattr.data.photos import list_pictures
 
-    models = {path: faceattr.load(path) for path in options.weights}
+    dtypes = {"auto": None, "int8": torch.qint8, "bfloat16": torch.bfloat16, "float32": torch.float32}
+    models = {
+        f"{path}, {precision}": faceattr.load(path, localization_dtype=dtypes[precision])
+        for path in options.weights
+        for precision in options.precision
+    }
 
     def show(title, times, faces):
-        first = times[options.weights[0]]
-        for path, value in times.items():
-            print(f"{title}: {value:.0f} ms, ratio {value / first:.2f}, {faces[path]} faces, {path}", flush=True)
+        first = next(iter(times.values()))
+        for name, value in times.items():
+            print(f"{title}: {value:.0f} ms, ratio {value / first:.2f}, {faces[name]} faces, {name}", flush=True)
 
     for size in ((300, 300), (1280, 960)):
         photo = Image.fromarray(astronaut()).resize(size)
-        found = {path: len(model.predict(photo)) for path, model in models.items()}
-        functions = {path: partial(model.predict, photo) for path, model in models.items()}
+        found = {name: len(model.predict(photo)) for name, model in models.items()}
+        functions = {name: partial(model.predict, photo) for name, model in models.items()}
         show(f"{size[0]}x{size[1]}", measure(functions, time.process_time, options.seconds), found)
 
     paths = [path for folder in options.photos for path in list_pictures(folder)[:30]]
     torch.set_num_threads(2)
     for part in (paths[:1], paths) if paths else ():  # the first warms up
         times, found = {}, {}
-        for path, model in models.items():
+        for name, model in models.items():
             start = time.process_time()
-            found[path] = sum(len(record.faces) for record in model.iter_predict(part, workers=2))
-            times[path] = 1e3 * (time.process_time() - start) / len(part)
+            found[name] = sum(len(record.faces) for record in model.iter_predict(part, workers=2))
+            times[name] = 1e3 * (time.process_time() - start) / len(part)
     if paths:
         show(f"{len(paths)} photos, each", times, found)
 

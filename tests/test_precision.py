@@ -57,7 +57,7 @@ def test_what_is_asked_for_is_taken(monkeypatch):
         compute_dtype(CPU, "half")
 
 
-def test_integers_where_the_nets_can_and_bfloat16_does_not_pay(monkeypatch):
+def test_integers_where_the_nets_can(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
     for fast, expected in ((True, torch.qint8), (False, torch.float32)):
         monkeypatch.setattr(precision, "computes_in_integers", lambda fast=fast: fast)
@@ -67,7 +67,11 @@ def test_integers_where_the_nets_can_and_bfloat16_does_not_pay(monkeypatch):
     assert compute_dtype(CPU, "float32", integers=True)[0] == torch.float32
     monkeypatch.setattr(precision, "computes_in_integers", lambda: True)
     assert compute_dtype(torch.device("meta"), integers=True)[0] == torch.float32
+    # They are faster than bfloat16 where that is native.
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert compute_dtype(CPU, integers=True)[0] == torch.qint8
+    assert compute_dtype(CPU)[0] == torch.bfloat16
+    monkeypatch.setattr(precision, "computes_in_integers", lambda: False)
     assert compute_dtype(CPU, integers=True)[0] == torch.bfloat16
 
 
