@@ -6,10 +6,11 @@ What a convolution puts out is a scale times a whole number of 0 to 127: two pro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -19,9 +20,9 @@ from torch.nn import functional as F
 from faceattr.models.lnet import LNetTrunk, PyramidTrunk, double
 
 LEVELS = 127
-# oneDNN lays weights out by the size of the map, small ones each in their way where there is AVX-512, and would do so
-# anew in every call where it finds them laid out for another, which takes far longer than to multiply them. All large
-# maps are alike.
+# oneDNN lays weights out by the size of the map made, small ones each in their way where the CPU has VNNI, and would do
+# so anew in every call where it finds them laid out for another, which may take far longer than to multiply them. All
+# large maps are alike, or nearly so where there is AMX.
 _SMALL, _LARGE = 512, (64, 64)  # positions; rows and columns
 _PACKINGS = 32  # that are kept of a layer's weights
 _STRIP, _WHOLE = 64, 2**19  # rows of the first convolution's maps that are computed at a time; pixels that need none
@@ -32,10 +33,9 @@ def computes_in_integers() -> bool:
     """Whether torch has fast integer convolutions on this machine: those of oneDNN on AVX2 and what came after it."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")):
         return False
-    # No random weights: whoever trains would draw others after this.
-    convolution = nn.utils.skip_init(nn.Conv2d, 1, 1, 1, dtype=torch.float32, device="cpu").requires_grad_(False)
-    for parameter in convolution.parameters():
-        parameter.zero_()
+    # Whoever trains is to draw the same numbers after this as without. (skip_init loads sympy: a second and 35 MB.)
+    with torch.random.fork_rng(devices=[]):
+        convolution = nn.Conv2d(1, 1, 1, dtype=torch.float32, device="cpu")
     try:  # torch promises no one these operators: another release may have others
         layer = IntegerConv2d(convolution, of=1.0, to=1.0)
         return layer(torch.zeros(1, 1, 1, 1, dtype=torch.uint8, device="cpu")).dtype == torch.uint8
@@ -46,7 +46,8 @@ def computes_in_integers() -> bool:
 class IntegerConv2d(nn.Module):
     """A convolution and its ReLU on integers: uint8 [N, C, H, W] in channels last -> uint8, or float32 without `to`.
 
-    of, to: the scales of what it reads and of what it gives.
+    of, to: the scales of what it reads and of what it gives. many_sizes: maps come in many sizes, for all large ones of
+        which weights are laid out once.
     """
 
     weight: Tensor
@@ -54,7 +55,7 @@ class IntegerConv2d(nn.Module):
     zero: Tensor
     bias: Tensor
 
-    def __init__(self, convolution: nn.Conv2d, of: float, to: float | None = None):
+    def __init__(self, convolution: nn.Conv2d, of: float, to: float | None = None, many_sizes: bool = False):
         super().__init__()
         assert convolution.bias is not None
         weight = convolution.weight.detach().float()
@@ -64,7 +65,7 @@ class IntegerConv2d(nn.Module):
         self.register_buffer("zero", torch.zeros(len(weight), dtype=torch.int32))
         self.register_buffer("bias", convolution.bias.detach().float())
         self.where = list(convolution.stride), list(convolution.padding), list(convolution.dilation), convolution.groups
-        self.of, self.to_scale = of, to
+        self.of, self.to_scale, self.many_sizes = of, to, many_sizes
         self.packed: Callable[[int, int], Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -80,8 +81,8 @@ class IntegerConv2d(nn.Module):
             self.packed = lru_cache(_PACKINGS)(self._pack)
         to, dtype = (1.0, torch.float32) if self.to_scale is None else (self.to_scale, torch.uint8)
         rows, columns = x.shape[2:]
-        small = rows * columns <= _SMALL and torch.backends.cpu.get_cpu_capability() != "AVX2"
-        packed = self.packed(*((rows, columns) if small else _LARGE))
+        small = math.prod(_after(self.where[0], (rows, columns))) <= _SMALL
+        packed = self.packed(*(_LARGE if self.many_sizes and not small else (rows, columns)))
         weight = packed, self.scale, self.zero, self.bias
         return torch.ops.onednn.qconv2d_pointwise(x, self.of, 0, *weight, *self.where, to, 0, dtype, "relu", [None], "")
 
@@ -109,12 +110,13 @@ class QuantizedTrunk(nn.Module):
         self.register_buffer("gain", 1 / trunk.std.float())
         self.register_buffer("shift", -trunk.mean.float() / trunk.std.float())
         *middle, up, out = others
-        layers = [IntegerConv2d(layer, of, to) for layer, of, to in zip(middle, scales, scales[1:], strict=False)]
+        integers = partial(IntegerConv2d, many_sizes=many_sizes)
+        layers = [integers(layer, of, to) for layer, of, to in zip(middle, scales, scales[1:], strict=False)]
         fine = len(trunk.c2) + len(trunk.c3)
         self.first = _scaled(first, scales[0])
         self.fine = nn.ModuleList(layers[:fine])
-        self.coarse = nn.ModuleList([*layers[fine:], IntegerConv2d(up, scales[-2])])
-        self.out = IntegerConv2d(out, scales[-1])
+        self.coarse = nn.ModuleList([*layers[fine:], integers(up, scales[-2])])
+        self.out = integers(out, scales[-1])
         self.scale_fine, self.scale_sum = scales[fine], scales[-1]
 
     def forward(self, images: Tensor) -> Tensor:
