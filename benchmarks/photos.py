@@ -1,15 +1,17 @@
 """CPU time of whole photos, of checkpoints and dtypes of localisation side by side:
 
-    python benchmarks/photos.py avx2|avx512|native WEIGHTS ... [--precision P ...] [--photos DIR ...]
+    python benchmarks/photos.py avx2|avx512|native WEIGHTS ... [--precision P ...] [--photos DIR ...] [--memory]
 
 Starts itself anew with torch and its libraries held to that instruction set; native: to none. One thread,
 scikit-image's astronaut at 300x300 and 1280x960 pixels, medians of interleaved rounds; then the photos of the folders,
-30 of each at most, in a stream by two workers. Ratios are over the first checkpoint's;
+30 of each at most, in a stream by two workers; with --memory also the largest resident size of a process that looks at
+the astronaut at 300x300, 1280x960 and 4000x3000. Ratios are over the first checkpoint's;
 CPU time is changed less by other programs than the clock's.
 """
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from functools import partial
@@ -19,6 +21,22 @@ from isa import LIMITS, measure
 
 from faceattr.arguments import PRECISIONS
 
+MEMORY = """
+import resource
+import sys
+
+import torch
+from PIL import Image
+from skimage.data import astronaut
+
+import faceattr
+
+model = faceattr.load(sys.argv[1], localization_dtype=getattr(torch, sys.argv[2], None))
+for size in ((300, 300), (1280, 960), (4000, 3000)):
+    model.predict(Image.fromarray(astronaut()).resize(size))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -26,6 +44,7 @@ def main():
     parser.add_argument("weights", nargs="+", help="checkpoints")
     parser.add_argument("--precision", nargs="+", default=["auto"], choices=(*PRECISIONS, "int8"))
     parser.add_argument("--photos", type=Path, nargs="*", default=[], help="folders of photos")
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--seconds", type=float, default=20, help="for each size (default: 20)")
     options = parser.parse_args()
     limits = {**LIMITS[options.isa], "OMP_NUM_THREADS": "1"}
@@ -40,10 +59,12 @@ def main():
     from faceattr.data.photos import list_pictures
 
     dtypes = {"auto": None, "int8": torch.qint8, "bfloat16": torch.bfloat16, "float32": torch.float32}
+    ways = {f"{path}, {precision}": (path, precision) for path in options.weights for precision in options.precision}
+    for name, (path, precision) in ways.items() if options.memory else ():
+        command = [sys.executable, "-c", MEMORY, path, str(dtypes[precision]).removeprefix("torch.")]
+        print(f"{int(subprocess.check_output(command)) / 1024:.0f} MB, {name}", flush=True)
     models = {
-        f"{path}, {precision}": faceattr.load(path, localization_dtype=dtypes[precision])
-        for path in options.weights
-        for precision in options.precision
+        name: faceattr.load(path, localization_dtype=dtypes[precision]) for name, (path, precision) in ways.items()
     }
 
     def show(title, times, faces):
