@@ -1,8 +1,8 @@
 """locally_shared_conv2d against the best recipe on one instruction set.
 
-python benchmarks/isa.py avx2|avx512|native [THREADS [WORD]]; with a word, the rows alone whose names have it. Starts
-itself anew with torch and its libraries held to that instruction set; native: to none. Medians of interleaved rounds;
-with one thread of CPU time, which other programs on the machine change less.
+python benchmarks/isa.py avx2|avx512|native [THREADS [DTYPE [WORD]]]; float32 where no dtype is named; with a word, the
+rows alone whose names have it. Starts itself anew with torch and its libraries held to that instruction set; native: to
+none. Medians of interleaved rounds; with one thread of CPU time, which other programs on the machine change less.
 """
 
 import os
@@ -62,7 +62,7 @@ def gradients(function, leaves, stride, grad):
     return torch.autograd.grad(function(*leaves, stride), leaves, grad)
 
 
-def main(isa, threads, word):
+def main(isa, threads, dtype, word):
     import torch
     from recipes import LOCALLY_SHARED
     from report import geometric_mean
@@ -71,7 +71,10 @@ def main(isa, threads, word):
 
     torch.set_num_threads(threads)
     clock = time.process_time if threads == 1 else time.perf_counter
-    print(f"{isa}, {threads} thread(s), {'CPU time' if threads == 1 else 'wall time'}, torch {torch.__version__}\n")
+    dtype = getattr(torch, dtype)
+    tolerance = 1e-3 if dtype == torch.float32 else 3e-2
+    what = "CPU time" if threads == 1 else "wall time"
+    print(f"{isa}, {dtype}, {threads} thread(s), {what}, torch {torch.__version__}\n")
     print("| | ours | best recipe | its time | best / ours | ours, both | best, both | best / ours, both |")
     print("|---|---|---|---|---|---|---|---|")
     ratios = []
@@ -84,13 +87,14 @@ def main(isa, threads, word):
             torch.randn(*grid, o, c, kernel, kernel) / (c * kernel**2) ** 0.5,
             torch.randn(*grid, o),
         ]
+        leaves = [leaf.to(dtype) for leaf in leaves]
         recipes = dict(LOCALLY_SHARED)
         if c == 1:  # a layer that is a plain convolution
             recipes = {"conv2d": lambda x, w, b, stride: torch.nn.functional.conv2d(x, w[0, 0], b[0, 0], stride)}
         contenders = {"ours": locally_shared_conv2d, **recipes}
         expected = locally_shared_conv2d(*leaves, stride)
         for function in recipes.values():
-            torch.testing.assert_close(function(*leaves, stride), expected, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(function(*leaves, stride), expected, rtol=tolerance, atol=tolerance)
         with torch.no_grad():
             forward = measure({k: partial(f, *leaves, stride) for k, f in contenders.items()}, clock, 4)
         best = min((t, k) for k, t in forward.items() if k != "ours")
@@ -110,7 +114,7 @@ def main(isa, threads, word):
 
 
 if __name__ == "__main__":
-    isa, threads, word = sys.argv[1], int((sys.argv[2:] or [1])[0]), (sys.argv[3:] or [""])[0]
+    isa, threads, dtype, word = (*sys.argv[1:], *(None, "1", "float32", "")[len(sys.argv) - 1 :])
     if any(os.environ.get(key) != value for key, value in LIMITS[isa].items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **LIMITS[isa]})
-    main(isa, threads, word)
+    main(isa, int(threads), dtype, word)

@@ -12,6 +12,7 @@ from faceattr import ops
 
 # Runs in a process of its own, since the instruction set is chosen once; writes all results to one file.
 BATTERY = """
+import itertools
 import sys
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 
 from faceattr import ops
 
+DTYPES = torch.float64, torch.float32, torch.float16, torch.bfloat16
 torch.manual_seed(0)
 results = {}
 shapes = [  # N, C, O, input, kernel, grid, stride, padding, dilation
@@ -28,15 +30,19 @@ shapes = [  # N, C, O, input, kernel, grid, stride, padding, dilation
     (3, 17, 130, (9, 8), (3, 2), (3, 2), (2, 1), (1, 2), (1, 2)),
     (13, 3, 16, (7, 7), (3, 3), (1, 1), 1, 1, 1),
     (35, 17, 20, (6, 5), (3, 2), (4, 4), 1, 0, 1),
+    (3, 37, 50, (20, 33), (3, 3), (2, 2), 2, 1, 1),
+    (2, 64, 16, (9, 40), (1, 1), (1, 1), 1, 0, 1),
+    (19, 32, 70, (5, 31), (2, 3), (1, 5), 1, (0, 2), (2, 1)),
 ]
-for number, (n, c, o, size, kernel, grid, *geometry) in enumerate(shapes):
-    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-        leaves = [torch.randn(n, c, *size), torch.randn(*grid, o, c, *kernel) / c, torch.randn(*grid, o)]
-        leaves = [leaf.to(dtype).requires_grad_() for leaf in leaves]
-        output = ops.locally_shared_conv2d(*leaves, *geometry)
-        grads = torch.autograd.grad(output, leaves, torch.randn(output.shape).to(dtype))
-        for name, value in zip(("output", "input", "weight", "bias"), (output, *grads)):
-            results[f"{number} {dtype} {name}"] = value.detach().double().numpy()
+cases = itertools.product(shapes, DTYPES, (torch.contiguous_format, torch.channels_last))
+for number, ((n, c, o, size, kernel, grid, *geometry), dtype, layout) in enumerate(cases):
+    leaves = [torch.randn(n, c, *size), torch.randn(*grid, o, c, *kernel) / c, torch.randn(*grid, o)]
+    leaves[0] = leaves[0].contiguous(memory_format=layout)
+    leaves = [leaf.to(dtype).requires_grad_() for leaf in leaves]
+    output = ops.locally_shared_conv2d(*leaves, *geometry)
+    grads = torch.autograd.grad(output, leaves, torch.randn(output.shape).to(dtype))
+    for name, value in zip(("output", "input", "weight", "bias"), (output, *grads)):
+        results[f"{number} {dtype} {name}"] = value.detach().double().numpy()
 np.savez(sys.argv[1], **results)
 """
 RELATIVE = {"float64": 1e-13, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
@@ -57,7 +63,7 @@ def baseline(tmp_path_factory):
     return np.load(path)
 
 
-@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512_bf16", "amx_bf16"])
 def test_instruction_sets_agree(isa, baseline, tmp_path):
     path = tmp_path / "results.npz"
     done = run(isa, str(path))
@@ -77,7 +83,7 @@ def test_an_unknown_instruction_set_is_refused_by_name():
     program = f"import torch; from faceattr import ops; ops.locally_shared_conv2d({ones})"
     done = run("sse9", program=program)
     assert done.returncode != 0
-    assert "FACEATTR_CPU_ISA is 'sse9', it must be baseline, avx2, avx512 or avx512_bf16" in done.stderr
+    assert "FACEATTR_CPU_ISA is 'sse9', it must be baseline, avx2, avx512, avx512_bf16 or amx_bf16" in done.stderr
 
 
 @pytest.fixture
@@ -116,6 +122,16 @@ def test_locally_shared_conv2d_gives_the_same_bits_on_any_number_of_threads(thre
         return output.detach(), *torch.autograd.grad(output, leaves, grad)
 
     assert_same_bits(on_threads(threads, run_all))
+
+
+def test_convolutions_of_torch_are_the_same_after_ours():
+    # With AMX both set the shapes of the same registers.
+    leaves = [torch.randn(4, 40, 9, 8).bfloat16(), torch.randn(2, 1, 33, 40, 3, 3).bfloat16()]
+    convolution = torch.nn.Conv2d(40, 7, 3).bfloat16().requires_grad_(False)
+    before = convolution(leaves[0])
+    for _ in range(3):
+        ops.locally_shared_conv2d(*leaves)
+        assert torch.equal(convolution(leaves[0]), before)
 
 
 @pytest.mark.parametrize("pool", [1, 2])

@@ -4,7 +4,7 @@
 
 namespace faceattr {
 
-enum class Isa { baseline, avx2, avx512, avx512_bf16 };
+enum class Isa { baseline, avx2, avx512, avx512_bf16, amx_bf16 };
 
 // Chosen at the first call; throws std::runtime_error where FACEATTR_CPU_ISA asks for what is not there.
 Isa cpu_isa();

@@ -35,7 +35,7 @@ const TileKernels<T>& tile_kernels() {
 }
 
 bool has_pair_products() {
-  return cpu_isa() == Isa::avx512_bf16;
+  return cpu_isa() >= Isa::avx512_bf16;
 }
 
 template <>

@@ -11,6 +11,7 @@
 #include "batch_inner.h"
 #include "checks.h"
 #include "gradients.h"
+#include "matrices.h"
 
 namespace faceattr {
 namespace {
@@ -31,6 +32,9 @@ template <typename T>
 void forward(const LocallySharedGeometry& g, Strided4<const T> input, const T* weight, const T* bias,
              Strided4<T> output) {
   if (is_along_rows_faster<T>(g)) return along_rows_forward(g, input, weight, bias, output);
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (is_matrices_faster(g)) return matrices_forward(g, input, weight, bias, output);
+  }
   if constexpr (std::is_same_v<T, accumulate_t<T>>) {
     // Filters that fit the cache are soon packed, and an input in channels_last is read in place.
     const int64_t filters = g.out_channels * g.in_channels * g.kernel_height * g.kernel_width;
@@ -68,6 +72,19 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Ten
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
+// Whether maps are better copied with their channels innermost: products of matrices move single elements
+// between them and maps whose cells have short rows.
+bool is_better_channels_last(const LocallySharedGeometry& g, const Tensor& map) {
+  return map.scalar_type() == ScalarType::BFloat16 && is_matrices_faster(g) &&
+         g.out_width < 3 * g.grid_width && map.numel() > 0;
+}
+
+Tensor as_channels_last(const Tensor& map) {
+  if (is_channels_last(map)) return map;
+  Tensor copy = empty_map({map.size(0), map.size(1), map.size(2), map.size(3)}, map, true);
+  return torch::stable::copy_(copy, map);
+}
+
 Tensor locally_shared_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                              const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                              const std::vector<int64_t>& dilation) {
@@ -93,13 +110,17 @@ Tensor locally_shared_conv2d(const Tensor& input, const Tensor& weight, const st
     Tensor output = empty_map(size, input, is_channels_last(input));
     return torch::stable::copy_(output, result);
   }
-  Tensor output = empty_map(size, input, is_channels_last(input));
+  const bool copied = is_better_channels_last(g, input) && !is_channels_last(input);
+  const Tensor read = copied ? as_channels_last(input) : input;
+  Tensor output = empty_map(size, input, is_channels_last(read));
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    forward<T>(g, read4<T>(input), dense_weight.const_data_ptr<T>(),
+    forward<T>(g, read4<T>(read), dense_weight.const_data_ptr<T>(),
                dense_bias ? dense_bias->const_data_ptr<T>() : nullptr, write4<T>(output));
   });
-  return output;
+  if (!copied) return output;
+  Tensor result = empty_map(size, input, false);
+  return torch::stable::copy_(result, output);
 }
 
 Tensor locally_shared_conv2d_input_grad(const Tensor& grad, const Tensor& weight,
@@ -110,10 +131,11 @@ Tensor locally_shared_conv2d_input_grad(const Tensor& grad, const Tensor& weight
   const char* op = "locally_shared_conv2d_input_grad";
   const auto g = input_grad_geometry(op, grad, weight, input_size, stride, padding, dilation);
   Tensor result = empty_map({g.batch, g.in_channels, g.in_height, g.in_width}, grad, channels_last);
-  const Tensor dense_weight = dense(weight);
+  const Tensor dense_weight = dense(weight),
+               read = is_better_channels_last(g, grad) ? as_channels_last(grad) : grad;
   dispatch_floating(grad.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    locally_shared_input_grad<T>(g, read4<T>(grad), dense_weight.const_data_ptr<T>(), write4<T>(result));
+    locally_shared_input_grad<T>(g, read4<T>(read), dense_weight.const_data_ptr<T>(), write4<T>(result));
   });
   return result;
 }
@@ -134,13 +156,15 @@ std::tuple<Tensor, Tensor> locally_shared_conv2d_weight_grad(const Tensor& grad,
                                                              const std::vector<int64_t>& dilation) {
   const char* op = "locally_shared_conv2d_weight_grad";
   const auto g = weight_grad_geometry(op, grad, input, grid, kernel_size, stride, padding, dilation);
-  const Tensor read = read_often(g, input);
+  const bool copied = is_better_channels_last(g, input);
+  const Tensor read = copied ? as_channels_last(input) : read_often(g, input);
+  const Tensor read_grad = copied ? as_channels_last(grad) : grad;
   Tensor weight =
       empty({grid[0], grid[1], g.out_channels, g.in_channels, kernel_size[0], kernel_size[1]}, input);
   Tensor bias = empty({grid[0], grid[1], g.out_channels}, input);
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
-    locally_shared_weight_grad<T>(g, read4<T>(grad), read4<T>(read), weight.mutable_data_ptr<T>(),
+    locally_shared_weight_grad<T>(g, read4<T>(read_grad), read4<T>(read), weight.mutable_data_ptr<T>(),
                                   bias.mutable_data_ptr<T>());
   });
   return {weight, bias};

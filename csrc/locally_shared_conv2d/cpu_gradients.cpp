@@ -3,6 +3,7 @@
 #include "axis.h"
 #include "batch_inner.h"
 #include "gradients.h"
+#include "matrices.h"
 
 namespace faceattr {
 namespace {
@@ -351,6 +352,7 @@ void locally_shared_input_grad(const LocallySharedGeometry& g, Strided4<const T>
   if (positions_of_cell(g) <= std::min(kFewSenders, g.out_channels) && filter >= kernels.lanes)
     return input_grad_spread(kernels, g, grad, weight, input_grad);
   if constexpr (std::is_same_v<T, BFloat16>) {
+    if (is_matrices_faster(g)) return matrices_input_grad(g, grad, weight, input_grad);
     if (has_pair_products()) {
       const int64_t cells = g.grid_height * g.grid_width;
       const int64_t length = g.in_channels * g.kernel_height * g.kernel_width;
@@ -374,6 +376,7 @@ void locally_shared_weight_grad(const LocallySharedGeometry& g, Strided4<const T
   if (positions_of_cell(g) <= kFewOutputs)
     return weight_grad_outer(tile_kernels<T>(), g, grad, input, weight_grad, bias_grad);
   if constexpr (std::is_same_v<T, BFloat16>) {
+    if (is_matrices_faster(g)) return matrices_weight_grad(g, grad, input, weight_grad, bias_grad);
     if (has_pair_products() && g.batch > 1) {  // positions of two images make a pair
       auto paired = g;
       paired.batch = (g.batch + 1) / 2;

@@ -1,0 +1,119 @@
+#include "amx.h"
+
+#include <cstring>
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+namespace faceattr {
+namespace {
+
+#define FACEATTR_TARGET __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512dq,avx512vl")))
+
+struct alignas(64) Shapes {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(Shapes) == 64);
+// GCC believes that loading them reads eight bytes alone, and would not write the rest of a local variable.
+const Shapes kShapes;
+
+FACEATTR_TARGET void use(const void* shapes) {
+  _tile_loadconfig(shapes);
+}
+
+FACEATTR_TARGET void store(void* shapes) {
+  _tile_storeconfig(shapes);
+}
+
+}  // namespace
+
+MatrixShapes::MatrixShapes() {
+  store(before_);
+  use(&kShapes);
+}
+
+// Other libraries take for granted what they have set.
+MatrixShapes::~MatrixShapes() {
+  use(before_);
+}
+
+FACEATTR_TARGET void matrix_products(const MatrixSegment* segments, int64_t count, float* sums) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t s = 0; s < count; ++s) {
+    const MatrixSegment& at = segments[s];
+    const int64_t size = sizeof(BFloat16), row_bytes[2] = {at.row_step[0] * size, at.row_step[1] * size};
+    for (int64_t i = 0; i < at.steps; ++i) {
+      const int64_t down = i * kMatrixDepth / 2 * kMatrixSide;
+      _tile_loadd(4, at.rows[0] + i * kMatrixDepth, row_bytes[0]);
+      _tile_loadd(6, at.panels[0] + down, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, at.panels[1] + down, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(5, at.rows[1] + i * kMatrixDepth, row_bytes[1]);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  constexpr int64_t row_bytes = kMatrixSums * sizeof(float);
+  _tile_stored(0, sums, row_bytes);
+  _tile_stored(1, sums + kMatrixSide, row_bytes);
+  _tile_stored(2, sums + kMatrixSide * kMatrixSums, row_bytes);
+  _tile_stored(3, sums + kMatrixSide * kMatrixSums + kMatrixSide, row_bytes);
+}
+
+FACEATTR_TARGET void round_sums(const float* from, float add, BFloat16* to) {
+  for (int64_t i = 0; i < kMatrixSums; i += 16) {
+    const __m512 v = _mm512_add_ps(_mm512_loadu_ps(from + i), _mm512_set1_ps(add));
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i words = _mm512_mask_set1_epi32(_mm512_srli_epi32(up, 16), nan, 0x7fc0);  // one NaN for all
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm512_cvtepi32_epi16(words));
+  }
+}
+
+FACEATTR_TARGET void zip_sides(const BFloat16* from, const int64_t* offsets, int64_t pairs, int64_t count,
+                               BFloat16Pair* to) {
+  const __mmask16 here = (1u << count) - 1;
+  for (int64_t k = 0; k < pairs; ++k, to += kMatrixSide) {
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, from + offsets[2 * k]));
+    const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, from + offsets[2 * k + 1]));
+    _mm512_mask_storeu_epi32(to, here, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  }
+}
+
+}  // namespace faceattr
+
+#else
+
+#include <cstdlib>
+
+namespace faceattr {
+
+// Nothing has matrix products there.
+MatrixShapes::MatrixShapes() {
+  std::abort();
+}
+MatrixShapes::~MatrixShapes() {
+  std::abort();
+}
+void matrix_products(const MatrixSegment*, int64_t, float*) {
+  std::abort();
+}
+void round_sums(const float*, float, BFloat16*) {
+  std::abort();
+}
+void zip_sides(const BFloat16*, const int64_t*, int64_t, int64_t, BFloat16Pair*) {
+  std::abort();
+}
+
+}  // namespace faceattr
+
+#endif
