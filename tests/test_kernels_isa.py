@@ -31,7 +31,7 @@ shapes = [  # N, C, O, input, kernel, grid, stride, padding, dilation
     (13, 3, 16, (7, 7), (3, 3), (1, 1), 1, 1, 1),
     (35, 17, 20, (6, 5), (3, 2), (4, 4), 1, 0, 1),
     (3, 37, 50, (20, 33), (3, 3), (2, 2), 2, 1, 1),
-    (2, 64, 16, (9, 40), (1, 1), (1, 1), 1, 0, 1),
+    (2, 64, 48, (9, 40), (1, 1), (1, 1), 1, 0, 1),
     (19, 32, 70, (5, 31), (2, 3), (1, 5), 1, (0, 2), (2, 1)),
 ]
 cases = itertools.product(shapes, DTYPES, (torch.contiguous_format, torch.channels_last))
@@ -113,9 +113,9 @@ def assert_same_bits(results):
 @pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_locally_shared_conv2d_gives_the_same_bits_on_any_number_of_threads(threads, batch, grid, padding, dtype):
-    leaves = [torch.randn(batch, 8, 12, 10), torch.randn(*grid, 20, 8, 3, 3), torch.randn(*grid, 20)]
+    leaves = [torch.randn(batch, 8, 12, 10), torch.randn(*grid, 50, 8, 3, 3), torch.randn(*grid, 50)]
     leaves = [leaf.to(dtype).requires_grad_() for leaf in leaves]
-    grad = torch.randn(batch, 20, 10 + 2 * padding, 8 + 2 * padding).to(dtype)
+    grad = torch.randn(batch, 50, 10 + 2 * padding, 8 + 2 * padding).to(dtype)
 
     def run_all():
         output = ops.locally_shared_conv2d(*leaves, padding=padding)
@@ -124,9 +124,38 @@ def test_locally_shared_conv2d_gives_the_same_bits_on_any_number_of_threads(thre
     assert_same_bits(on_threads(threads, run_all))
 
 
+@pytest.mark.parametrize("batch, channels, size", [(1, 40, (14, 14)), (4, 40, (5, 12)), (9, 33, (4, 3))])
+def test_an_input_s_gradient_has_the_same_bits_on_any_number_of_threads(threads, batch, channels, size):
+    # Where threads' parts begin elsewhere in a filter, one of many draws shows another order of a sum.
+    grads = [torch.randn(batch, 50, *size).bfloat16() for _ in range(40)]
+    weight = torch.randn(1, 1, 50, channels, 3, 3).bfloat16()
+    whole = [size[0] + 2, size[1] + 2]
+
+    def run_all():
+        op = torch.ops.faceattr.locally_shared_conv2d_input_grad
+        return [op(grad, weight, whole, [1, 1], [0, 0], [1, 1], False) for grad in grads]
+
+    assert_same_bits(on_threads(threads, run_all))
+
+
+@pytest.mark.parametrize("every, kernel", [(3, (1, 3)), (3, (3, 1)), (5, (1, 5)), (15, (3, 5)), (2, (1, 2))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_every_nth_channel_is_read_as_a_copy_of_it(every, kernel, dtype):
+    # Then a filter's first and last input may be as far apart as if they all lay side by side.
+    input = torch.randn(2, 12, 12, 16 * every).to(dtype).permute(0, 3, 1, 2)[:, ::every]
+    weight = torch.randn(1, 1, 50, 16, *kernel).to(dtype)
+    gradients = []
+    for leaves in ((input, weight), (input.contiguous(), weight)):
+        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        output = ops.locally_shared_conv2d(*leaves)
+        gradients.append((output.detach(), *torch.autograd.grad(output.sum(), leaves)))
+    for ours, of_copy in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, of_copy)
+
+
 def test_convolutions_of_torch_are_the_same_after_ours():
     # With AMX both set the shapes of the same registers.
-    leaves = [torch.randn(4, 40, 9, 8).bfloat16(), torch.randn(2, 1, 33, 40, 3, 3).bfloat16()]
+    leaves = [torch.randn(4, 40, 9, 8).bfloat16(), torch.randn(2, 1, 53, 40, 3, 3).bfloat16()]
     convolution = torch.nn.Conv2d(40, 7, 3).bfloat16().requires_grad_(False)
     before = convolution(leaves[0])
     for _ in range(3):

@@ -40,7 +40,8 @@ MatrixShapes::~MatrixShapes() {
   use(before_);
 }
 
-FACEATTR_TARGET void matrix_products(const MatrixSegment* segments, int64_t count, float* sums) {
+FACEATTR_TARGET void matrix_products(const MatrixSegment* segments, int64_t count, float* sums,
+                                     int64_t sums_step) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -60,11 +61,11 @@ FACEATTR_TARGET void matrix_products(const MatrixSegment* segments, int64_t coun
       _tile_dpbf16ps(3, 5, 7);
     }
   }
-  constexpr int64_t row_bytes = kMatrixSums * sizeof(float);
+  const int64_t row_bytes = sums_step * sizeof(float);
   _tile_stored(0, sums, row_bytes);
   _tile_stored(1, sums + kMatrixSide, row_bytes);
-  _tile_stored(2, sums + kMatrixSide * kMatrixSums, row_bytes);
-  _tile_stored(3, sums + kMatrixSide * kMatrixSums + kMatrixSide, row_bytes);
+  _tile_stored(2, sums + kMatrixSide * sums_step, row_bytes);
+  _tile_stored(3, sums + kMatrixSide * sums_step + kMatrixSide, row_bytes);
 }
 
 FACEATTR_TARGET void round_sums(const float* from, float add, BFloat16* to) {
@@ -104,7 +105,7 @@ MatrixShapes::MatrixShapes() {
 MatrixShapes::~MatrixShapes() {
   std::abort();
 }
-void matrix_products(const MatrixSegment*, int64_t, float*) {
+void matrix_products(const MatrixSegment*, int64_t, float*, int64_t) {
   std::abort();
 }
 void round_sums(const float*, float, BFloat16*) {

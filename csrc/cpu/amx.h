@@ -36,8 +36,8 @@ class MatrixShapes {
 };
 
 constexpr int64_t kMatrixSums = 2 * kMatrixSide;  // rows and columns
-// sums[kMatrixSums][kMatrixSums] = rows times columns, over all segments.
-void matrix_products(const MatrixSegment* segments, int64_t count, float* sums);
+// sums[i * sums_step + j] = row i times column j, i and j < kMatrixSums, over all segments.
+void matrix_products(const MatrixSegment* segments, int64_t count, float* sums, int64_t sums_step);
 
 // to[i], rounded, = from[i] + add for i < kMatrixSums.
 void round_sums(const float* from, float add, BFloat16* to);

@@ -1,7 +1,8 @@
 // Locally shared convolution on the CPU: forward, and the three operators' registration.
 //
 // Output positions are cut into blocks that read the same taps of the same cell, so that no product with
-// padding is formed and no input unfolded; within a block the common inner loops do the work.
+// padding is formed and no input unfolded; within a block the common inner loops do the work. bfloat16 goes
+// another way where the machine multiplies matrices of it (matrices.h): there padding is zeros, as conv2d's.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 

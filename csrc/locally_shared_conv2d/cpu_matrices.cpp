@@ -140,7 +140,7 @@ class Filters {
       segments[0].row_step[i] = o < full_ ? length_ : whole_;
       segments[1].rows[i] = ends_.get() + o * kDepth;
     }
-    matrix_products(segments, whole_ < length_ ? 2 : 1, sums);
+    matrix_products(segments, whole_ < length_ ? 2 : 1, sums, kMatrixSums);
   }
 
  private:
@@ -180,7 +180,8 @@ void write(const float* sums, const BFloat16* bias, int64_t channels, const Side
 
 bool is_matrices_faster(const LocallySharedGeometry& g) {
   const int64_t positions = g.batch * g.out_height * g.out_width / (g.grid_height * g.grid_width);
-  return has_matrix_products() && g.out_channels >= kSide &&
+  // Few channels do not pay for unfolding what they read.
+  return has_matrix_products() && g.out_channels >= 3 * kSide &&
          g.in_channels * g.kernel_height * g.kernel_width >= kDepth && positions > 8;
 }
 
@@ -235,7 +236,8 @@ void unfold_across(const LocallySharedGeometry& g, const std::vector<Side>& side
                    BFloat16Pair* panel) {
   const int64_t taps = g.kernel_height * g.kernel_width;
   const int64_t filled = std::clamp<int64_t>(offsets.size() - first, 0, kSide);
-  const bool side_by_side = filled == kSide && offsets[first + kSide - 1] - offsets[first] == kSide - 1;
+  bool side_by_side = filled == kSide;
+  for (int64_t k = 1; k < filled; ++k) side_by_side &= offsets[first + k] == offsets[first] + k;
   const BFloat16 zero(0.f);
   for (const Side& side : sides)
     for (int64_t i = 0; i < kSide; i += 2, panel += kSide) {
@@ -302,13 +304,14 @@ void matrices_weight_grad(const LocallySharedGeometry& g, Strided4<const BFloat1
         for (int64_t o = 0; o < channels; ++o) {
           const BFloat16* source = grad.data + o * grad.c;
           BFloat16* row = grads.get() + o * most;
+          float sum = 0;
           for (const Side& side : sides) {
             for (int64_t i = 0; i < side.count; ++i) row[i] = source[side.out[i]];
             for (int64_t i = side.count; i < kSide; ++i) row[i] = BFloat16(0.f);
-            if (part == 0)
-              for (int64_t i = 0; i < kSide; ++i) bias[o] += static_cast<float>(row[i]);
+            for (int64_t i = 0; i < kSide; ++i) sum += static_cast<float>(row[i]);
             row += kSide;
           }
+          bias[o] += sum;
         }
         for (int64_t column = from; column < to; ++column) {
           BFloat16Pair* const panel[2] = {panels.get(), panels.get() + kSide * most / 2};
@@ -319,7 +322,7 @@ void matrices_weight_grad(const LocallySharedGeometry& g, Strided4<const BFloat1
             const MatrixSegment segment{
                 {top, top + kSide * most}, {most, most}, {panel[0], panel[1]}, depth / kDepth};
             alignas(64) float sums[square];
-            matrix_products(&segment, 1, sums);
+            matrix_products(&segment, 1, sums, kMatrixSums);
             float* total = all.get() + ((column - from) * rows + row) * square;
             if (first > 0)
               for (int64_t i = 0; i < square; ++i) sums[i] += total[i];
@@ -357,6 +360,7 @@ void matrices_input_grad(const LocallySharedGeometry& g, Strided4<const BFloat16
     const auto total = make_buffer<float>(images * g.in_height * g.in_width * most);
     const auto filters = make_buffer<BFloat16Pair>(panels_of_most * kSide * depth / 2);
     const auto grads = make_buffer<BFloat16>(kMatrixSums * depth);
+    const auto products = make_buffer<float>(kMatrixSums * panels_of_most * kSide);
     std::memset(static_cast<void*>(grads.get()), 0, kMatrixSums * depth * sizeof(BFloat16));
     std::vector<int64_t> rows(channels);
     for (int64_t o = 0; o < channels; ++o) rows[o] = o * whole;
@@ -392,7 +396,7 @@ void matrices_input_grad(const LocallySharedGeometry& g, Strided4<const BFloat16
                                  {part, positions, first + kSide, sums_of, source}};
           for (int64_t i = 0; i < kMatrixSums; ++i) {
             const Side& side = sides[i / kSide];
-            if (i % kSide >= side.count) break;  // what its row holds is not used
+            if (i % kSide >= side.count) continue;  // what its row holds is not used
             const BFloat16* from = source.data + side.out[i % kSide];
             BFloat16* to = grads.get() + i * depth;
             for (int64_t o = 0; o < channels; ++o) to[o] = from[o * source.c];
@@ -403,20 +407,21 @@ void matrices_input_grad(const LocallySharedGeometry& g, Strided4<const BFloat16
                                         {depth, depth},
                                         {panel, panel + kSide * depth / 2},
                                         depth / kDepth};
-            alignas(64) float sums[kMatrixSums * kMatrixSums];
-            matrix_products(&segment, 1, sums);
-            const int64_t k = j * kSide, filled = std::min(kMatrixSums, length - k);
-            for (int64_t i = 0; i < kMatrixSums; ++i) {
-              const Side& side = sides[i / kSide];
-              if (i % kSide >= side.count) break;
-              float* to = total.get() + side.in[i % kSide];
-              const float* from = sums + i * kMatrixSums;
-              if (taps == 1 && side.inside) {
-                for (int64_t m = 0; m < filled; ++m) to[k + m] += from[m];
-              } else {
-                for (int64_t m = 0; m < filled; ++m)
-                  if (side.inside || side.reads(g, i % kSide, (k + m) % taps)) to[offsets[k + m]] += from[m];
-              }
+            matrix_products(&segment, 1, products.get() + j * kSide, panels * kSide);
+          }
+          // Position by position, so that the order of a sum does not depend on the threads' parts.
+          for (int64_t i = 0; i < kMatrixSums; ++i) {
+            const Side& side = sides[i / kSide];
+            if (i % kSide >= side.count) continue;
+            float* to = total.get() + side.in[i % kSide];
+            const float* from = products.get() + i * panels * kSide;
+            if (taps == 1 && side.inside) {
+              for (int64_t k = 0; k < length; ++k) to[k] += from[k];
+            } else if (side.inside) {
+              for (int64_t k = 0; k < length; ++k) to[offsets[k]] += from[k];
+            } else {
+              for (int64_t k = 0; k < length; ++k)
+                if (side.reads(g, i % kSide, k % taps)) to[offsets[k]] += from[k];
             }
           }
         }
