@@ -44,6 +44,18 @@ def calibration_error(probabilities: np.ndarray, tags: np.ndarray, bins: int = C
     return float(np.abs(excess).sum() / len(tags))
 
 
+def calibrated_error(probabilities: np.ndarray, known: np.ndarray | None = None, rounds: int = 20) -> float | None:
+    """The calibration error that chance alone gives: of tags drawn by the probabilities, mean over draws, attributes.
+
+    probabilities [N, A] in [0, 1]; known [N, A] bool: what counts. Few samples leave few in a bin, and then the error
+    of the best probabilities is far from 0. The draws are the same each time. None where nothing is known.
+    """
+    known = np.ones(probabilities.shape, dtype=bool) if known is None else known
+    random = np.random.default_rng(0)
+    columns = [column[rows] for column, rows in zip(probabilities.T, known.T, strict=True) if rows.any()]
+    return mean(calibration_error(p, random.random(len(p)) < p) for _ in range(rounds) for p in columns)
+
+
 def choose_threshold(probabilities: np.ndarray, tags: np.ndarray, goal: str, trust: float = 0.0) -> float:
     """The threshold, over which a sample is labelled positive, that does best on these samples.
 

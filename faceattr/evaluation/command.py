@@ -242,7 +242,7 @@ def evaluate_checkpoint(
 
     from faceattr.attributes import AGE
     from faceattr.evaluation.ages import evaluate_ages
-    from faceattr.evaluation.attributes import evaluate
+    from faceattr.evaluation.attributes import calibrated_error, evaluate
     from faceattr.evaluation.groups import by_groups
     from faceattr.evaluation.predict import predict_pictures
     from faceattr.evaluation.report import share_of_positives
@@ -283,6 +283,7 @@ def evaluate_checkpoint(
         thresholds = [of[name] for name in shared]
     predicted = look_at(model, data, share_of_positives(data))
     result = evaluate(predicted.values, data.tags, thresholds, shared, data.known, data.identities)
+    result["ece_of_calibrated"] = calibrated_error(predicted.values, data.known)
     result["not_found"] = int(np.sum(~predicted.found))
     result["learnt"] = learnt
     result["age"] = evaluate_ages(predicted.ages, data.ages) if aged else None

@@ -22,7 +22,8 @@ def share_of_positives(data: TaggedPictures) -> np.ndarray:
 def report(
     result: dict, format: str, paper: Mapping[str, Sequence[int]], baselines: Mapping[str, dict] | None = None
 ) -> str:
-    """The result of :func:`faceattr.evaluation.attributes.evaluate`, with "not_found", "age" (None or as of
+    """The result of :func:`faceattr.evaluation.attributes.evaluate`, with "ece_of_calibrated"
+    (:func:`faceattr.evaluation.attributes.calibrated_error`), "not_found", "age" (None or as of
     :func:`faceattr.evaluation.ages.evaluate_ages`) and, from :func:`faceattr.evaluation.groups.by_groups`, "groups" and
     "gaps", as a table or as JSON.
 
@@ -48,6 +49,10 @@ def report(
     lines = []
     if names:
         lines += [table(result, columns), "", f"{result['n']} pictures; majority: always the more frequent answer"]
+    if result["ece_of_calibrated"] is not None:
+        lines.append(
+            f"calibrated probabilities would have an ECE of {result['ece_of_calibrated']:.3f} by so many pictures"
+        )
     if result["age"]:
         lines += describe_ages(result["age"])
     for title, other in baselines.items():

@@ -7,6 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from faceattr.evaluation.attributes import (
     area_under_roc,
     balanced_accuracy,
+    calibrated_error,
     calibration_error,
     choose_threshold,
     evaluate,
@@ -36,6 +37,16 @@ def test_calibration_error_by_hand():
     tags = np.array([True, False, False, False])
     assert calibration_error(probabilities, tags, bins=10) == pytest.approx((2 * 0.25 + 2 * 0.95) / 4)
     assert calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0
+
+
+def test_the_calibration_error_of_chance_by_hand():
+    # Of two samples at a half none, one or both are positive: 0.5, 0 and 0.5, half of the time 0.
+    halves = np.full((2, 2000), 0.5)
+    assert calibrated_error(halves) == pytest.approx(0.25, abs=0.01)
+    assert calibrated_error(halves, np.arange(4000).reshape(2, 2000) < 2000) == pytest.approx(0.5)
+    assert calibrated_error(np.full((40_000, 1), 0.5)) < 0.005
+    assert calibrated_error(np.array([[0.0, 1.0]])) == 0
+    assert calibrated_error(halves, np.zeros((2, 2000), bool)) is None
 
 
 @pytest.mark.parametrize("goal", ["accuracy", "balanced"])

@@ -59,6 +59,7 @@ def test_aligned_faces(celeba, weights, capsys, tmp_path):
     result = json.loads(captured.out)
     assert status == 0 and captured.err == ""
     assert result["n"] == 6 and result["not_found"] == 0
+    assert 0 < result["ece_of_calibrated"] < 1
     assert set(result["mean"]) == {"accuracy", "balanced_accuracy", "auc", "ece"}
     assert list(result["attributes"]) == ["Smiling"]
     smiling = result["attributes"]["Smiling"]
