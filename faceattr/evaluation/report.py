@@ -50,9 +50,7 @@ def report(
     if names:
         lines += [table(result, columns), "", f"{result['n']} pictures; majority: always the more frequent answer"]
     if result["ece_of_calibrated"] is not None:
-        lines.append(
-            f"calibrated probabilities would have an ECE of {result['ece_of_calibrated']:.3f} by so many pictures"
-        )
+        lines.append(f"ECE: calibrated probabilities would have {result['ece_of_calibrated']:.3f} by so many pictures")
     if result["age"]:
         lines += describe_ages(result["age"])
     for title, other in baselines.items():
