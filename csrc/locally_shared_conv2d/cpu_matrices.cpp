@@ -202,7 +202,7 @@ void matrices_forward(const LocallySharedGeometry& g, Strided4<const BFloat16> i
   torch::stable::parallel_for(0, blocks * parts, grain, [&](int64_t begin, int64_t end) {
     const MatrixShapes shapes;
     Filters filters(channels, length);
-    const auto panels = make_buffer<BFloat16Pair>(kBlock * depth / 2);
+    const auto panels = make_buffer<BFloat16Pair>(kMatrixSums * depth / 2);
     alignas(64) float sums[kMatrixSums * kMatrixSums];
     int64_t cell = 0;
     for (int64_t task = begin; task < end; ++task) {
@@ -341,7 +341,7 @@ void matrices_weight_grad(const LocallySharedGeometry& g, Strided4<const BFloat1
 }
 
 // What a cell's positions read has the gradient of its outputs, [positions][channels], times its filters,
-// [channels] [filter], as pairs; all of it is added up in float32, in images with their channels innermost.
+// [channels][filter], as pairs; all of it is added up in float32, in images with their channels innermost.
 void matrices_input_grad(const LocallySharedGeometry& g, Strided4<const BFloat16> grad,
                          const BFloat16* weight, Strided4<BFloat16> input_grad) {
   const int64_t cells = g.grid_height * g.grid_width, channels = g.out_channels;
