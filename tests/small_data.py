@@ -9,6 +9,8 @@ from faceattr.attributes import ATTRIBUTES
 
 TRAINING = Path(__file__).parents[1] / "training"
 SMALL = {
+    # Which faces nets of a few steps find, for later stages to learn from, is by chance: alike on all machines.
+    "precision": "float32",
     "picture_sizes": 33,
     "small_pictures": 33,
     "object_size": 33,

@@ -195,7 +195,9 @@ def test_mirrored_windows():
     net = LNet(tags=(), sizes=SIZES, trunk={"widths": (4, 6, 5, 5, 3)})
     nn.init.normal_(net.head.weight)
     settings = {"score_threshold": 0.0, "proposal_threshold": 0.0, "window_pixels": 65, "max_windows": 3}
-    plain, mirrored = (Localizer(net, net, LocalizerSettings(**settings, mirrored=value)) for value in (False, True))
+    plain, mirrored = (
+        Localizer(net, net, LocalizerSettings(**settings, mirrored=value), torch.float32) for value in (False, True)
+    )
     photo = torch.rand(3, 129, 129)
     faces = torch.tensor([[64.5, 64.5, 60.0], [20.0, 40.0, 33.0]])
     other = torch.stack([129 - faces[:, 0], faces[:, 1], faces[:, 2]], 1)
@@ -213,7 +215,8 @@ def test_mirrored_windows():
     torch.testing.assert_close(one[:, 1:], two[:, 1:], atol=1e-3, rtol=1e-4)
     assert not torch.allclose(look(plain, photo, faces)[1], look(plain, photo.flip(2), other)[1], atol=1e-3)
     # What will not be reported is looked at once.
-    sure = Localizer(net, net, LocalizerSettings(**{**settings, "score_threshold": 1.0}, mirrored=True))
+    always = LocalizerSettings(**{**settings, "score_threshold": 1.0}, mirrored=True)
+    sure = Localizer(net, net, always, torch.float32)
     torch.testing.assert_close(look(sure, photo, faces), look(plain, photo, faces))
     with pytest.raises(ValueError, match="80 pixels cannot be mirrored, they must have a multiple of 16 and one more"):
         Localizer(net, net, LocalizerSettings(mirrored=True, window_pixels=80))

@@ -23,7 +23,7 @@ LEVELS = 127
 # oneDNN lays weights out by the size of the map made, small ones each in their way where the CPU has VNNI, and would do
 # so anew in every call where it finds them laid out for another, which may take far longer than to multiply them. All
 # large maps are alike, or nearly so where there is AMX.
-_SMALL, _LARGE = 512, (64, 64)  # positions; rows and columns
+_SMALL, _LARGE = 512, (1, 64, 64)  # positions; maps, rows and columns
 _PACKINGS = 32  # that are kept of a layer's weights
 _STRIP, _WHOLE = 64, 2**19  # rows of the first convolution's maps that are computed at a time; pixels that need none
 
@@ -66,14 +66,14 @@ class IntegerConv2d(nn.Module):
         self.register_buffer("bias", convolution.bias.detach().float())
         self.where = list(convolution.stride), list(convolution.padding), list(convolution.dilation), convolution.groups
         self.of, self.to_scale, self.many_sizes = of, to, many_sizes
-        self.packed: Callable[[int, int], Tensor] | None = None
+        self.packed: Callable[[int, int, int], Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # As oneDNN lays weights out they can neither be copied nor pickled. (Python 3.10's object has no __getstate__.)
         return {**self.__dict__, "packed": None}
 
-    def _pack(self, rows: int, columns: int) -> Tensor:
-        shape = 1, self.weight.shape[1], rows, columns
+    def _pack(self, count: int, rows: int, columns: int) -> Tensor:
+        shape = count, self.weight.shape[1], rows, columns
         return torch.ops.onednn.qconv_prepack(self.weight.contiguous(), self.scale, self.of, 0, *self.where, shape)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class IntegerConv2d(nn.Module):
         to, dtype = (1.0, torch.float32) if self.to_scale is None else (self.to_scale, torch.uint8)
         rows, columns = x.shape[2:]
         small = math.prod(_after(self.where[0], (rows, columns))) <= _SMALL
-        packed = self.packed(*(_LARGE if self.many_sizes and not small else (rows, columns)))
+        packed = self.packed(*(_LARGE if self.many_sizes and not small else (len(x), rows, columns)))
         weight = packed, self.scale, self.zero, self.bias
         return torch.ops.onednn.qconv2d_pointwise(x, self.of, 0, *weight, *self.where, to, 0, dtype, "relu", [None], "")
 

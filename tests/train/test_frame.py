@@ -74,7 +74,7 @@ def test_faces_that_are_found_teach_where_they_lie(tmp_path):
     found = tmp_path / "found"
     found.mkdir()
     (found / "000007.jpg").write_bytes(b"of a run before")
-    run("found_faces.py", "--weights", weights, "--photos", photos, "--workers", "1", found)
+    run("found_faces.py", "--precision", "float32", "--weights", weights, "--photos", photos, "--workers", "1", found)
     with (found / "tags.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [tuple(row.values()) for row in rows] == [(f"{number:06}.jpg", "1", "0") for number in range(3)]
