@@ -6,10 +6,14 @@
 
 #include <immintrin.h>
 
+#define FACEATTR_ISA amx_bf16
+#define FACEATTR_TARGET \
+  __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
+#define FACEATTR_VECTOR_BYTES 64
+#include "registers_impl.h"
+
 namespace faceattr {
 namespace {
-
-#define FACEATTR_TARGET __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512dq,avx512vl")))
 
 struct alignas(64) Shapes {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -69,15 +73,9 @@ FACEATTR_TARGET void matrix_products(const MatrixSegment* segments, int64_t coun
 }
 
 FACEATTR_TARGET void round_sums(const float* from, float add, BFloat16* to) {
-  for (int64_t i = 0; i < kMatrixSums; i += 16) {
-    const __m512 v = _mm512_add_ps(_mm512_loadu_ps(from + i), _mm512_set1_ps(add));
-    const __m512i bits = _mm512_castps_si512(v);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    const __m512i words = _mm512_mask_set1_epi32(_mm512_srli_epi32(up, 16), nan, 0x7fc0);  // one NaN for all
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm512_cvtepi32_epi16(words));
-  }
+  using amx_bf16::Register;
+  for (int64_t i = 0; i < kMatrixSums; i += amx_bf16::kLanes<float>)
+    amx_bf16::Convert<BFloat16>::store(to + i, amx_bf16::load_vector<Register<float>>(from + i) + add);
 }
 
 FACEATTR_TARGET void zip_sides(const BFloat16* from, const int64_t* offsets, int64_t pairs, int64_t count,

@@ -257,7 +257,7 @@ void unfold_block(const TapConvolution<T>& c, const AxisBlock& row, const AxisBl
 
 // Where a filter's inputs lie from its first one.
 template <typename T>
-std::vector<int64_t> filter_offsets(Strided4<const T> input, int64_t channels, int64_t kernel_height,
+std::vector<int64_t> filter_offsets(const Strided4<T>& input, int64_t channels, int64_t kernel_height,
                                     int64_t kernel_width, int64_t dilation_y, int64_t dilation_x) {
   std::vector<int64_t> offsets;
   for (int64_t c = 0; c < channels; ++c)

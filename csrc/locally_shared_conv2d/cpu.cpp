@@ -80,9 +80,10 @@ bool is_better_channels_last(const LocallySharedGeometry& g, const Tensor& map) 
          g.out_width < 3 * g.grid_width && map.numel() > 0;
 }
 
-Tensor as_channels_last(const Tensor& map) {
-  if (is_channels_last(map)) return map;
-  Tensor copy = empty_map({map.size(0), map.size(1), map.size(2), map.size(3)}, map, true);
+// The map itself where it is laid out so, else a copy.
+Tensor laid_out(const Tensor& map, bool channels_last) {
+  if (channels_last ? is_dense_in_order(map, {1, 3, 2, 0}) : map.is_contiguous()) return map;
+  Tensor copy = empty_map(sizes_of(map), map, channels_last);
   return torch::stable::copy_(copy, map);
 }
 
@@ -107,21 +108,16 @@ Tensor locally_shared_conv2d(const Tensor& input, const Tensor& weight, const st
     const Tensor result =
         or_out_of_memory([&] { return conv2d(input, filters, dense_bias, stride, padding, dilation); }, size,
                          input.element_size());
-    if (result.is_contiguous() != is_channels_last(input)) return result;
-    Tensor output = empty_map(size, input, is_channels_last(input));
-    return torch::stable::copy_(output, result);
+    return laid_out(result, is_channels_last(input));
   }
-  const bool copied = is_better_channels_last(g, input) && !is_channels_last(input);
-  const Tensor read = copied ? as_channels_last(input) : input;
+  const Tensor read = is_better_channels_last(g, input) ? laid_out(input, true) : input;
   Tensor output = empty_map(size, input, is_channels_last(read));
   dispatch_floating(input.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
     forward<T>(g, read4<T>(read), dense_weight.const_data_ptr<T>(),
                dense_bias ? dense_bias->const_data_ptr<T>() : nullptr, write4<T>(output));
   });
-  if (!copied) return output;
-  Tensor result = empty_map(size, input, false);
-  return torch::stable::copy_(result, output);
+  return laid_out(output, is_channels_last(input));
 }
 
 Tensor locally_shared_conv2d_input_grad(const Tensor& grad, const Tensor& weight,
@@ -133,7 +129,7 @@ Tensor locally_shared_conv2d_input_grad(const Tensor& grad, const Tensor& weight
   const auto g = input_grad_geometry(op, grad, weight, input_size, stride, padding, dilation);
   Tensor result = empty_map({g.batch, g.in_channels, g.in_height, g.in_width}, grad, channels_last);
   const Tensor dense_weight = dense(weight),
-               read = is_better_channels_last(g, grad) ? as_channels_last(grad) : grad;
+               read = is_better_channels_last(g, grad) ? laid_out(grad, true) : grad;
   dispatch_floating(grad.scalar_type(), op, [&](auto zero) {
     using T = decltype(zero);
     locally_shared_input_grad<T>(g, read4<T>(read), dense_weight.const_data_ptr<T>(), write4<T>(result));
@@ -158,8 +154,8 @@ std::tuple<Tensor, Tensor> locally_shared_conv2d_weight_grad(const Tensor& grad,
   const char* op = "locally_shared_conv2d_weight_grad";
   const auto g = weight_grad_geometry(op, grad, input, grid, kernel_size, stride, padding, dilation);
   const bool copied = is_better_channels_last(g, input);
-  const Tensor read = copied ? as_channels_last(input) : read_often(g, input);
-  const Tensor read_grad = copied ? as_channels_last(grad) : grad;
+  const Tensor read = copied ? laid_out(input, true) : read_often(g, input);
+  const Tensor read_grad = copied ? laid_out(grad, true) : grad;
   Tensor weight =
       empty({grid[0], grid[1], g.out_channels, g.in_channels, kernel_size[0], kernel_size[1]}, input);
   Tensor bias = empty({grid[0], grid[1], g.out_channels}, input);

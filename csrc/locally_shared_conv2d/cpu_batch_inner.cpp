@@ -153,15 +153,6 @@ class RowProducts {
   std::vector<Segment<T>> shifted_;
 };
 
-struct Cell {
-  int64_t top, bottom, left, right;
-  Cell(const LocallySharedGeometry& g, int64_t index)
-      : top(cell_begin(index / g.grid_width, g.grid_height, g.out_height)),
-        bottom(cell_begin(index / g.grid_width + 1, g.grid_height, g.out_height)),
-        left(cell_begin(index % g.grid_width, g.grid_width, g.out_width)),
-        right(cell_begin(index % g.grid_width + 1, g.grid_width, g.out_width)) {}
-};
-
 // body(output position) of a cell's.
 template <typename Body>
 void for_positions(const LocallySharedGeometry& g, const Cell& cell, const Body& body) {

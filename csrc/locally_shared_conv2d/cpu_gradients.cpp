@@ -91,11 +91,6 @@ struct GradRows {
   }
 };
 
-// Outputs of the largest cell, over the batch.
-int64_t positions_of_cell(const LocallySharedGeometry& g) {
-  return g.batch * ceil_div(g.out_height, g.grid_height) * ceil_div(g.out_width, g.grid_width);
-}
-
 // For cells with so many outputs or fewer, unfolding what they read costs less than scattered writes.
 constexpr int64_t kFewOutputs = 24;
 

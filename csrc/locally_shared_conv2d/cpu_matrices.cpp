@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "../cpu/buffer.h"
-#include "../cpu/tiling.h"
+#include "../cpu/tap_convolution.h"
 #include "matrices.h"
 
 namespace faceattr {
@@ -17,31 +17,26 @@ namespace {
 constexpr int64_t kSide = kMatrixSide, kDepth = kMatrixDepth;
 constexpr int64_t kBlock = 4 * kSide;  // positions that a thread takes at least
 
-// The positions of a cell in all images: image by image, row by row.
-struct CellPositions {
-  int64_t top, left, height, width, count;
+// In all images.
+int64_t count_positions(const LocallySharedGeometry& g, const Cell& cell) {
+  return g.batch * cell.height() * cell.width();
+}
 
-  CellPositions(const LocallySharedGeometry& g, int64_t cell)
-      : top(cell_begin(cell / g.grid_width, g.grid_height, g.out_height)),
-        left(cell_begin(cell % g.grid_width, g.grid_width, g.out_width)),
-        height(cell_begin(cell / g.grid_width + 1, g.grid_height, g.out_height) - top),
-        width(cell_begin(cell % g.grid_width + 1, g.grid_width, g.out_width) - left),
-        count(g.batch * height * width) {}
-};
-
-// Up to kSide positions: where each lies in the output, and its first tap in the input.
+// Up to kSide positions of a cell, image by image and row by row: where each lies in the output, and its
+// first tap in the input.
 struct Side {
   int64_t count, out[kSide], in[kSide], y[kSide], x[kSide];
   bool inside = true;                      // no tap is in the padding
   int64_t runs = 0, run_begin[kSide + 1];  // positions whose inputs and outputs lie side by side
 
   template <typename Input, typename Output>
-  Side(const LocallySharedGeometry& g, const CellPositions& cell, int64_t first, const Strided4<Input>& input,
+  Side(const LocallySharedGeometry& g, const Cell& cell, int64_t first, const Strided4<Input>& input,
        const Strided4<Output>& output)
-      : count(std::clamp<int64_t>(cell.count - first, 0, kSide)) {
+      : count(std::clamp<int64_t>(count_positions(g, cell) - first, 0, kSide)) {
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = first + i, n = at / (cell.height * cell.width);
-      const int64_t row = cell.top + at / cell.width % cell.height, column = cell.left + at % cell.width;
+      const int64_t at = first + i, n = at / (cell.height() * cell.width());
+      const int64_t row = cell.top + at / cell.width() % cell.height(),
+                    column = cell.left + at % cell.width();
       y[i] = row * g.stride_y - g.padding_y, x[i] = column * g.stride_x - g.padding_x;
       out[i] = n * output.n + row * output.h + column * output.w;
       in[i] = n * input.n + y[i] * input.h + x[i] * input.w;
@@ -60,15 +55,9 @@ struct Side {
   }
 };
 
-// Where a filter's inputs lie from its first one.
 template <typename Input>
 std::vector<int64_t> filter_offsets(const LocallySharedGeometry& g, const Strided4<Input>& input) {
-  std::vector<int64_t> offsets;
-  for (int64_t c = 0; c < g.in_channels; ++c)
-    for (int64_t u = 0; u < g.kernel_height; ++u)
-      for (int64_t v = 0; v < g.kernel_width; ++v)
-        offsets.push_back(c * input.c + u * g.dilation_y * input.h + v * g.dilation_x * input.w);
-  return offsets;
+  return filter_offsets(input, g.in_channels, g.kernel_height, g.kernel_width, g.dilation_y, g.dilation_x);
 }
 
 // panel[k / 2][i] = what the elements k and k + 1 of filters meet at position i; zeros beyond them and beyond
@@ -179,10 +168,9 @@ void write(const float* sums, const BFloat16* bias, int64_t channels, const Side
 }  // namespace
 
 bool is_matrices_faster(const LocallySharedGeometry& g) {
-  const int64_t positions = g.batch * g.out_height * g.out_width / (g.grid_height * g.grid_width);
   // Few channels do not pay for unfolding what they read.
   return has_matrix_products() && g.out_channels >= 3 * kSide &&
-         g.in_channels * g.kernel_height * g.kernel_width >= kDepth && positions > 8;
+         g.in_channels * g.kernel_height * g.kernel_width >= kDepth && positions_of_cell(g) > kFewPositions;
 }
 
 void matrices_forward(const LocallySharedGeometry& g, Strided4<const BFloat16> input, const BFloat16* weight,
@@ -192,7 +180,7 @@ void matrices_forward(const LocallySharedGeometry& g, Strided4<const BFloat16> i
   std::vector<int64_t> first_block(cells + 1, 0);
   const int64_t length = offsets.size(), depth = ceil_div(length, kDepth) * kDepth;
   for (int64_t cell = 0; cell < cells; ++cell)
-    first_block[cell + 1] = first_block[cell] + ceil_div(CellPositions(g, cell).count, kBlock);
+    first_block[cell + 1] = first_block[cell] + ceil_div(count_positions(g, Cell(g, cell)), kBlock);
   // Threads take neighbouring blocks, so that a cell's filters stay in the cache; of few blocks parts of the
   // channels.
   const int64_t blocks = first_block[cells], threads = torch::stable::get_num_threads();
@@ -209,12 +197,12 @@ void matrices_forward(const LocallySharedGeometry& g, Strided4<const BFloat16> i
       const int64_t block = task / parts, part = task % parts, tiles = ceil_div(channels, kMatrixSums);
       while (block >= first_block[cell + 1]) ++cell;
       filters.take(weight + cell * channels * length);
-      const CellPositions positions(g, cell);
+      const Cell place(g, cell);
+      const int64_t positions = count_positions(g, place);
       for (int64_t j = 0; j < kBlock; j += kMatrixSums) {
         const int64_t first = (block - first_block[cell]) * kBlock + j;
-        if (first >= positions.count) break;
-        const Side sides[2] = {{g, positions, first, input, output},
-                               {g, positions, first + kSide, input, output}};
+        if (first >= positions) break;
+        const Side sides[2] = {{g, place, first, input, output}, {g, place, first + kSide, input, output}};
         BFloat16Pair* const panel[2] = {panels.get(), panels.get() + kSide * depth / 2};
         for (int i = 0; i < 2; ++i) unfold(g, sides[i], input, offsets, depth, panel[i]);
         for (int64_t tile = part * tiles / parts; tile < (part + 1) * tiles / parts; ++tile) {
@@ -295,12 +283,13 @@ void matrices_weight_grad(const LocallySharedGeometry& g, Strided4<const BFloat1
     for (int64_t task = begin; task < end; ++task) {
       const int64_t cell = task / parts, part = task % parts;
       const int64_t from = part * columns / parts, to = (part + 1) * columns / parts;
-      const CellPositions positions(g, cell);
+      const Cell place(g, cell);
+      const int64_t positions = count_positions(g, place);
       std::fill(bias.begin(), bias.end(), 0.f);
-      for (int64_t first = 0; first < positions.count; first += most) {
-        const int64_t depth = ceil_div(std::min(most, positions.count - first), kDepth) * kDepth;
+      for (int64_t first = 0; first < positions; first += most) {
+        const int64_t depth = ceil_div(std::min(most, positions - first), kDepth) * kDepth;
         sides.clear();
-        for (int64_t i = 0; i < depth; i += kSide) sides.emplace_back(g, positions, first + i, input, grad);
+        for (int64_t i = 0; i < depth; i += kSide) sides.emplace_back(g, place, first + i, input, grad);
         for (int64_t o = 0; o < channels; ++o) {
           const BFloat16* source = grad.data + o * grad.c;
           BFloat16* row = grads.get() + o * most;
@@ -326,14 +315,14 @@ void matrices_weight_grad(const LocallySharedGeometry& g, Strided4<const BFloat1
             float* total = all.get() + ((column - from) * rows + row) * square;
             if (first > 0)
               for (int64_t i = 0; i < square; ++i) sums[i] += total[i];
-            if (first + most >= positions.count)
+            if (first + most >= positions)
               finish(cell, row, column, sums);
             else
               std::copy(sums, sums + square, total);
           }
         }
       }
-      for (int64_t o = 0; o < channels && positions.count == 0; ++o)
+      for (int64_t o = 0; o < channels && positions == 0; ++o)
         std::fill_n(weight_grad + (cell * channels + o) * length, length, BFloat16(0.f));
       for (int64_t o = 0; o < channels && part == 0; ++o) bias_grad[cell * channels + o] = BFloat16(bias[o]);
     }
@@ -378,8 +367,9 @@ void matrices_input_grad(const LocallySharedGeometry& g, Strided4<const BFloat16
                                             grad.w};
       std::fill(total.get(), total.get() + part.batch * size, 0.f);
       for (int64_t cell = 0; cell < cells; ++cell) {
-        const CellPositions positions(part, cell);
-        if (positions.count == 0) continue;
+        const Cell place(part, cell);
+        const int64_t positions = count_positions(part, place);
+        if (positions == 0) continue;
         const BFloat16* of_cell = weight + cell * channels * whole + first_channel * taps;
         for (int64_t j = 0; j < panels; ++j) {
           const int64_t k = j * kSide, filled = std::clamp<int64_t>(length - k, 0, kSide);
@@ -391,9 +381,9 @@ void matrices_input_grad(const LocallySharedGeometry& g, Strided4<const BFloat16
               panel[o / 2 * kSide + i] = {of_cell[rows[o] + k + i],
                                           o + 1 < channels ? of_cell[rows[o + 1] + k + i] : BFloat16(0.f)};
         }
-        for (int64_t first = 0; first < positions.count; first += kMatrixSums) {
-          const Side sides[2] = {{part, positions, first, sums_of, source},
-                                 {part, positions, first + kSide, sums_of, source}};
+        for (int64_t first = 0; first < positions; first += kMatrixSums) {
+          const Side sides[2] = {{part, place, first, sums_of, source},
+                                 {part, place, first + kSide, sums_of, source}};
           for (int64_t i = 0; i < kMatrixSums; ++i) {
             const Side& side = sides[i / kSide];
             if (i % kSide >= side.count) continue;  // what its row holds is not used

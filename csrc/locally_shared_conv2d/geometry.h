@@ -35,4 +35,24 @@ FACEATTR_HOST_DEVICE inline int64_t cell_begin(int64_t cell, int64_t cells, int6
   return (cell * size + cells - 1) / cells;
 }
 
+// The output rows and columns of cell `index` of the grid.
+struct Cell {
+  int64_t top, bottom, left, right;
+
+  Cell(const LocallySharedGeometry& g, int64_t index)
+      : top(cell_begin(index / g.grid_width, g.grid_height, g.out_height)),
+        bottom(cell_begin(index / g.grid_width + 1, g.grid_height, g.out_height)),
+        left(cell_begin(index % g.grid_width, g.grid_width, g.out_width)),
+        right(cell_begin(index % g.grid_width + 1, g.grid_width, g.out_width)) {}
+
+  int64_t height() const { return bottom - top; }
+  int64_t width() const { return right - left; }
+};
+
+// The most output positions of a cell, in all images.
+inline int64_t positions_of_cell(const LocallySharedGeometry& g) {
+  return g.batch * ((g.out_height + g.grid_height - 1) / g.grid_height) *
+         ((g.out_width + g.grid_width - 1) / g.grid_width);
+}
+
 }  // namespace faceattr
